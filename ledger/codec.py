@@ -1,0 +1,291 @@
+"""The codec: strict CBOR, positional arrays only, one encoding for each value.
+
+Rules (safety): no maps, floats, tags or indefinite lengths; integers and lengths in shortest form; nothing after the
+value; at most 12 levels and 4,096 items in an input over 1 KiB. An input that decodes re-encodes to the same bytes.
+Vectors of numbers travel as packed little-endian byte strings, never as arrays.
+
+A `Shape` checks exact types and bounds of a decoded value and names the place of the first mistake. The same shapes
+describe wire messages, stored values and the arguments of calls.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import cbor2
+
+from .errors import DecodeError
+
+__all__ = [
+    "BOOL", "HASH", "KEY", "SIGNATURE", "U8", "U16", "U32", "U64", "U128",
+    "Bytes", "DecodeError", "Int", "ListOf", "OneOf", "Optional", "Record", "Shape", "Text", "Uint",
+    "decode", "encode", "pack_u16", "pack_u64", "prescan", "unpack_u16", "unpack_u64",
+]
+
+MAX_DEPTH = 12
+MAX_ITEMS = 4096
+PRESCAN_ABOVE_BYTES = 1024
+DEFAULT_MAX_BYTES = 1 << 20
+
+_SHORTEST = (24, 1 << 8, 1 << 16, 1 << 32)
+_SIMPLE = frozenset((0xF4, 0xF5, 0xF6))  # false, true, null
+
+
+def encode(value: Any) -> bytes:
+    """Encode integers, byte strings, text, booleans, None and (nested) lists or tuples of them."""
+    return cbor2.dumps(value)
+
+
+def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, where: str = "") -> Any:
+    """Decode one strict value; arrays come back as lists.
+
+    Raises DecodeError for anything that is not the one encoding of its value, or larger than `max_bytes`.
+    """
+    if len(data) > max_bytes:
+        raise DecodeError(f"{len(data)} bytes, at most {max_bytes} allowed", where=where)
+    if len(data) > PRESCAN_ABOVE_BYTES:
+        prescan(data, where=where)
+    try:
+        value = cbor2.loads(
+            data, max_depth=MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False, tag_hook=_refuse_tag,
+            semantic_decoders=_REFUSED_TAGS,
+        )
+    except DecodeError as error:
+        raise DecodeError(error.cause, where=where) from None
+    except Exception as error:  # cbor2 raises many kinds; none may escape to a peer's handler
+        raise DecodeError(f"not CBOR ({type(error).__name__})", where=where) from None
+    if not _plain(value, 0):
+        raise DecodeError("holds a map, float, tag or undefined value", where=where)
+    if cbor2.dumps(value) != data:
+        raise DecodeError("not in the shortest form, or bytes after the value", where=where)
+    return value
+
+
+def _refuse_tag(*_: Any) -> Any:
+    raise DecodeError("tag")
+
+
+# cbor2 interprets these tags itself (dates, big numbers, regular expressions, shared references); all are refused.
+_REFUSED_TAGS = {
+    tag: _refuse_tag
+    for tag in (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
+}
+
+
+def _plain(value: Any, depth: int) -> bool:
+    kind = type(value)
+    if kind is list:
+        return depth < MAX_DEPTH and all(_plain(item, depth + 1) for item in value)
+    if kind is int:
+        return bool(-(1 << 64) <= value < 1 << 64)
+    return kind is bytes or kind is str or kind is bool or value is None
+
+
+def prescan(data: bytes, *, max_items: int = MAX_ITEMS, where: str = "") -> None:
+    """Walk the bytes once without building values: refuses bombs before they cost memory or time."""
+    size, at, items, left = len(data), 0, 0, 1
+    stack: list[int] = []
+    while True:
+        while left == 0:
+            if not stack:
+                if at != size:
+                    raise DecodeError("bytes after the value", where=where)
+                return
+            left = stack.pop()
+        if at >= size:
+            raise DecodeError("ends early", where=where)
+        head = data[at]
+        at += 1
+        left -= 1
+        items += 1
+        if items > max_items:
+            raise DecodeError(f"more than {max_items} items", where=where)
+        major, argument = head >> 5, head & 31
+        if 24 <= argument < 28:
+            width = 1 << (argument - 24)
+            if at + width > size:
+                raise DecodeError("ends early", where=where)
+            value = int.from_bytes(data[at : at + width], "big")
+            at += width
+            if value < _SHORTEST[argument - 24]:
+                raise DecodeError("not in the shortest form", where=where)
+        elif argument < 24:
+            value = argument
+        else:
+            raise DecodeError("indefinite length", where=where)
+        if major in (2, 3):
+            at += value
+            if at > size:
+                raise DecodeError("ends early", where=where)
+        elif major == 4 and value:
+            if value > size - at:
+                raise DecodeError("ends early", where=where)
+            if len(stack) >= MAX_DEPTH:
+                raise DecodeError(f"more than {MAX_DEPTH} levels", where=where)
+            stack.append(left)
+            left = value
+        elif major in (5, 6):
+            raise DecodeError("map" if major == 5 else "tag", where=where)
+        elif major == 7 and head not in _SIMPLE:
+            raise DecodeError("float or simple value", where=where)
+
+
+# --- packed vectors ----------------------------------------------------------------------------------------------
+
+
+def pack_u16(values: Sequence[int]) -> bytes:
+    """Pack numbers 0..65535 as little-endian u16."""
+    return struct.pack(f"<{len(values)}H", *values)
+
+
+def unpack_u16(data: bytes, *, where: str = "") -> list[int]:
+    """Reverse of `pack_u16`."""
+    if len(data) % 2:
+        raise DecodeError("length is not a multiple of 2", where=where)
+    return list(struct.unpack(f"<{len(data) // 2}H", data))
+
+
+def pack_u64(values: Sequence[int]) -> bytes:
+    """Pack numbers below 2^64 as little-endian u64."""
+    return struct.pack(f"<{len(values)}Q", *values)
+
+
+def unpack_u64(data: bytes, *, where: str = "") -> list[int]:
+    """Reverse of `pack_u64`."""
+    if len(data) % 8:
+        raise DecodeError("length is not a multiple of 8", where=where)
+    return list(struct.unpack(f"<{len(data) // 8}Q", data))
+
+
+# --- shapes ------------------------------------------------------------------------------------------------------
+
+
+class Shape:
+    """A type with bounds. `check` raises DecodeError naming the place; `name` is what metadata and docs show."""
+
+    name = "any"
+
+    def check(self, value: Any, where: str = "") -> None:
+        raise NotImplementedError
+
+
+class Int(Shape):
+    """Integer in [low, high]."""
+
+    def __init__(self, low: int, high: int, name: str) -> None:
+        self.low, self.high, self.name = low, high, name
+
+    def check(self, value: Any, where: str = "") -> None:
+        if type(value) is not int:
+            raise DecodeError(f"expected {self.name}, got {type(value).__name__}", where=where)
+        if not self.low <= value <= self.high:
+            raise DecodeError(f"{value} is outside {self.name} [{self.low}, {self.high}]", where=where)
+
+
+def Uint(bits: int) -> Int:  # noqa: N802 - reads as a type
+    """Unsigned integer of `bits` bits."""
+    return Int(0, (1 << bits) - 1, f"u{bits}")
+
+
+class _Bool(Shape):
+    name = "bool"
+
+    def check(self, value: Any, where: str = "") -> None:
+        if type(value) is not bool:
+            raise DecodeError(f"expected bool, got {type(value).__name__}", where=where)
+
+
+class Bytes(Shape):
+    """Byte string of exactly `size`, or of `low`..`high` bytes."""
+
+    def __init__(self, size: int | None = None, *, low: int = 0, high: int | None = None, name: str = "") -> None:
+        if size is not None:
+            low = high = size
+        assert high is not None, "a byte string needs a bound"
+        self.low, self.high = low, high
+        self.name = name or (f"bytes{low}" if low == high else f"bytes<={high}")
+
+    def check(self, value: Any, where: str = "") -> None:
+        if type(value) is not bytes:
+            raise DecodeError(f"expected {self.name}, got {type(value).__name__}", where=where)
+        if not self.low <= len(value) <= self.high:
+            raise DecodeError(f"{len(value)} bytes, expected {self.name}", where=where)
+
+
+class Text(Shape):
+    """UTF-8 text of at most `high` bytes."""
+
+    def __init__(self, high: int) -> None:
+        self.high, self.name = high, f"text<={high}"
+
+    def check(self, value: Any, where: str = "") -> None:
+        if type(value) is not str:
+            raise DecodeError(f"expected text, got {type(value).__name__}", where=where)
+        if len(value.encode()) > self.high:
+            raise DecodeError(f"text longer than {self.high} bytes", where=where)
+
+
+class ListOf(Shape):
+    """Array of `low`..`high` items of one shape."""
+
+    def __init__(self, item: Shape, high: int, low: int = 0) -> None:
+        self.item, self.low, self.high, self.name = item, low, high, f"[{item.name}]<={high}"
+
+    def check(self, value: Any, where: str = "") -> None:
+        if type(value) is not list:
+            raise DecodeError(f"expected an array, got {type(value).__name__}", where=where)
+        if not self.low <= len(value) <= self.high:
+            raise DecodeError(f"{len(value)} items, expected {self.low}..{self.high}", where=where)
+        for index, item in enumerate(value):
+            self.item.check(item, f"{where}[{index}]")
+
+
+class Record(Shape):
+    """Array with exactly the given named fields, in order."""
+
+    def __init__(self, name: str, **fields: Shape) -> None:
+        self.name, self.fields = name, fields
+
+    def check(self, value: Any, where: str = "") -> None:
+        where = where or self.name
+        if type(value) is not list:
+            raise DecodeError(f"expected an array, got {type(value).__name__}", where=where)
+        if len(value) != len(self.fields):
+            raise DecodeError(f"{len(value)} fields, expected {len(self.fields)}", where=where)
+        for (field, shape), item in zip(self.fields.items(), value, strict=True):
+            shape.check(item, f"{where}.{field}")
+
+
+class Optional(Shape):
+    """None or the given shape."""
+
+    def __init__(self, item: Shape) -> None:
+        self.item, self.name = item, f"{item.name}?"
+
+    def check(self, value: Any, where: str = "") -> None:
+        if value is not None:
+            self.item.check(value, where)
+
+
+class OneOf(Shape):
+    """The first of several shapes that fits."""
+
+    def __init__(self, *items: Shape) -> None:
+        self.items, self.name = items, " | ".join(item.name for item in items)
+
+    def check(self, value: Any, where: str = "") -> None:
+        for item in self.items:
+            try:
+                return item.check(value, where)
+            except DecodeError:
+                continue
+        raise DecodeError(f"expected {self.name}", where=where)
+
+
+U8, U16, U32, U64, U128 = Uint(8), Uint(16), Uint(32), Uint(64), Uint(128)
+BOOL = _Bool()
+HASH = Bytes(32, name="hash")
+KEY = Bytes(32, name="key")
+SIGNATURE = Bytes(64, name="signature")

@@ -1,0 +1,123 @@
+"""Signatures, hashes and the one table of domain tags.
+
+What is signed is always `tag16 || blake2b-256(person=tag16, context(32) || body)`: the tag stops replay across kinds of
+message, the context (genesis hash or signing domain) across chains and rewinds. Verification is libsodium's single
+`crypto_sign_open` and nothing else, so the acceptance rule is one library's, frozen by the vectors of `self_test`.
+A key enters the state only if `is_valid_key` says it is a canonical point of prime order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+from nacl import bindings
+from nacl.exceptions import BadSignatureError
+
+from .errors import Fault
+
+HASH_BYTES: Final = 32
+ZERO_HASH: Final = bytes(32)
+
+# kind -> tag, at most 16 ASCII bytes. Signed kinds and hashed kinds share the table; a tag is never reused.
+TAGS: Final[dict[str, bytes]] = {
+    kind: f"qx/{kind}/1".encode().ljust(16, b"\0")
+    for kind in (
+        # consensus
+        "header", "body", "events", "authset", "domain", "proposal", "prevote", "precommit", "heartbeat", "pop", "hello",
+        # chain
+        "extrinsic", "genesis", "weights", "timelock", "beacon", "auction", "hotkey",
+        # state trees
+        "leaf", "page", "node", "list",
+        # AI
+        "open", "finish", "close", "step", "receipt", "card",
+        # network and devnet
+        "peer", "seed",
+    )
+}
+assert all(len(tag) == 16 for tag in TAGS.values()), "a tag is longer than 16 bytes"
+
+
+def digest(kind: str, *parts: bytes) -> bytes:
+    """blake2b-256 of the joined parts under the tag of `kind` (32 bytes)."""
+    return blake2b(b"".join(parts), digest_size=32, person=TAGS[kind]).digest()
+
+
+def signing_bytes(kind: str, context: bytes, body: bytes) -> bytes:
+    """The 48 bytes that are signed for a message of `kind`; `context` is 32 bytes."""
+    tag = TAGS[kind]
+    return tag + blake2b(context + body, digest_size=32, person=tag).digest()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class KeyPair:
+    """An ed25519 key pair made from a 32-byte seed. Its repr never shows the seed."""
+
+    seed: bytes
+    public: bytes
+    _secret: bytes
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> KeyPair:
+        """Derive the pair of a 32-byte seed (RFC 8032)."""
+        public, secret = bindings.crypto_sign_seed_keypair(seed)
+        return cls(seed, public, secret)
+
+    def sign(self, kind: str, context: bytes, body: bytes) -> bytes:
+        """64-byte signature of `body` under the tag of `kind` and the 32-byte context. Deterministic."""
+        return bytes(bindings.crypto_sign(signing_bytes(kind, context, body), self._secret)[:64])
+
+    def __repr__(self) -> str:
+        return f"KeyPair(public={self.public.hex()})"
+
+
+def verify(public: bytes, kind: str, context: bytes, body: bytes, signature: bytes) -> bool:
+    """True iff `signature` (64 bytes) is libsodium-valid for this key, kind, context and body. Never raises."""
+    return verify_raw(public, signing_bytes(kind, context, body), signature)
+
+
+def verify_raw(public: bytes, message: bytes, signature: bytes) -> bool:
+    """The one call into the library. An absent or misshapen signature or key is an invalid one."""
+    if len(signature) != 64 or len(public) != 32:
+        return False
+    try:
+        bindings.crypto_sign_open(signature + message, public)
+    except BadSignatureError:
+        return False
+    return True
+
+
+def is_valid_key(public: bytes) -> bool:
+    """True iff the 32 bytes are a canonical point of prime order: only such keys may enter the state."""
+    return len(public) == 32 and bool(bindings.crypto_core_ed25519_is_valid_point(public))
+
+
+# (name, public key, message, signature, accepted): the acceptance rule, frozen. Full table: tests/vectors/ed25519.json.
+_RFC8032_KEY = bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
+_RFC8032_SIGNATURE = bytes.fromhex(
+    "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b"
+)
+_GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
+_IDENTITY = (1).to_bytes(32, "little")
+
+
+def _malleated(signature: bytes) -> bytes:
+    scalar = int.from_bytes(signature[32:], "little") + _GROUP_ORDER
+    return signature[:32] + scalar.to_bytes(32, "little")
+
+
+def self_test() -> None:
+    """Run at every node start. Raises Fault if the library's acceptance rule is not the one the chain was built on."""
+    cases = (
+        ("honest", _RFC8032_KEY, b"", _RFC8032_SIGNATURE, True),
+        ("other message", _RFC8032_KEY, b"x", _RFC8032_SIGNATURE, False),
+        ("malleated S", _RFC8032_KEY, b"", _malleated(_RFC8032_SIGNATURE), False),
+        ("identity key and R", _IDENTITY, b"any", _IDENTITY + bytes(32), False),
+        ("identity R", _RFC8032_KEY, b"", _IDENTITY + _RFC8032_SIGNATURE[32:], False),
+    )
+    for name, public, message, signature, accepted in cases:
+        if verify_raw(public, message, signature) is not accepted:
+            raise Fault(f"ed25519 self-test failed: {name}", hint="install the pinned pynacl")
+    if is_valid_key(_IDENTITY) or not is_valid_key(_RFC8032_KEY):
+        raise Fault("ed25519 self-test failed: key validity", hint="install the pinned pynacl")

@@ -1,0 +1,123 @@
+"""Typed state keys: each table has a number, named key fields and a value type; nothing else touches raw keys.
+
+    key   = 2-byte table number || key fields, big-endian or fixed width: iteration order is numeric order
+    value = strict CBOR of the value: an int, bytes, a list, or a dataclass as the array of its fields
+
+A dataclass used as a value holds only ints, bytes, bools, str, None, and lists (not tuples) of them. The modules
+declare their tables next to their rules, with numbers from the ranges below; `Table.registry` knows them all.
+
+    1..19 accounts, fees, blocks · 20..39 subnets, neurons · 40..59 stake · 60..79 weights, epochs · 80..89 serving
+    90..109 authorities · 110..129 governance, parameters
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
+
+from ledger.codec import decode, encode
+
+V = TypeVar("V")
+
+MAX_VALUE_BYTES = 1 << 20
+
+
+class ReadState(Protocol):
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]: ...
+
+
+class WriteState(ReadState, Protocol):
+    def put(self, key: bytes, value: bytes | None) -> None: ...
+
+
+class KeyField:
+    """A fixed-width part of a key."""
+
+    def __init__(self, name: str, width: int, *, number: bool) -> None:
+        self.name, self.width, self.number = name, width, number
+
+    def pack(self, value: int | bytes) -> bytes:
+        if self.number:
+            assert isinstance(value, int)
+            return value.to_bytes(self.width, "big")
+        assert isinstance(value, bytes) and len(value) == self.width, self.name
+        return value
+
+    def unpack(self, data: bytes) -> int | bytes:
+        return int.from_bytes(data, "big") if self.number else data
+
+
+def u16_field(name: str) -> KeyField:
+    return KeyField(name, 2, number=True)
+
+
+def u32_field(name: str) -> KeyField:
+    return KeyField(name, 4, number=True)
+
+
+def u64_field(name: str) -> KeyField:
+    return KeyField(name, 8, number=True)
+
+
+def key_field(name: str) -> KeyField:
+    """A 32-byte public key or hash."""
+    return KeyField(name, 32, number=False)
+
+
+class Table(Generic[V]):
+    """A family of state keys with one value type."""
+
+    registry: ClassVar[dict[int, Table[Any]]] = {}
+    name: str
+
+    def __init__(self, number: int, name: str, kind: type[V], *key: KeyField) -> None:
+        assert number not in Table.registry or Table.registry[number].name == name, f"table {number} declared twice"
+        self.number, self.name, self.kind, self.fields = number, name, kind, key
+        self.prefix = number.to_bytes(2, "big")
+        self._record = is_dataclass(kind)
+        self._width = 2 + sum(field.width for field in key)
+        Table.registry[number] = self
+
+    def key(self, *parts: int | bytes) -> bytes:
+        """Raw key of the given key fields; fewer fields give a prefix."""
+        return self.prefix + b"".join(field.pack(part) for field, part in zip(self.fields, parts, strict=False))
+
+    def parts(self, key: bytes) -> tuple[Any, ...]:
+        """Key fields of a raw key."""
+        out, at = [], 2
+        for field in self.fields:
+            out.append(field.unpack(key[at : at + field.width]))
+            at += field.width
+        assert at == len(key), f"key of table {self.name} has {len(key)} bytes"
+        return tuple(out)
+
+    def encode(self, value: V) -> bytes:
+        if self._record:
+            return encode([getattr(value, field.name) for field in fields(cast(Any, value))])
+        return encode(value)
+
+    def decode(self, data: bytes) -> V:
+        value = decode(data, max_bytes=MAX_VALUE_BYTES, where=self.name)
+        return self.kind(*value) if self._record else cast(V, value)
+
+    def get(self, state: ReadState, *parts: int | bytes) -> V | None:
+        assert len(parts) == len(self.fields), self.name
+        data = state.get(self.key(*parts))
+        return None if data is None else self.decode(data)
+
+    def put(self, state: WriteState, *parts: int | bytes, value: V) -> None:
+        assert len(parts) == len(self.fields), self.name
+        state.put(self.key(*parts), self.encode(value))
+
+    def delete(self, state: WriteState, *parts: int | bytes) -> None:
+        key = self.key(*parts)
+        if state.get(key) is not None:
+            state.put(key, None)
+
+    def items(self, state: ReadState, *parts: int | bytes) -> Iterator[tuple[tuple[Any, ...], V]]:
+        """(key fields, value) of all entries whose first key fields equal `parts`, ascending."""
+        for key, data in state.items(self.key(*parts)):
+            yield self.parts(key), self.decode(data)
