@@ -1,0 +1,517 @@
+"""What the chain API returns: frozen records, and their one JSON form.
+
+JSON form: a record is an object of its fields; bytes are "0x" hex; an integer above 2^53 is a decimal string; a list or
+tuple is an array. `from_json` rebuilds the record from the type hints and refuses anything else, so server and client
+share these classes and no other description of the wire exists.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, Generic, TypeVar, get_args, get_origin
+
+from ..errors import DecodeError
+
+T = TypeVar("T")
+JSON_SAFE_INTEGER = 1 << 53
+
+
+@dataclass(frozen=True)
+class At:
+    """The height at which something was read; the head is always final."""
+
+    height: int
+    hash: bytes
+
+
+@dataclass(frozen=True)
+class Reading(Generic[T]):
+    """A value and the height it belongs to."""
+
+    at: At
+    value: T
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """Part of a list; pass `next` as `after` to go on, None at the end."""
+
+    items: list[T]
+    next: str | None = None
+
+
+# --- system ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Properties:
+    """What a client must know to talk to this chain."""
+
+    chain: str
+    genesis_hash: bytes
+    token: str  # "Q"
+    decimals: int  # 9: 1 Q = 10^9 rao
+    address_prefix: int
+    block_time_ms: int
+    session_blocks: int
+    runtime_version: int
+    node_version: str
+    devnet: bool
+    allow_private: bool  # whether private and loopback addresses may be dialled
+    seal: str
+
+
+@dataclass(frozen=True)
+class Health:
+    height: int
+    head_age_ms: int
+    peers: int
+    syncing: bool
+    target_height: int
+    role: str  # "authority" or "full"
+    ready: bool
+    blocking: list[str]  # what keeps the node from being ready, in words
+
+
+@dataclass(frozen=True)
+class Peer:
+    id: str
+    address: str
+    direction: str
+    role: str
+    height: int
+    faults: int
+
+
+# --- chain -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeaderRecord:
+    hash: bytes
+    version: int
+    runtime_version: int
+    height: int
+    session: int
+    timestamp_ms: int
+    parent_hash: bytes
+    parent_cert_hash: bytes
+    proposer_index: int
+    proposal_round: int
+    extrinsics_root: bytes
+    state_root: bytes
+    events_root: bytes
+    authorities_hash: bytes
+    next_authorities_hash: bytes
+    proposer: bytes  # session key
+    extrinsics: int  # how many
+    finality_ms: int  # from the proposal's acceptance to the commit on this node; 0 if synced
+
+
+@dataclass(frozen=True)
+class CertificateRecord:
+    kind: str
+    height: int
+    round: int
+    block_hash: bytes
+    signers: list[int]
+    raw: bytes  # the encoded certificate
+
+
+@dataclass(frozen=True)
+class EventRecord:
+    height: int
+    index: int
+    extrinsic: int | None  # position in the block, None for events of the block itself
+    name: str
+    fields: dict[str, Any]  # JSON-ready: bytes as hex, big integers as decimal strings
+
+
+@dataclass(frozen=True)
+class ExtrinsicRecord:
+    id: bytes
+    height: int | None  # None while it waits in the pool
+    index: int | None
+    signer: bytes
+    nonce: int
+    call: str  # "module.function"
+    args: dict[str, Any]  # JSON-ready
+    tip_rao: int
+    fee_rao: int
+    error: str  # "" on success, else the rule's name
+    events: list[EventRecord]
+    raw: bytes
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    header: HeaderRecord
+    certificate: CertificateRecord | None  # proves this block final
+    extrinsics: list[ExtrinsicRecord]
+    events: list[EventRecord]  # of the block itself
+    size_bytes: int
+    raw_header: bytes
+
+
+@dataclass(frozen=True)
+class AuthorityRecord:
+    index: int
+    session_key: bytes
+    active: bool
+    disabled: bool
+    skipped: bool
+    led: int  # blocks led, as recorded in state
+    missed: int  # consecutive turns missed
+    signed: int  # canonical certificates of this session that it signed
+
+
+@dataclass(frozen=True)
+class Finality:
+    """Enough to check a block offline together with the genesis."""
+
+    header: bytes
+    certificate: bytes
+    authorities: list[bytes]  # session keys of the set that certified it
+
+
+@dataclass(frozen=True)
+class StateProof:
+    """A proof of inclusion or absence of `key` under the state root of the block at `at`."""
+
+    at: At
+    key: bytes
+    value: bytes | None
+    state_root: bytes
+    proof: bytes
+    finality: Finality
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    number: int
+    name: str
+    args: list[list[str]]  # [name, type] in order
+    origin: str
+    work: int
+    about: str
+
+
+@dataclass(frozen=True)
+class ErrorRecord:
+    number: int
+    name: str
+    cause: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Metadata:
+    runtime_version: int
+    calls: list[CallRecord]
+    events: dict[str, list[str]]  # name -> field names
+    errors: list[ErrorRecord]
+    tables: dict[str, int]  # state tables: name -> number
+
+
+@dataclass(frozen=True)
+class DryRun:
+    ok: bool
+    error: str
+    hint: str
+    fee_rao: int
+    events: list[EventRecord]
+
+
+# --- accounts and stake ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AccountRecord:
+    address: bytes
+    free_rao: int
+    reserved_rao: int
+    staked_rao: int
+    unbonding_rao: int
+    nonce: int
+    owner: bytes | None  # coldkey, if this key is a hotkey
+    hotkeys: list[bytes]
+
+
+@dataclass(frozen=True)
+class StakeRecord:
+    hotkey: bytes
+    netuid: int
+    stake_rao: int  # active part
+    pending_rao: int  # counts from the next payout on
+
+
+# --- subnets -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SubnetRecord:
+    netuid: int
+    name: str
+    owner_coldkey: bytes
+    owner_hotkey: bytes
+    started: bool
+    neurons: int
+    max_uids: int
+    tempo: int
+    epoch: int  # running epoch index
+    last_epoch_height: int
+    next_epoch_height: int
+    blocks_left: int
+    registration_cost_rao: int
+    stake_rao: int
+    emission_share_q32: int
+    pots_rao: list[int]  # owner, miners, validators, root
+    commit_reveal: bool
+    reveal_period: int
+    label: str  # "plain Yuma, commit-reveal, no exam"
+    task: str
+
+
+@dataclass(frozen=True)
+class Serving:
+    ip: str
+    port: int
+    tls_spki_hash: bytes
+    capabilities_hash: bytes
+    height: int
+
+
+@dataclass(frozen=True)
+class NeuronRecord:
+    """One row of the metagraph. u16 values are fractions of 65535."""
+
+    uid: int
+    hotkey: bytes
+    coldkey: bytes
+    name: str  # of the devnet's cast, else ""
+    active: bool
+    permit: bool
+    stake_rao: int
+    stake_weight: int
+    incentive: int
+    trust: int
+    consensus: int
+    dividends: int
+    validator_trust: int
+    emission_rao: int  # paid in the last epoch
+    registered_height: int
+    weights_height: int
+    immune: bool
+    score: int
+    serving: Serving | None
+
+
+@dataclass(frozen=True)
+class Metagraph:
+    netuid: int
+    epoch: int
+    last_epoch_height: int
+    neurons: list[NeuronRecord]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Sparse row of one validator: uids and u16 values, same length, uids ascending."""
+
+    uid: int
+    uids: list[int]
+    values: list[int]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    name: str
+    value: int | bool
+    default: int | bool
+    unit: str
+    who: str  # "owner" or "root"
+    about: str
+
+
+@dataclass(frozen=True)
+class CommitRecord:
+    hotkey: bytes
+    epoch: int
+    height: int
+    hash: bytes
+
+
+@dataclass(frozen=True)
+class ReceiptsRoot:
+    netuid: int
+    epoch: int
+    hotkey: bytes
+    root: bytes
+    count: int
+    height: int
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    netuid: int
+    epoch: int
+    height: int
+    emission_rao: int
+    paid_rao: int
+    validators: int
+    miners_paid: int
+
+
+@dataclass(frozen=True)
+class EpochTraceRecord:
+    """Everything computed in one epoch of a subnet, with names; see `runtime.trace` for the meaning of each value.
+
+    `trace` is JSON-ready; `hotkeys` and `names` are by uid as they were at that epoch.
+    """
+
+    netuid: int
+    epoch: int
+    height: int
+    hotkeys: list[bytes]
+    names: list[str]
+    trace: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Supply:
+    """All of it in rao; the parts sum to `issuance_rao` exactly."""
+
+    issuance_rao: int
+    free_rao: int
+    reserved_rao: int
+    staked_rao: int
+    pending_stake_rao: int
+    unbonding_rao: int
+    root_due_rao: int
+    pots_rao: int
+    locks_rao: int
+    cap_rao: int
+    block_emission_rao: int
+
+
+# --- JSON --------------------------------------------------------------------------------------------------------
+
+
+def to_json(value: Any) -> Any:
+    """JSON-ready form of a record or of plain values."""
+    if isinstance(value, bool) or value is None or isinstance(value, str | float):
+        return value
+    if isinstance(value, int):
+        return value if -JSON_SAFE_INTEGER <= value <= JSON_SAFE_INTEGER else str(value)
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if is_dataclass(value):
+        return {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def from_json(kind: Any, value: Any, where: str = "value") -> Any:
+    """Rebuild a value of the annotated type; raises DecodeError naming the place."""
+    if kind is Any:
+        return value
+    if isinstance(kind, TypeVar):
+        return value
+    origin = get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _from_union(kind, value, where)
+    if origin in (list, tuple):
+        item = get_args(kind)[0]
+        if not isinstance(value, list):
+            raise DecodeError("expected an array", where=where)
+        return [from_json(item, part, f"{where}[{i}]") for i, part in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise DecodeError("expected an object", where=where)
+        return {str(key): from_json(get_args(kind)[1], part, f"{where}.{key}") for key, part in value.items()}
+    record = origin if origin is not None else kind
+    if is_dataclass(record):
+        return _from_object(record, get_args(kind), value, where)
+    return _from_scalar(kind, value, where)
+
+
+def _from_union(kind: Any, value: Any, where: str) -> Any:
+    options = get_args(kind)
+    if value is None and type(None) in options:
+        return None
+    error: DecodeError | None = None
+    for option in options:
+        if option is type(None):
+            continue
+        try:
+            return from_json(option, value, where)
+        except DecodeError as failed:
+            error = failed
+    raise error or DecodeError("unexpected null", where=where)
+
+
+def _from_object(record: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise DecodeError("expected an object", where=where)
+    hints = typing.get_type_hints(record)
+    known = {f.name: f for f in fields(record)}
+    parameters = dict(zip(getattr(record, "__parameters__", ()), arguments, strict=False))
+    out = {}
+    for name, declared in known.items():
+        if name in value:
+            hint = hints[name]
+            args = get_args(hint)
+            if parameters and isinstance(hint, TypeVar):
+                hint = parameters.get(hint, hint)
+            elif parameters and args and isinstance(args[0], TypeVar) and get_origin(hint) is list:
+                hint = list[parameters.get(args[0], Any)]  # type: ignore[misc]
+            out[name] = from_json(hint, value[name], f"{where}.{name}")
+        elif declared.default is MISSING and declared.default_factory is MISSING:
+            raise DecodeError("missing", where=f"{where}.{name}")
+    return record(**out)
+
+
+def _from_scalar(kind: Any, value: Any, where: str) -> Any:
+    if kind is int and not isinstance(value, bool):
+        if isinstance(value, int):
+            return value
+        if isinstance(value, str) and len(value) <= 80 and value.lstrip("-").isdecimal():
+            return int(value)
+    elif kind is bool and isinstance(value, bool):
+        return value
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif kind is str and isinstance(value, str):
+        return value
+    elif kind is bytes and isinstance(value, str) and value.startswith("0x"):
+        try:
+            return bytes.fromhex(value[2:])
+        except ValueError:
+            pass
+    elif kind is type(None) and value is None:
+        return None
+    raise DecodeError(f"expected {getattr(kind, '__name__', kind)}", where=where)
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """One message of a subscription: `seq` grows by one; `lagged` tells how many messages were dropped before it."""
+
+    seq: int
+    result: Any
+    lagged: int = 0
+
+
+@dataclass(frozen=True)
+class NewHead:
+    """Sent for every final block."""
+
+    header: HeaderRecord
+    extrinsics: int
+    finality_ms: int
+    events: list[EventRecord] = field(default_factory=list)
