@@ -11,6 +11,7 @@ describe wire messages, stored values and the arguments of calls.
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -162,13 +163,13 @@ def unpack_u64(data: bytes, *, where: str = "") -> list[int]:
 # --- shapes ------------------------------------------------------------------------------------------------------
 
 
-class Shape:
+class Shape(ABC):
     """A type with bounds. `check` raises DecodeError naming the place; `name` is what metadata and docs show."""
 
     name = "any"
 
-    def check(self, value: Any, where: str = "") -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def check(self, value: Any, where: str = "") -> None: ...
 
 
 class Int(Shape):

@@ -1,16 +1,17 @@
 """The chain API: one typed class that is the registry of all methods.
 
-The node implements it (`tools.rpc.methods`), `ledger.client.remote.RemoteChain` is the JSON-RPC client of the same class,
-OpenRPC and `quorix rpc` are derived from it, and explorer, gateway, AI processes and CLI depend on nothing else.
+The node implements it (`tools.rpc.methods`), `ledger.client.remote.RemoteChain` is the JSON-RPC client of the same
+class, OpenRPC and `quorix rpc` are derived from it, and explorer, gateway, AI processes and CLI depend on nothing else.
 
-A method `module_verb_object` is served as `module_verbObject`. `at` is a height, a 0x hash or "head"; the head is always
-final. Unknown things raise `NotFound`, states no longer kept `Pruned`, refused extrinsics `Rejected`. Methods whose name
-starts with `dev_` or `admin_` are served on the node's admin socket only.
+A method `module_verb_object` is served as `module_verbObject`. `at` is a height, a 0x hash or "head"; the head is
+always final. Unknown things raise `NotFound`, states no longer kept `Pruned`, refused extrinsics `Rejected`. Methods
+whose name starts with `dev_` or `admin_` are served on the node's admin socket only.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 from .records import (
     AccountRecord,
@@ -46,180 +47,186 @@ AtLike = int | str
 MAX_PAGE = 1000
 
 
-class ChainApi:
-    """Every method of the API. The base class refuses; implementations override."""
+class ChainApi(Protocol):
+    """Every method of the API; implementations give the bodies."""
 
     # --- system
 
     async def system_properties(self) -> Properties:
         """Chain name, genesis hash, token, block time, versions."""
-        raise NotImplementedError
+        ...
 
     async def system_health(self) -> Health:
         """Height, age of the head, peers, sync state, and what blocks readiness."""
-        raise NotImplementedError
+        ...
 
     async def system_peers(self) -> list[Peer]:
         """Connected peers."""
-        raise NotImplementedError
+        ...
 
     # --- chain
 
     async def chain_get_block(self, at: AtLike = "head") -> BlockRecord:
         """A block with its certificate, decoded extrinsics and events."""
-        raise NotImplementedError
+        ...
 
     async def chain_get_header(self, at: AtLike = "head") -> HeaderRecord:
         """A header."""
-        raise NotImplementedError
+        ...
 
     async def chain_get_headers(self, before: int | None = None, limit: int = 20) -> list[HeaderRecord]:
         """Headers below height `before` (default: from the head), newest first, at most 1000."""
-        raise NotImplementedError
+        ...
 
     async def chain_get_block_hash(self, height: int) -> bytes:
         """Hash of the block at a height; the genesis hash at height 0."""
-        raise NotImplementedError
+        ...
 
     async def chain_get_finalized_head(self) -> bytes:
         """Hash of the head."""
-        raise NotImplementedError
+        ...
 
     async def chain_get_authorities(self, at: AtLike = "head") -> Reading[list[AuthorityRecord]]:
         """The authority set with its counters."""
-        raise NotImplementedError
+        ...
 
     async def chain_get_proof_of_finality(self, at: AtLike = "head") -> Finality:
         """Header, certificate and the set that signed it."""
-        raise NotImplementedError
+        ...
 
-    async def chain_get_extrinsic(self, id: bytes) -> ExtrinsicRecord:  # noqa: A002
+    async def chain_get_extrinsic(self, id: bytes) -> ExtrinsicRecord:
         """A final or waiting extrinsic by its id."""
-        raise NotImplementedError
+        ...
 
     async def chain_get_supply(self, at: AtLike = "head") -> Reading[Supply]:
         """Where every unit of the issuance is."""
-        raise NotImplementedError
+        ...
 
     def chain_subscribe_new_heads(self) -> AsyncIterator[NewHead]:
         """Every final block from now on, with its events."""
-        raise NotImplementedError
+        ...
 
     # --- state
 
     async def state_get(self, key: bytes, at: AtLike = "head") -> Reading[bytes | None]:
         """Raw value of a state key."""
-        raise NotImplementedError
+        ...
 
-    async def state_get_keys(self, prefix: bytes, after: bytes = b"", limit: int = 100, at: AtLike = "head") -> Reading[list[bytes]]:
+    async def state_get_keys(
+        self, prefix: bytes, after: bytes = b"", limit: int = 100, at: AtLike = "head"
+    ) -> Reading[list[bytes]]:
         """Keys under a prefix, ascending."""
-        raise NotImplementedError
+        ...
 
     async def state_get_proof(self, key: bytes, at: AtLike = "head") -> StateProof:
         """A proof of inclusion or absence that a light client can check."""
-        raise NotImplementedError
+        ...
 
     async def state_get_metadata(self) -> Metadata:
         """Calls, events, errors and tables of the runtime."""
-        raise NotImplementedError
+        ...
 
     # --- author
 
     async def author_submit_extrinsic(self, extrinsic: bytes) -> bytes:
         """Put a signed extrinsic into the pool; returns its id. Raises Rejected with the rule's name."""
-        raise NotImplementedError
+        ...
 
     async def author_pending_extrinsics(self, limit: int = 100) -> list[ExtrinsicRecord]:
         """What waits in the pool, in the order in which it would be included."""
-        raise NotImplementedError
+        ...
 
     async def author_dry_run(self, extrinsic: bytes) -> DryRun:
         """Execute on the head state without keeping anything."""
-        raise NotImplementedError
+        ...
 
     async def author_next_nonce(self, account: bytes) -> int:
         """Next nonce, counting what waits in the pool."""
-        raise NotImplementedError
+        ...
 
     # --- accounts
 
     async def account_get(self, account: bytes, at: AtLike = "head") -> Reading[AccountRecord]:
         """Balances and keys; an unknown account is all zeros."""
-        raise NotImplementedError
+        ...
 
     async def account_stakes(self, account: bytes, at: AtLike = "head") -> Reading[list[StakeRecord]]:
         """Stake of a coldkey by hotkey and subnet."""
-        raise NotImplementedError
+        ...
 
     async def account_history(self, account: bytes, after: str | None = None, limit: int = 50) -> Page[ExtrinsicRecord]:
         """Extrinsics signed by the account, newest first."""
-        raise NotImplementedError
+        ...
 
     # --- subnets
 
     async def subnet_list(self, at: AtLike = "head") -> Reading[list[SubnetRecord]]:
         """All subnets but root."""
-        raise NotImplementedError
+        ...
 
     async def subnet_get(self, netuid: int, at: AtLike = "head") -> Reading[SubnetRecord]:
         """One subnet."""
-        raise NotImplementedError
+        ...
 
     async def subnet_get_metagraph(self, netuid: int, at: AtLike = "head") -> Reading[Metagraph]:
         """All neurons of a subnet with their scores of the last epoch."""
-        raise NotImplementedError
+        ...
 
     async def subnet_get_neuron(self, netuid: int, uid: int, at: AtLike = "head") -> Reading[NeuronRecord]:
         """One row of the metagraph."""
-        raise NotImplementedError
+        ...
 
     async def subnet_get_weights(self, netuid: int, at: AtLike = "head") -> Reading[list[Row]]:
         """Applied weights of all validators."""
-        raise NotImplementedError
+        ...
 
     async def subnet_get_bonds(self, netuid: int, at: AtLike = "head") -> Reading[list[Row]]:
         """Bonds of all validators."""
-        raise NotImplementedError
+        ...
 
     async def subnet_get_commits(self, netuid: int, at: AtLike = "head") -> Reading[list[CommitRecord]]:
         """Commitments that wait for their reveal."""
-        raise NotImplementedError
+        ...
 
     async def subnet_get_hyperparams(self, netuid: int, at: AtLike = "head") -> Reading[list[Parameter]]:
         """Parameters with defaults, bounds' owner and meaning."""
-        raise NotImplementedError
+        ...
 
     async def subnet_get_registration_cost(self, netuid: int, at: AtLike = "head") -> Reading[int]:
         """Burn price now, in rao."""
-        raise NotImplementedError
+        ...
 
-    async def subnet_get_receipt_roots(self, netuid: int, epoch: int | None = None, at: AtLike = "head") -> Reading[list[ReceiptsRoot]]:
+    async def subnet_get_receipt_roots(
+        self, netuid: int, epoch: int | None = None, at: AtLike = "head"
+    ) -> Reading[list[ReceiptsRoot]]:
         """Receipt roots on chain, of one epoch or of all that are kept."""
-        raise NotImplementedError
+        ...
 
     # --- epochs and events
 
     async def epoch_list(self, netuid: int, after: str | None = None, limit: int = 50) -> Page[EpochRecord]:
         """Epochs of a subnet, newest first."""
-        raise NotImplementedError
+        ...
 
     async def epoch_explain(self, netuid: int, epoch: int | None = None) -> EpochTraceRecord:
         """Every intermediate value of an epoch (default: the latest)."""
-        raise NotImplementedError
+        ...
 
-    async def events_query(self, kind: str | None = None, after: str | None = None, limit: int = 100) -> Page[EventRecord]:
+    async def events_query(
+        self, kind: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Page[EventRecord]:
         """Events, newest first, optionally of one kind."""
-        raise NotImplementedError
+        ...
 
     # --- admin socket only
 
     async def dev_seal(self, count: int = 1) -> int:
         """Make blocks now (manual or instant sealing); returns the new height."""
-        raise NotImplementedError
+        ...
 
     async def admin_shutdown(self) -> None:
         """Stop the node cleanly."""
-        raise NotImplementedError
+        ...
 
 
 def wire_name(method: str) -> str:
