@@ -1,0 +1,122 @@
+"""What commands print: one JSON document, or text and tables for a person; amounts, addresses, confirmations.
+
+Data goes to stdout, remarks and progress to stderr. `rich` is imported only when a table is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from ledger.client.records import to_json
+from ledger.errors import Aborted, UsageError
+
+if TYPE_CHECKING:
+    from tools.cli.main import Settings
+
+RAO = 1_000_000_000
+SUPPLY_CAP_RAO = 21_000_000 * RAO
+
+
+def parse_amount(text: str) -> int | None:
+    """`1.5Q`, `1_500_000r`, `all` (None). A bare number is refused: the unit must be said. Never a float."""
+    clean = text.strip().replace("_", "")
+    if clean == "all":
+        return None
+    unit = clean[-1:]
+    try:
+        number = Decimal(clean[:-1])
+    except InvalidOperation:
+        number = Decimal(-1)
+    if unit not in ("Q", "r") or not number.is_finite() or number < 0:
+        raise UsageError(f"{text!r} is not an amount", hint="write 1.5Q, 1_500_000r or all (1 Q = 1,000,000,000 rao)")
+    rao = number * RAO if unit == "Q" else number
+    if rao != rao.to_integral_value():
+        raise UsageError(f"{text!r} is finer than one rao", hint="1 Q = 1,000,000,000 rao")
+    if rao > SUPPLY_CAP_RAO:
+        raise UsageError(f"{text!r} is more than there will ever be")
+    return int(rao)
+
+
+def format_amount(rao: int, *, digits: int | None = None) -> str:
+    """`1,000.5 Q`; exact unless `digits` after the point are asked for."""
+    sign, rao = ("-" if rao < 0 else ""), abs(rao)
+    whole, part = divmod(rao, RAO)
+    fraction = f"{part:09d}" if digits is None else f"{part:09d}"[:digits]
+    fraction = fraction.rstrip("0") if digits is None else fraction
+    return f"{sign}{whole:,}{'.' + fraction if fraction else ''} Q"
+
+
+def share(u16: int) -> str:
+    """A u16 fraction as a decimal with four digits."""
+    return f"{u16 / 65535:.4f}"
+
+
+class Output:
+    """Prints in the form the settings ask for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @property
+    def json(self) -> bool:
+        return self.settings.json
+
+    def data(self, value: Any, text: str | Callable[[], str | None] | None = None) -> None:
+        """The result of a command: JSON if asked for, else the text (or what the function prints or returns)."""
+        if self.json:
+            self._write(json.dumps(to_json(value), ensure_ascii=False))
+            return
+        shown = text() if callable(text) else text
+        if shown is not None:
+            self._write(shown)
+
+    def line(self, value: Any) -> None:
+        """One JSON line of a stream."""
+        self._write(json.dumps(to_json(value), ensure_ascii=False))
+
+    def table(
+        self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()
+    ) -> None:
+        """A table; columns named in `right` are aligned to the right."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+
+        table = Table(title=title or None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+        for name in columns:
+            table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in right)
+        for row in rows:
+            table.add_row(*(str(cell) for cell in row))
+        self.console().print(table)
+
+    def console(self, *, stderr: bool = False) -> Any:
+        from rich.console import Console
+
+        color = self.settings.color
+        stream = sys.stderr if stderr else sys.stdout
+        width = None if stream.isatty() else int(os.environ.get("COLUMNS", "160"))
+        off = color is False or None
+        return Console(file=stream, no_color=off, force_terminal=color or None, width=width, highlight=False)
+
+    def remark(self, text: str) -> None:
+        """Something a person may want to know; not data."""
+        if not self.settings.quiet and not self.json:
+            print(text, file=sys.stderr, flush=True)
+
+    def confirm(self, plan: str) -> None:
+        """Show what will happen and ask; raises Aborted when declined or when nobody can be asked."""
+        if self.settings.yes:
+            return
+        if self.settings.no_input or not sys.stdin.isatty():
+            raise Aborted("this needs a confirmation and there is nobody to ask", hint="add --yes")
+        print(plan, file=sys.stderr)
+        if input("go on? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise Aborted("declined")
+
+    @staticmethod
+    def _write(text: str) -> None:
+        print(text, flush=True)
