@@ -48,10 +48,23 @@ class Context:
     history: dict[bytes, bytes] = field(default_factory=dict)  # packed rows outside the state root
     minted_rao: int = 0
     recycled_rao: int = 0
+    flows: list[tuple[str, int]] = field(default_factory=list)  # (holding, rao in or out) as declared to `accounts`
+    domains: tuple[tuple[int, bytes], ...] = ()  # (from height, signing domain) of authorities' messages
 
     @property
     def height(self) -> int:
         return self.block.height
+
+    def mark(self) -> tuple[int, int, int, int, int]:
+        """A point to which `revert` can return. History rows are written by hooks only, never by calls."""
+        return self.state.mark(), len(self.events), len(self.flows), self.minted_rao, self.recycled_rao
+
+    def revert(self, mark: tuple[int, int, int, int, int]) -> None:
+        """Undo everything since `mark`: writes, events, and the sums of minted and recycled money."""
+        writes, events, flows, self.minted_rao, self.recycled_rao = mark
+        self.state.revert(writes)
+        del self.events[events:]
+        del self.flows[flows:]
 
     def require_root(self) -> None:
         if self.origin is not Origin.ROOT:

@@ -1,0 +1,264 @@
+"""Accounts: the only writer of balances.
+
+Every operation is double entry: money leaves a named source and enters a named sink. An account is one side; the other
+is a holding of another module ("stake", "pot", "lock", ...), "mint" or "recycle". A module that takes money out of an
+account puts the same amount into a row of a table it declared with `hooks.holding`; the audit at the block's end adds
+all of it up.
+
+Amounts are u64 rao (1 Q = 10^9 rao). All arithmetic is checked: too little, or too much for u64, fails the call.
+An account whose balance falls below the existential deposit (with nothing reserved) is reaped: the dust is recycled and
+only the nonce stays, as a tombstone, until every extrinsic signed before has expired.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from ledger.blocks import MAX_PERIOD
+from ledger.codec import BOOL, KEY, U64, Shape
+from ledger.crypto import is_valid_key
+from ledger.errors import DecodeError
+
+from .. import hooks, params
+from ..registry import Context, call, error, event, refuse
+from ..tables import ReadState, Table, key_field, u64_field
+
+RAO_PER_Q: Final = 10**9
+U64_MAX: Final = (1 << 64) - 1
+ALL: Final = "all"
+
+
+@dataclass(frozen=True)
+class Account:
+    """A row of the account table. `nonce` is the number of extrinsics of this account that are in the chain."""
+
+    free_rao: int = 0
+    reserved_rao: int = 0
+    nonce: int = 0
+
+    @property
+    def total_rao(self) -> int:
+        return self.free_rao + self.reserved_rao
+
+
+EMPTY: Final = Account()
+
+ACCOUNT = Table(1, "account", Account, key_field("account"))
+ISSUANCE = Table(2, "total_issuance", int)
+TOMBSTONE = Table(3, "tombstone", int, u64_field("expires_at"), key_field("account"))  # -> nonce when reaped
+
+hooks.holding("account", ACCOUNT, lambda account: account.total_rao)
+
+TRANSFER = event(1, "Transfer", "source", "to", "amount_rao")
+MINTED = event(2, "Minted", "sink", "amount_rao")
+RECYCLED = event(3, "Recycled", "reason", "amount_rao")
+REAPED = event(4, "AccountReaped", "account", "dust_rao")
+
+error(1, "InsufficientBalance", "the account's free balance is smaller than the amount", "ask for less, or top it up")
+error(2, "NotEnoughBalance", "the account's free balance is smaller than the price", "top the account up")
+error(3, "ExistentialDeposit", "an account would be left below the existential deposit",
+      "send more, send all, or set keep_alive to false")
+error(4, "Overflow", "the amount does not fit 64 bits")
+error(5, "InvalidKey", "the key is not a valid ed25519 point", "check the address")
+error(6, "AmountTooLow", "the amount is zero or below the minimum", "use a larger amount")
+
+
+class _Amount(Shape):
+    """A u64 amount of rao, or the word `all`."""
+
+    name = "u64 | all"
+
+    def check(self, value: Any, where: str = "") -> None:
+        if value != ALL or type(value) is not str:
+            try:
+                U64.check(value, where)
+            except DecodeError:
+                raise DecodeError("expected an amount in rao or `all`", where=where) from None
+
+
+AMOUNT: Final = _Amount()
+
+
+# --- reads -------------------------------------------------------------------------------------------------------
+
+
+def account(state: ReadState, who: bytes) -> Account:
+    """The account's row; all zeros if it has none."""
+    return ACCOUNT.get(state, who) or EMPTY
+
+
+def balance(state: ReadState, who: bytes) -> int:
+    """Free balance in rao."""
+    return account(state, who).free_rao
+
+
+def issuance(state: ReadState) -> int:
+    """Total issuance in rao: everything minted and not recycled."""
+    return ISSUANCE.get(state) or 0
+
+
+# --- entries -----------------------------------------------------------------------------------------------------
+
+
+def debit(context: Context, who: bytes, amount_rao: int, sink: str, *, error_name: str = "NotEnoughBalance") -> None:
+    """Take free balance out of an account; the caller puts it into `sink`. Refused if there is too little."""
+    row = account(context.state, who)
+    if amount_rao > row.free_rao:
+        refuse(error_name, balance_rao=row.free_rao, needed_rao=amount_rao)
+    _flow(context, sink, amount_rao)
+    _store(context, who, row, replace(row, free_rao=row.free_rao - amount_rao))
+
+
+def credit(context: Context, who: bytes, amount_rao: int, source: str) -> None:
+    """Put into an account's free balance what the caller took out of `source`. A remainder below the existential
+    deposit in an otherwise empty account is recycled."""
+    row = account(context.state, who)
+    _flow(context, source, -amount_rao)
+    _store(context, who, row, replace(row, free_rao=_u64(row.free_rao + amount_rao)))
+
+
+def reserve(context: Context, who: bytes, amount_rao: int, *, error_name: str = "NotEnoughBalance") -> None:
+    """Move free balance to the account's reserved balance. The module keeps a row that says why (`hooks.deposit`)."""
+    row = account(context.state, who)
+    assert amount_rao >= 0
+    if amount_rao > row.free_rao:
+        refuse(error_name, balance_rao=row.free_rao, needed_rao=amount_rao)
+    _store(context, who, row, Account(row.free_rao - amount_rao, row.reserved_rao + amount_rao, row.nonce))
+
+
+def unreserve(context: Context, who: bytes, amount_rao: int) -> None:
+    """Move reserved balance back to the free one."""
+    row = account(context.state, who)
+    assert 0 <= amount_rao <= row.reserved_rao, "more is returned than was reserved"
+    _store(context, who, row, Account(row.free_rao + amount_rao, row.reserved_rao - amount_rao, row.nonce))
+
+
+def debit_reserved(context: Context, who: bytes, amount_rao: int, sink: str) -> None:
+    """Take reserved balance out of an account; the caller puts it into `sink`."""
+    row = account(context.state, who)
+    assert 0 <= amount_rao <= row.reserved_rao, "more is taken than was reserved"
+    _flow(context, sink, amount_rao)
+    _store(context, who, row, replace(row, reserved_rao=row.reserved_rao - amount_rao))
+
+
+def transfer(
+    context: Context, source: bytes, to: bytes, amount_rao: int, *, error_name: str = "InsufficientBalance"
+) -> None:
+    """Move free balance between two accounts, with the Transfer event."""
+    debit(context, source, amount_rao, "transfer", error_name=error_name)
+    credit(context, to, amount_rao, "transfer")
+    context.events.append(TRANSFER(source, to, amount_rao))
+
+
+def mint(context: Context, amount_rao: int, sink: str) -> None:
+    """Create money; the caller puts it into `sink`. Never beyond the supply cap."""
+    total = issuance(context.state) + amount_rao
+    assert amount_rao >= 0 and total <= params.get(context.state, "supply_cap"), "minted beyond the supply cap"
+    _flow(context, sink, amount_rao)
+    context.minted_rao += amount_rao
+    ISSUANCE.put(context.state, value=total)
+    context.events.append(MINTED(sink, amount_rao))
+
+
+def recycle(context: Context, amount_rao: int, source: str, reason: str) -> None:
+    """Destroy money that the caller took out of `source`; it will be emitted again later."""
+    total = issuance(context.state) - amount_rao
+    assert amount_rao >= 0 and total >= 0, "more is recycled than was issued"
+    if amount_rao == 0:
+        return
+    _flow(context, source, -amount_rao)
+    context.recycled_rao += amount_rao
+    ISSUANCE.put(context.state, value=total)
+    context.events.append(RECYCLED(reason, amount_rao))
+
+
+def burn(context: Context, who: bytes, amount_rao: int, reason: str, *, error_name: str = "NotEnoughBalance") -> None:
+    """Recycle free balance of an account."""
+    debit(context, who, amount_rao, "recycle", error_name=error_name)
+    recycle(context, amount_rao, "recycle", reason)
+
+
+def burn_reserved(context: Context, who: bytes, amount_rao: int, reason: str) -> None:
+    """Recycle reserved balance of an account."""
+    debit_reserved(context, who, amount_rao, "recycle")
+    recycle(context, amount_rao, "recycle", reason)
+
+
+def bump_nonce(context: Context, who: bytes) -> None:
+    """Count one extrinsic of the account (executor only)."""
+    row = account(context.state, who)
+    ACCOUNT.put(context.state, who, value=replace(row, nonce=row.nonce + 1))
+
+
+def require_valid_key(key: bytes) -> None:
+    """A key that enters the state as a signer is a canonical point of prime order."""
+    if not is_valid_key(key):
+        refuse("InvalidKey", key=key.hex())
+
+
+def _u64(amount: int) -> int:
+    if amount > U64_MAX:
+        refuse("Overflow")
+    return amount
+
+
+def _flow(context: Context, holding: str, amount_rao: int) -> None:
+    context.flows.append((holding, amount_rao))
+
+
+def _store(context: Context, who: bytes, old: Account, new: Account) -> None:
+    """Write a row; reap it when it falls below the existential deposit."""
+    assert new.free_rao >= 0 and new.reserved_rao >= 0, "negative balance"
+    if new.reserved_rao or not 0 <= new.free_rao < params.get(context.state, "existential_deposit"):
+        ACCOUNT.put(context.state, who, value=new)
+        return
+    dust = new.free_rao
+    if new.nonce == 0:
+        ACCOUNT.delete(context.state, who)
+    else:
+        ACCOUNT.put(context.state, who, value=replace(new, free_rao=0))
+        if old.total_rao:
+            TOMBSTONE.put(context.state, context.height + MAX_PERIOD + 1, who, value=new.nonce)
+    recycle(context, dust, "account", "dust")
+    if old.total_rao:
+        context.events.append(REAPED(who, dust))
+
+
+@hooks.begin_block(hooks.ORDER_CLEANUP)
+def forget_tombstones(context: Context) -> None:
+    """Drop the nonce of accounts reaped so long ago that nothing they signed is still valid, if unused since."""
+    for (expires_at, who), nonce in list(TOMBSTONE.items(context.state, context.height)):
+        TOMBSTONE.delete(context.state, expires_at, who)
+        row = account(context.state, who)
+        if row == Account(nonce=nonce):
+            ACCOUNT.delete(context.state, who)
+
+
+# --- calls -------------------------------------------------------------------------------------------------------
+
+
+@call(1, "accounts.transfer", {"to": KEY, "amount": AMOUNT, "keep_alive": BOOL}, work=8)
+def transfer_call(context: Context, to: bytes, amount: int | str, keep_alive: bool) -> None:
+    """Send free balance to another account; `all` sends everything, which closes the account unless keep_alive."""
+    minimum = params.get(context.state, "existential_deposit")
+    free, reserved = _free_and_reserved(context, context.signer)
+    if isinstance(amount, str):
+        amount = free - (minimum if keep_alive and not reserved else 0)
+        if amount <= 0:
+            refuse("InsufficientBalance", balance_rao=free)
+    if amount == 0:
+        refuse("AmountTooLow")
+    if amount > free:
+        refuse("InsufficientBalance", balance_rao=free, needed_rao=amount)
+    if to != context.signer:
+        if keep_alive and not reserved and free - amount < minimum:
+            refuse("ExistentialDeposit", "the sender would fall below the existential deposit", minimum_rao=minimum)
+        if account(context.state, to).total_rao + amount < minimum:
+            refuse("ExistentialDeposit", "the receiver would stay below the existential deposit", minimum_rao=minimum)
+    transfer(context, context.signer, to, amount)
+
+
+def _free_and_reserved(context: Context, who: bytes) -> tuple[int, int]:
+    row = account(context.state, who)
+    return row.free_rao, row.reserved_rao
