@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from .blocks import Event, Extrinsic, Outcome
 
@@ -65,12 +65,16 @@ class BlockResult:
     weight: int = 0
 
 
+OPERATIONAL_PRIORITY: Final = 3  # from here on an extrinsic is operational: a quarter of each block is kept for those
+
+
 @dataclass(frozen=True)
 class Admission:
     """Verdict of the cheap check that pool and dispatcher share. Raises Rejected instead when refused.
 
     `ready_nonce`: the account's next nonce; the extrinsic is ready when its nonce equals it and a gap otherwise.
-    `priority`: higher first; inside one priority the order is by extrinsic id.
+    `priority`: higher first; inside one priority the order is by extrinsic id. `fee_rao`: what inclusion would charge,
+    with the tip.
     """
 
     signer: bytes
@@ -100,7 +104,11 @@ class StateMachine(Protocol):
     def apply_block(
         self, view: View, context: BlockContext, inherents: Sequence[tuple[int, bytes]], extrinsics: Sequence[Extrinsic]
     ) -> BlockResult:
-        """Execute a whole block on the parent state. Raises `Rejected` if the block as a whole is invalid."""
+        """Execute a whole block on the parent state. Raises `Rejected` if the block as a whole is invalid.
+
+        Where one extrinsic is the reason, the error's data holds its position: `Rejected(name, cause, index=i)`; a
+        builder then leaves that one out and tries again.
+        """
         ...
 
     def block_inherents(self, view: View, context: BlockContext, candidates: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:

@@ -20,6 +20,7 @@ class ChainSpecParams:
 
     genesis_hash: bytes  # 32 bytes; also the signing domain until a rewind
     initial_height: int = 1
+    genesis_time_ms: int = 0  # timestamp of the genesis state; the first block's is greater
     block_time_ms: int = 1000
     session_blocks: int = 100
     max_block_bytes: int = 512 * 1024  # of the encoded body
