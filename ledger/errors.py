@@ -1,7 +1,7 @@
 """Every failure Quorix reports: a stable name, a cause, a next step, and the codes shown by the CLI and the RPC.
 
-Two kinds exist. *Bad input* raises an `Error` and changes nothing. A *broken invariant* raises a `Fault`, which stops the
-node loudly with an exit code of 20 or more. Names and numbers are declared here once and never reused.
+Two kinds exist. *Bad input* raises an `Error` and changes nothing. A *broken invariant* raises a `Fault`, which stops
+the node loudly with an exit code of 20 or more. Names and numbers are declared here once and never reused.
 
     exit code  0 ok · 1 refused by the chain, a missed target or a failed check · 2 usage · 3 not found
                4 unreachable · 5 key locked or wrong password · 6 timeout, outcome unknown · 7 aborted
@@ -67,6 +67,13 @@ class KeyLocked(Error):
     exit_code = 5
 
 
+class KeyFileError(Error):
+    """A key file cannot be used or written: it is malformed, unreadable, open to others, or already there."""
+
+    name = "KeyFileError"
+    exit_code = 5
+
+
 class Timeout(Error):
     """The deadline passed; whether the action happened is unknown."""
 
@@ -101,7 +108,7 @@ class DecodeError(Error):
 
 
 class Rejected(Error):
-    """An extrinsic, block or message breaks a rule. `name` is given per instance: it is the rule's stable error name."""
+    """An extrinsic, block or message breaks a rule. `error_name` is the rule's stable name."""
 
     rpc_code = -32003
 
