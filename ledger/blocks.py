@@ -9,7 +9,7 @@ Body       an array of byte strings: encoded parent certificate, encoded list of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -65,7 +65,7 @@ class Header:
     next_authorities_hash: bytes
 
     def encode(self) -> bytes:
-        return encode(list(astuple(self)))
+        return encode([getattr(self, field) for field in HEADER_SHAPE.fields])
 
     @cached_property
     def hash(self) -> bytes:
@@ -104,7 +104,8 @@ class Extrinsic:
     @cached_property
     def body(self) -> bytes:
         return encode([
-            self.version, self.signer, self.nonce, self.birth_height, self.period, self.tip, self.call_number, self.args,
+            self.version, self.signer, self.nonce, self.birth_height, self.period, self.tip, self.call_number,
+            self.args,
         ])
 
     @cached_property
@@ -122,15 +123,19 @@ class Extrinsic:
             raise DecodeError(f"{len(data)} bytes, at most {MAX_EXTRINSIC_BYTES} allowed", where="extrinsic")
         if len(data) < 65:
             raise DecodeError("shorter than a signature and a body", where="extrinsic")
-        value = decode(data[64:], max_bytes=MAX_EXTRINSIC_BYTES, where="extrinsic")
+        body = bytes(data[64:])
+        value = decode(body, max_bytes=MAX_EXTRINSIC_BYTES, where="extrinsic")
         BODY_SHAPE.check(value)
         version, signer, nonce, birth, period, tip, call, args = value
         if version != EXTRINSIC_VERSION:
             raise DecodeError(f"version {version}, expected {EXTRINSIC_VERSION}", where="extrinsic.version")
         if not MIN_PERIOD <= period <= MAX_PERIOD:
             raise DecodeError(f"{period} is outside {MIN_PERIOD}..{MAX_PERIOD}", where="extrinsic.period")
-        extrinsic = cls(bytes(data[:64]), signer, nonce, birth, period, tip, call, args)
-        extrinsic.__dict__["body"] = bytes(data[64:])
+        extrinsic = cls.__new__(cls)  # thousands a block: the frozen constructor costs as much as the decoding
+        extrinsic.__dict__.update(
+            signature=bytes(data[:64]), signer=signer, nonce=nonce, birth_height=birth, period=period, tip=tip,
+            call_number=call, args=args, version=version, body=body,
+        )
         return extrinsic
 
     @classmethod
@@ -238,8 +243,24 @@ class Outcome:
     events: int
 
 
+def result_leaves(events: Sequence[Event], outcomes: Sequence[Outcome]) -> list[bytes]:
+    """What execution yielded, as leaves under the header's events_root.
+
+    One for each extrinsic, [error, fee_rao, index of its first event, its events], so that one proof shows an outcome
+    with all its events; then one for the events of the block itself, [[index, event], ...].
+    """
+    leaves, own, covered = [], [], 0
+    for outcome in outcomes:
+        first, end = outcome.first_event, outcome.first_event + outcome.events
+        assert covered <= first, "outcomes are out of order"
+        own += [[index, events[index]] for index in range(covered, first)]
+        leaves.append(encode([outcome.error, outcome.fee_rao, first, events[first:end]]))
+        covered = end
+    own += [[index, events[index]] for index in range(covered, len(events))]
+    leaves.append(encode(own))
+    return leaves
+
+
 def events_root(events: Sequence[Event], outcomes: Sequence[Outcome]) -> bytes:
     """The header's commitment to all events and outcomes of a block, in order."""
-    rows = [encode(event) for event in events]
-    rows += [encode([o.error, o.fee_rao, o.first_event, o.events]) for o in outcomes]
-    return list_root(rows, kind="events")
+    return list_root(result_leaves(events, outcomes), kind="events")

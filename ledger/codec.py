@@ -69,19 +69,22 @@ def _refuse_tag(*_: Any) -> Any:
 
 
 # cbor2 interprets these tags itself (dates, big numbers, regular expressions, shared references); all are refused.
-_REFUSED_TAGS = {
-    tag: _refuse_tag
-    for tag in (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
-}
+_REFUSED_TAGS = dict.fromkeys(
+    (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799), _refuse_tag
+)
+
+
+# What a strict value is made of, beside arrays. Integers beyond 64 bits are tags on the wire and never get here.
+_ATOMS = frozenset((int, bytes, str, bool, type(None)))
 
 
 def _plain(value: Any, depth: int) -> bool:
-    kind = type(value)
-    if kind is list:
-        return depth < MAX_DEPTH and all(_plain(item, depth + 1) for item in value)
-    if kind is int:
-        return bool(-(1 << 64) <= value < 1 << 64)
-    return kind is bytes or kind is str or kind is bool or value is None
+    if type(value) is not list:
+        return type(value) in _ATOMS
+    for item in value:
+        if type(item) not in _ATOMS and (type(item) is not list or depth >= MAX_DEPTH or not _plain(item, depth + 1)):
+            return False
+    return True
 
 
 def prescan(data: bytes, *, max_items: int = MAX_ITEMS, where: str = "") -> None:
@@ -185,7 +188,7 @@ class Int(Shape):
             raise DecodeError(f"{value} is outside {self.name} [{self.low}, {self.high}]", where=where)
 
 
-def Uint(bits: int) -> Int:  # noqa: N802 - reads as a type
+def Uint(bits: int) -> Int:
     """Unsigned integer of `bits` bits."""
     return Int(0, (1 << bits) - 1, f"u{bits}")
 
@@ -246,7 +249,7 @@ class ListOf(Shape):
 class Record(Shape):
     """Array with exactly the given named fields, in order."""
 
-    def __init__(self, name: str, **fields: Shape) -> None:
+    def __init__(self, name: str, /, **fields: Shape) -> None:
         self.name, self.fields = name, fields
 
     def check(self, value: Any, where: str = "") -> None:

@@ -111,7 +111,9 @@ class StateMachine(Protocol):
         """
         ...
 
-    def block_inherents(self, view: View, context: BlockContext, candidates: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    def block_inherents(
+        self, view: View, context: BlockContext, candidates: Sequence[tuple[int, bytes]]
+    ) -> list[tuple[int, bytes]]:
         """Of the candidates known to the proposer, those valid now, in the order in which a block must carry them."""
         ...
 

@@ -1,8 +1,8 @@
 """The store: an ordered map of bytes with atomic batches. LevelStore keeps it on disk, MemoryStore in memory.
 
 LevelDB is opened with paranoid checks and every read verifies checksums: without them one flipped bit can lose rows in
-the middle of the log unnoticed. A database is made by `create` and found by `open`; `open` never makes one, because LevelDB
-would otherwise cover up a lost file with a new, empty database.
+the middle of the log unnoticed. A database is made by `create` and found by `open`; `open` never makes one, because
+LevelDB would otherwise cover up a lost file with a new, empty database.
 
 Failures: Locked (another process), Corruption, DiskFailure (any failed read, write or sync), NotFound (no database).
 The rows `m/schema` and `m/genesis` say what a database is: see `stamp` and `check_stamp`.

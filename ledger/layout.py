@@ -1,0 +1,135 @@
+"""The chain database: what is stored under which key, and the rows' encodings.
+
+    m/schema m/genesis     what this database is (see `store.stamp`)
+    m/head                 [height, hash, timestamp_ms, state_root, next_authorities_hash]
+    s + key                state value at the head
+    p + page key           page of the state tree at the head
+    h b c r + height       header, body, certificate of the block, result (events and outcomes)
+    d + height             reverse diff: what the block's changes replaced, in state and history; pruned
+    H + block hash         height
+    A + authorities hash   the set's keys, joined
+    x + id                 height and index of an extrinsic (16 bytes of its id)
+    a + height             accounts that the block's extrinsics concern
+    k + event number + height   the block holds such an event
+    y + key                history row of the runtime, outside the state root
+    z + key                extra rows of the node (`prepare_commit(extra=...)`)
+
+Heights are 8 bytes, big-endian. Rows are read back only by the node that wrote them and LevelDB checks them by
+checksum, so large ones are decoded without the limits of `codec.decode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import cbor2
+
+from .blocks import Event, Outcome
+from .codec import encode
+from .errors import Corruption
+
+SCHEMA: Final = 1
+
+HEAD_KEY: Final = b"m/head"
+STATE: Final = b"s"
+PAGE: Final = b"p"
+HEADER: Final = b"h"
+BODY: Final = b"b"
+CERTIFICATE: Final = b"c"
+RESULT: Final = b"r"
+DIFF: Final = b"d"
+BY_HASH: Final = b"H"
+AUTHORITIES: Final = b"A"
+EXTRINSIC: Final = b"x"
+ACCOUNTS: Final = b"a"
+EVENT_KIND: Final = b"k"
+HISTORY: Final = b"y"
+EXTRA: Final = b"z"
+
+EXTRINSIC_KEY_BYTES: Final = 16
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest committed block (or the genesis state)."""
+
+    height: int
+    hash: bytes
+    timestamp_ms: int
+    state_root: bytes
+    next_authorities_hash: bytes
+
+    def encode(self) -> bytes:
+        return encode([self.height, self.hash, self.timestamp_ms, self.state_root, self.next_authorities_hash])
+
+    @classmethod
+    def decode(cls, data: bytes | None) -> Head:
+        """Raises Corruption."""
+        value = _loads(data or b"", "the head row")
+        if type(value) is not list or [type(item) for item in value] != [int, bytes, int, bytes, bytes]:
+            raise Corruption("the head row does not decode")
+        return cls(*value)
+
+
+@dataclass(frozen=True)
+class ReverseDiff:
+    """What was there before a block, for every state key and history key that it changed (None: nothing)."""
+
+    state: dict[bytes, bytes | None]
+    history: dict[bytes, bytes | None]
+
+    def encode(self) -> bytes:
+        return encode([list(self.state), list(self.state.values()), list(self.history), list(self.history.values())])
+
+    @classmethod
+    def decode(cls, data: bytes) -> ReverseDiff:
+        keys, values, history_keys, history_values = _loads(data, "a reverse diff")
+        return cls(dict(zip(keys, values)), dict(zip(history_keys, history_values)))
+
+
+def at(prefix: bytes, height: int) -> bytes:
+    """Key of a row of one height."""
+    return prefix + height.to_bytes(8, "big")
+
+
+def extrinsic_key(extrinsic_id: bytes) -> bytes:
+    return EXTRINSIC + extrinsic_id[:EXTRINSIC_KEY_BYTES]
+
+
+def event_kind_key(kind: int, height: int = -1) -> bytes:
+    """Key of the row (kind, height), or the prefix of all rows of the kind."""
+    prefix = EVENT_KIND + kind.to_bytes(4, "big")
+    return prefix if height < 0 else at(prefix, height)
+
+
+def encode_place(height: int, index: int) -> bytes:
+    return height.to_bytes(8, "big") + index.to_bytes(2, "big")
+
+
+def decode_place(data: bytes) -> tuple[int, int]:
+    return int.from_bytes(data[:8], "big"), int.from_bytes(data[8:], "big")
+
+
+def encode_result(leaves: Sequence[bytes]) -> bytes:
+    """The result row: an array of the leaves under the events root, which are encoded already."""
+    return b"\x99" + len(leaves).to_bytes(2, "big") + b"".join(leaves)
+
+
+def decode_result(data: bytes) -> tuple[list[Event], list[Outcome]]:
+    """Events of the block in order, and the outcome of each extrinsic (see `blocks.result_leaves`)."""
+    *outcomes, own = _loads(data, "a result row")
+    found: dict[int, Event] = dict(own)
+    rows = []
+    for error, fee_rao, first, events in outcomes:
+        rows.append(Outcome(error, fee_rao, first, len(events)))
+        found.update(enumerate(events, first))
+    return [found[index] for index in range(len(found))], rows
+
+
+def _loads(data: bytes, what: str) -> Any:
+    try:
+        return cbor2.loads(data)
+    except Exception as error:
+        raise Corruption(f"{what} does not decode ({type(error).__name__})") from None
