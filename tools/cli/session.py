@@ -1,0 +1,164 @@
+"""A command's connection to a node, and the keys it may sign with."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ledger.client.api import ChainApi
+from ledger.client.keys import DevKeys, decode_address, encode_address, key_file_info, read_key_file
+from ledger.crypto import KeyPair
+from ledger.errors import NotFound, Timeout, UsageError
+from tools.devnet.layout import DEFAULT_BASE, Layout, Ports, all_devnets, home_directory
+
+if TYPE_CHECKING:
+    from tools.cli.main import Settings
+
+T = TypeVar("T")
+
+
+def rpc_url(settings: Settings) -> str:
+    """`--rpc`, else QUORIX_RPC, else `rpc` of config.toml, else a running devnet's first node, else the default port."""
+    given = settings.rpc or os.environ.get("QUORIX_RPC")
+    if given:
+        return given
+    home = home_directory(settings.home)
+    configured = _configured(home / "config.toml", "rpc")
+    if configured:
+        return configured
+    for layout in sorted(all_devnets(home), key=lambda found: found.name != "default"):
+        try:
+            ports = Ports.load(layout)
+        except NotFound:
+            continue
+        return ports.url(ports.rpc(0))
+    return f"http://127.0.0.1:{DEFAULT_BASE}"
+
+
+def _running_first(layout: Layout) -> tuple[bool, bool]:
+    return not layout.lock.exists(), layout.name != "default"
+
+
+def _configured(path: Any, name: str) -> str | None:
+    import tomllib
+
+    try:
+        value = tomllib.loads(path.read_text()).get(name)
+    except FileNotFoundError:
+        return None
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: {error}", hint="mend or remove that file") from None
+    return value if isinstance(value, str) else None
+
+
+def run(settings: Settings, work: Callable[[ChainApi], Awaitable[T]], *, deadline: bool = True) -> T:
+    """Connect, do the work, disconnect; the whole within the command's deadline."""
+
+    async def session() -> T:
+        async with connect(settings) as api:
+            return await work(api)
+
+    async def timed() -> T:
+        try:
+            return await asyncio.wait_for(session(), settings.timeout_s if deadline else None)
+        except TimeoutError:
+            raise Timeout(f"no answer within {settings.timeout_s:g} s", hint="raise --timeout, or look at the node") from None
+
+    return asyncio.run(timed())
+
+
+@asynccontextmanager
+async def connect(settings: Settings) -> AsyncIterator[ChainApi]:
+    """The chain API of the node that the settings name."""
+    from ledger.client.remote import RemoteChain
+
+    async with RemoteChain(rpc_url(settings)) as api:
+        yield api
+
+
+def at(text: str) -> int | str:
+    """`--at`: a height, a 0x hash, or head."""
+    if text.isdecimal():
+        return int(text)
+    if text in ("head", "latest"):
+        return "head"
+    if text.startswith("0x") and len(text) == 66:
+        return text
+    raise UsageError(f"{text!r} is no height, hash or head")
+
+
+def account(settings: Settings, text: str) -> bytes:
+    """An address, a 0x public key, a key file's name, or the dev key of a `//role//name` path, as a public key."""
+    if text.startswith("//"):
+        return dev_key(settings, text).public
+    if text.startswith("0x"):
+        try:
+            key = bytes.fromhex(text[2:])
+        except ValueError:
+            key = b""
+        if len(key) != 32:
+            raise UsageError(f"{text!r} is no 32-byte public key")
+        return key
+    if len(text) < 40:
+        path = key_path(settings, text)
+        if path.exists():
+            return key_file_info(path).public
+    return decode_address(text)
+
+
+def address(key: bytes) -> str:
+    return encode_address(key)
+
+
+def dev_key(settings: Settings, path: str) -> KeyPair:
+    """A public devnet key, from the seed of the devnet that runs (or of the default one)."""
+    from tools.devnet.plan import DevnetPlan
+
+    layouts = sorted(all_devnets(home_directory(settings.home)), key=_running_first)
+    if not layouts:
+        raise NotFound("there is no devnet whose keys could be derived", hint="quorix devnet up")
+    return DevKeys(DevnetPlan.load(layouts[0]).seed).key(path)
+
+
+def key_path(settings: Settings, name: str) -> Path:
+    """File of a named key. Raises UsageError for a name that is no plain file name."""
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise UsageError(f"{name[:64]!r} is no key name", hint="letters, digits, dot, dash and underscore, at most 64")
+    return home_directory(settings.home) / "keys" / f"{name}.json"
+
+
+def signing_key(settings: Settings, name: str) -> KeyPair:
+    """The key to sign with: a `//role//name` path on a devnet, else a key file, whose password is asked for."""
+    if name.startswith("//"):
+        return dev_key(settings, name)
+    path = key_path(settings, name)
+    if not path.exists():
+        raise NotFound(f"no key is called {name!r}", hint="quorix key list; devnet keys are written //role//name")
+    if not key_file_info(path).encrypted:
+        return read_key_file(path)
+    return read_key_file(path, read_password(settings, f"password of {name}: "))
+
+
+def read_password(settings: Settings, prompt: str) -> str:
+    """From QUORIX_PASSWORD_FILE, else asked on the terminal; never from an argument."""
+    import getpass
+    import sys
+
+    path = os.environ.get("QUORIX_PASSWORD_FILE")
+    if path:
+        with open(path, encoding="utf-8") as file:
+            return file.readline().rstrip("\n")
+    if settings.no_input or not sys.stdin.isatty():
+        raise UsageError("a password is needed and there is no terminal", hint="set QUORIX_PASSWORD_FILE")
+    return getpass.getpass(prompt)
+
+
+async def short_names(api: ChainApi, netuid: int) -> dict[bytes, str]:
+    """Names of a subnet's neurons by hotkey, where the devnet's cast gives them."""
+    graph = await api.subnet_get_metagraph(netuid)
+    return {n.hotkey: n.name for n in graph.value.neurons if n.name}
