@@ -102,8 +102,8 @@ class ChainApi(Protocol):
         """Where every unit of the issuance is."""
         ...
 
-    def chain_subscribe_new_heads(self) -> AsyncIterator[NewHead]:
-        """Every final block from now on, with its events."""
+    def chain_subscribe_new_heads(self, start: int | None = None) -> AsyncIterator[NewHead]:
+        """Every final block with its events, without gaps: from height `start` (at most 1000 back), or from now on."""
         ...
 
     # --- state

@@ -10,6 +10,7 @@ from __future__ import annotations
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
 from ..errors import DecodeError
@@ -440,6 +441,11 @@ def from_json(kind: Any, value: Any, where: str = "value") -> Any:
     return _from_scalar(kind, value, where)
 
 
+@cache
+def _hints(record: Any) -> dict[str, Any]:
+    return typing.get_type_hints(record)
+
+
 def _from_union(kind: Any, value: Any, where: str) -> Any:
     options = get_args(kind)
     if value is None and type(None) in options:
@@ -458,7 +464,7 @@ def _from_union(kind: Any, value: Any, where: str) -> Any:
 def _from_object(record: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise DecodeError("expected an object", where=where)
-    hints = typing.get_type_hints(record)
+    hints = _hints(record)
     known = {f.name: f for f in fields(record)}
     parameters = dict(zip(getattr(record, "__parameters__", ()), arguments, strict=False))
     out = {}
