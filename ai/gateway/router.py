@@ -1,0 +1,121 @@
+"""The router: which experts answer a prompt, and with what first weight.
+
+    prior of an expert = gate(text) x trust on chain, made to sum to 1
+    its score          = a draw from N(mean, 1 / (count + 1)) around prior and past reward (Thompson 1933), minus what its
+                         latency and load cost
+    chosen             = the two best, and the subnet's generalist, which is always on
+
+Rewards are the router's own measurements (bits saved per byte), kept by (kind of text, expert) and discounted, so that an
+expert that broke is left soon. Pure: noise comes in as an argument, one number for each candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from .gate import Gate
+
+TOP: Final = 2
+DISCOUNT: Final = 0.98
+PRIOR_COUNT: Final = 4.0
+NOISE: Final = 0.15
+LATENCY_COST_PER_S: Final = 0.2
+LOAD_COST: Final = 0.05
+MAX_KINDS: Final = 256
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An expert that can be asked. `trust` is its share of the subnet's incentive; `generalist`: always on."""
+
+    hotkey: bytes
+    name: str
+    trust: float
+    generalist: bool = False
+    latency_s: float = 0.0
+    in_flight: int = 0
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a candidate was chosen or not: the row that `quorix ai query --explain` shows."""
+
+    hotkey: bytes
+    name: str
+    gate: float
+    trust: float
+    prior: float
+    reward: float
+    count: float
+    score: float
+    chosen: str  # "top", "generalist" or ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`weights`: first weights of the mixture by hotkey, summing to 1. `kind`: the kind of text rewards are kept by."""
+
+    weights: dict[bytes, float]
+    kind: bytes
+    reasons: list[Reason]
+
+
+@dataclass
+class Arm:
+    mean: float = 0.0
+    count: float = 0.0
+
+
+@dataclass
+class Router:
+    """Keeps what it measured; `gate` may be replaced at any time."""
+
+    gate: Gate = field(default_factory=Gate)
+    arms: dict[tuple[bytes, bytes], Arm] = field(default_factory=dict)
+
+    def choose(self, text: bytes, candidates: Sequence[Candidate], noise: Sequence[float]) -> Decision:
+        """Pick experts for the text so far. `noise`: standard normal numbers, one a candidate (zeros: no exploring)."""
+        if not candidates:
+            return Decision({}, b"", [])
+        gate = self.gate.predict(text, [c.hotkey for c in candidates])
+        trust = _normalised([max(c.trust, 0.0) for c in candidates])
+        priors = _normalised([gate[c.hotkey] * t for c, t in zip(candidates, trust, strict=True)])
+        kind = max(gate, key=lambda hotkey: (gate[hotkey], hotkey))
+        scored = []
+        for c, prior, t, z in zip(candidates, priors, trust, noise, strict=True):
+            arm = self.arms.get((kind, c.hotkey), Arm())
+            mean = (PRIOR_COUNT * prior + arm.count * arm.mean) / (PRIOR_COUNT + arm.count)
+            cost = LATENCY_COST_PER_S * c.latency_s + LOAD_COST * c.in_flight
+            score = mean + NOISE * z / (1.0 + arm.count) ** 0.5 - cost
+            scored.append((c, prior, t, arm, score))
+        order = sorted(scored, key=lambda row: (-row[4], row[0].hotkey))
+        top = {row[0].hotkey for row in order[:TOP]}
+        chosen = [row for row in order if row[0].hotkey in top or row[0].generalist]
+        weights = _normalised([max(prior, 0.02) for _, prior, _, _, _ in chosen])
+        reasons = [
+            Reason(
+                c.hotkey, c.name, gate[c.hotkey], t, prior, arm.mean, arm.count, score,
+                "top" if c.hotkey in top else "generalist" if c.generalist else "",
+            )
+            for c, prior, t, arm, score in order
+        ]
+        return Decision({row[0].hotkey: w for row, w in zip(chosen, weights, strict=True)}, kind, reasons)
+
+    def reward(self, kind: bytes, hotkey: bytes, value: float) -> None:
+        """A measurement in [0, 1] for an expert on a kind of text; older ones of that kind fade."""
+        value = min(1.0, max(0.0, value))
+        for (other, _), arm in self.arms.items():
+            if other == kind:
+                arm.count *= DISCOUNT
+        if (kind, hotkey) not in self.arms and len(self.arms) >= MAX_KINDS * 16:
+            self.arms.pop(next(iter(self.arms)))
+        arm = self.arms.setdefault((kind, hotkey), Arm())
+        arm.mean = (arm.mean * arm.count + value) / (arm.count + 1.0)
+        arm.count += 1.0
+
+
+def _normalised(values: Sequence[float]) -> list[float]:
+    total = sum(values)
+    return [v / total for v in values] if total > 0 else [1.0 / len(values)] * len(values)

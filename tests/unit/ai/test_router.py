@@ -1,0 +1,65 @@
+"""Gate and router: content, trust and experience decide who answers."""
+
+import random
+
+from ai.gateway.gate import GateTrainer
+from ai.gateway.router import Candidate, Router
+
+A, B, C, G = (bytes([i]) * 32 for i in range(4))
+TEXTS = {A: b"def f(x):\n    return x + ", B: b'{"id": 12, "name": "', C: b"12+34="}
+
+
+def trained() -> GateTrainer:
+    trainer = GateTrainer()
+    rng = random.Random(1)
+    for _ in range(200):
+        owner = rng.choice([A, B, C])
+        text = TEXTS[owner] + bytes(rng.choice(b"abcdefgh0123456789") for _ in range(6))
+        trainer.add(text, {key: (1.0 if key == owner else 6.0) + rng.random() for key in (A, B, C)} | {G: 2.5})
+    return trainer
+
+
+def candidates(**changes: float) -> list[Candidate]:
+    rows = [Candidate(A, "code", 0.3), Candidate(B, "json", 0.3), Candidate(C, "arith", 0.3)]
+    rows.append(Candidate(G, "generalist", 0.1, True))
+    return [Candidate(c.hotkey, c.name, changes.get(c.name, c.trust), c.generalist) for c in rows]
+
+
+def test_gate_learns_which_expert_fits() -> None:
+    gate = trained().train()
+    for owner, text in TEXTS.items():
+        odds = gate.predict(text + b"x", [A, B, C, G])
+        assert max(odds, key=lambda key: odds[key]) == owner
+        assert abs(sum(odds.values()) - 1) < 1e-9
+
+
+def test_an_untrained_gate_is_even_and_unknown_experts_get_the_mean() -> None:
+    gate = GateTrainer().train()
+    assert gate.predict(b"x", [A, B]) == {A: 0.5, B: 0.5}
+    stranger = bytes([9]) * 32
+    odds = trained().train().predict(TEXTS[A], [A, B, stranger])
+    assert odds[B] < odds[stranger] < odds[A]
+
+
+def test_router_takes_the_fitting_expert_and_always_the_generalist() -> None:
+    router = Router(trained().train())
+    decision = router.choose(TEXTS[B], candidates(), [0.0] * 4)
+    assert max(decision.weights, key=lambda key: decision.weights[key]) == B
+    assert G in decision.weights and len(decision.weights) <= 3
+    assert abs(sum(decision.weights.values()) - 1) < 1e-9
+    assert [r.name for r in decision.reasons][0] == "json"
+
+
+def test_no_trust_means_not_chosen_and_experience_overrules_the_prior() -> None:
+    router = Router(trained().train())
+    assert B not in router.choose(TEXTS[B], candidates(json=0.0), [0.0] * 4).weights
+    kind = router.choose(TEXTS[B], candidates(), [0.0] * 4).kind
+    for _ in range(60):
+        router.reward(kind, B, 0.0)
+        router.reward(kind, C, 1.0)
+        router.reward(kind, A, 1.0)
+    assert B not in router.choose(TEXTS[B], candidates(), [0.0] * 4).weights
+
+
+def test_nobody_to_ask() -> None:
+    assert Router().choose(b"x", [], []).weights == {}
