@@ -1,0 +1,320 @@
+"""Receipts: one a session, signed by both sides, checked offline, kept in append-only files, rooted on chain.
+
+    receipt = [version, open_body, caller_signature, finish_signature or empty, close_body, callee_signature]
+
+Bodies and payloads stay with the two sides; the receipt holds their hashes. It is valid iff both signatures are,
+`close_body.open_id` is the digest of `open_body`, and, where the session was one of asks and ended well, the caller
+signed FINISH over the same head. A lock-step session that ended otherwise proves the callee's words alone.
+
+Each epoch the receipts of a caller on a subnet make one Merkle tree (person `qx/receipt/1`); its root and count go on
+chain. No formula of pay, trust or routing contains a count of receipts: they serve disputes and the payer's accounts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ledger import codec, crypto
+from ledger.codec import U16, Bytes, Record
+from ledger.errors import DecodeError, DiskFailure, NotFound, Rejected
+from ledger.trees import list_proof, list_root, verify_list_proof
+
+from .serve.frames import BODY_RECORD_MAX_BYTES, OK, RECEIPT_MAX_BYTES, CloseBody, OpenBody, finish_content
+from .serve.refusals import Refused
+
+RECEIPT_VERSION: Final = 1
+_RECEIPT = Record(
+    "receipt",
+    version=U16,
+    open_body=Bytes(high=BODY_RECORD_MAX_BYTES),
+    caller_signature=Bytes(64),
+    finish_signature=Bytes(high=64),
+    close_body=Bytes(high=BODY_RECORD_MAX_BYTES),
+    callee_signature=Bytes(64),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The six fields as they travelled. Nothing about them is checked until `verify`."""
+
+    open_body: bytes
+    caller_signature: bytes
+    finish_signature: bytes
+    close_body: bytes
+    callee_signature: bytes
+    version: int = RECEIPT_VERSION
+
+    def encode(self) -> bytes:
+        """The receipt's bytes: the leaf of the tree."""
+        return codec.encode(
+            [
+                self.version, self.open_body, self.caller_signature, self.finish_signature, self.close_body,
+                self.callee_signature,
+            ]
+        )  # fmt: skip
+
+    @classmethod
+    def decode(cls, data: bytes) -> Receipt:
+        """Reverse of `encode`. Raises DecodeError."""
+        value = codec.decode(data, max_bytes=RECEIPT_MAX_BYTES, where="receipt")
+        _RECEIPT.check(value)
+        version, open_body, caller_signature, finish_signature, close_body, callee_signature = value
+        if version != RECEIPT_VERSION:
+            raise DecodeError(f"version {version} is not known", where="receipt")
+        return cls(open_body, caller_signature, finish_signature, close_body, callee_signature)
+
+    def verify(self, genesis_hash: bytes, *, caller_is_me: bool = False) -> Checked:
+        """Check everything that can be checked offline. Raises Rejected naming what does not hold.
+
+        `caller_is_me` leaves out the caller's signatures, for the one who has just made them.
+        """
+        try:
+            opened, closed = OpenBody.decode(self.open_body), CloseBody.decode(self.close_body)
+        except Refused as error:
+            raise Rejected("ReceiptMalformed", error.cause) from None
+        open_id = opened.open_id(genesis_hash, self.open_body)
+        if closed.open_id != open_id:
+            raise Rejected("ReceiptMismatch", "the closing names another session")
+        if not caller_is_me and not crypto.verify(
+            opened.caller, "open", genesis_hash, self.open_body, self.caller_signature
+        ):
+            raise Rejected("ReceiptSignature", "the caller's signature does not fit")
+        if not crypto.verify(opened.callee, "close", genesis_hash, self.close_body, self.callee_signature):
+            raise Rejected("ReceiptSignature", "the callee's signature does not fit")
+        finished = bool(self.finish_signature)
+        if finished or (opened.max_asks > 0 and closed.status == OK):
+            content = finish_content(open_id, closed.asks, closed.head)
+            signed = caller_is_me or crypto.verify(
+                opened.caller, "finish", genesis_hash, content, self.finish_signature
+            )
+            if not finished or not signed:
+                raise Rejected("ReceiptSignature", "the caller did not sign this end")
+        if closed.asks > opened.max_asks:
+            raise Rejected("ReceiptMismatch", "more asks than were announced")
+        return Checked(open_id, opened, closed, both_sides=finished or opened.max_asks == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A receipt that verified. `both_sides`: the caller's words are proven too, not only the callee's."""
+
+    open_id: bytes
+    open: OpenBody
+    close: CloseBody
+    both_sides: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptProof:
+    """A receipt and its place under the root of (caller, netuid, epoch)."""
+
+    netuid: int
+    epoch: int
+    index: int
+    count: int
+    root: bytes
+    receipt: bytes
+    path: tuple[bytes, ...]
+
+    def holds(self) -> bool:
+        """True iff the receipt is leaf `index` of `count` under `root`. The root itself is to be found on chain."""
+        return verify_list_proof(self.root, self.receipt, self.index, self.count, list(self.path), "receipt")
+
+
+def receipts_root(leaves: Sequence[bytes]) -> bytes:
+    """Merkle root of encoded receipts in their order."""
+    return list_root(leaves, "receipt")
+
+
+# --- storage -----------------------------------------------------------------------------------------------------
+
+KEEP_HOURS: Final = 24
+RECEIPTS_MAX_BYTES: Final = 256 << 20  # on disk, all epochs; the two newest epochs of a subnet always stay
+TRANSCRIPTS_MAX_BYTES: Final = 64 << 20
+MAX_RECEIPTS_PER_EPOCH: Final = 1 << 16
+MAX_HASH_FILES: Final = 20_000
+EPOCHS_ALWAYS_KEPT: Final = 2
+TRANSCRIPT_MAX_BYTES: Final = 3 << 20
+
+_HEAD_BYTES: Final = 4 + 32  # length of what follows the id, and the id
+
+
+class ReceiptStore:
+    """Receipts of one key, in files `NETUID/EPOCH.receipts` of records `u32 length | open_id | receipt`.
+
+    Beside them `EPOCH.transcript` keeps bodies and payloads, in the same framing. After `keep_hours`, or earlier where
+    the space is used up, an epoch's receipts are replaced by their hashes (`EPOCH.hashes`, 32 bytes each). Written
+    without a sync: a killed process loses nothing, a torn last record is cut off when the file is opened again.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], int], keep_hours: int = KEEP_HOURS) -> None:
+        """`clock` gives unix milliseconds."""
+        self._path = path
+        self._clock = clock
+        self._keep_ms = keep_hours * 3_600_000
+        self._open: dict[tuple[int, int, str], int] = {}
+        self._counts: dict[tuple[int, int], int] = {}
+        path.mkdir(parents=True, exist_ok=True)
+
+    def append(self, open_id: bytes, receipt: Receipt, netuid: int, epoch: int, transcript: bytes = b"") -> bool:
+        """File a receipt under the epoch its owner was in. False where that epoch is full; nothing is kept then."""
+        descriptor = self._descriptor(netuid, epoch, "receipts")
+        if self._counts[netuid, epoch] >= MAX_RECEIPTS_PER_EPOCH:
+            return False
+        _write_record(descriptor, open_id, receipt.encode())
+        self._counts[netuid, epoch] += 1
+        if transcript and len(transcript) <= TRANSCRIPT_MAX_BYTES:
+            _write_record(self._descriptor(netuid, epoch, "transcript"), open_id, transcript)
+        return True
+
+    def epochs(self, netuid: int) -> list[int]:
+        """Epochs whose receipts are still here, ascending."""
+        return sorted(int(file.stem) for file in (self._path / str(netuid)).glob("*.receipts"))
+
+    def netuids(self) -> list[int]:
+        """Subnets with files, ascending."""
+        return sorted(int(folder.name) for folder in self._path.iterdir() if folder.name.isdecimal())
+
+    def leaves(self, netuid: int, epoch: int) -> list[bytes]:
+        """Encoded receipts of an epoch in the order in which they were filed."""
+        return [receipt for _, receipt in self._records(netuid, epoch, "receipts")]
+
+    def root(self, netuid: int, epoch: int) -> tuple[bytes, int]:
+        """(Merkle root, count) of an epoch: what goes on chain once the epoch is over."""
+        leaves = self.leaves(netuid, epoch)
+        return receipts_root(leaves), len(leaves)
+
+    def prove(self, open_id: bytes) -> ReceiptProof:
+        """The receipt of a session with its proof. Raises NotFound."""
+        for netuid in self.netuids():
+            for epoch in reversed(self.epochs(netuid)):
+                records = list(self._records(netuid, epoch, "receipts"))
+                for index, (found, receipt) in enumerate(records):
+                    if found == open_id:
+                        leaves = [leaf for _, leaf in records]
+                        path = tuple(list_proof(leaves, index, "receipt"))
+                        return ReceiptProof(
+                            netuid, epoch, index, len(leaves), receipts_root(leaves), receipt, path
+                        )  # fmt: skip
+        raise NotFound(f"no receipt {open_id.hex()}", hint="receipts are kept for a limited time")
+
+    def recent(self, netuid: int, limit: int = 20) -> list[tuple[bytes, Receipt]]:
+        """The newest receipts of a subnet with their ids, newest first."""
+        found: list[tuple[bytes, Receipt]] = []
+        for epoch in reversed(self.epochs(netuid)):
+            records = list(self._records(netuid, epoch, "receipts"))
+            found += [(open_id, Receipt.decode(data)) for open_id, data in reversed(records[-limit:])]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def transcript(self, netuid: int, epoch: int, open_id: bytes) -> bytes | None:
+        """CBOR `[body, [payload, ...]]` of a session in the order in which the payloads travelled, if still here."""
+        return next((data for found, data in self._records(netuid, epoch, "transcript") if found == open_id), None)
+
+    def prune(self) -> None:
+        """Enforce the limits. Runs by itself whenever an epoch begins."""
+        self._prune_transcripts()
+        newest = {netuid: self.epochs(netuid)[-EPOCHS_ALWAYS_KEPT:] for netuid in self.netuids()}
+        total = 0
+        for netuid, epoch, file in self._by_age("receipts"):
+            size, age_ms = _size_and_age(file, self._clock())
+            total += size
+            if epoch not in newest[netuid] and (age_ms > self._keep_ms or total > RECEIPTS_MAX_BYTES):
+                self._shorten(netuid, epoch, file)
+        for _, _, file in self._by_age("hashes")[MAX_HASH_FILES:]:
+            file.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the files. The store may be used again afterwards."""
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+        self._counts.clear()
+
+    def _file(self, netuid: int, epoch: int, suffix: str) -> Path:
+        return self._path / str(netuid) / f"{epoch:010d}.{suffix}"
+
+    def _descriptor(self, netuid: int, epoch: int, suffix: str) -> int:
+        key = (netuid, epoch, suffix)
+        if key not in self._open:
+            for other in [k for k in self._open if k[0] == netuid and k[1] < epoch - 1]:
+                os.close(self._open.pop(other))
+                self._counts.pop(other[:2], None)
+            file = self._file(netuid, epoch, suffix)
+            file.parent.mkdir(exist_ok=True)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            whole, count = _whole_records(file)
+            os.ftruncate(descriptor, whole)
+            self._open[key] = descriptor
+            if suffix == "receipts":
+                self._counts[netuid, epoch] = count
+                self.prune()
+        return self._open[key]
+
+    def _records(self, netuid: int, epoch: int, suffix: str) -> Iterator[tuple[bytes, bytes]]:
+        file = self._file(netuid, epoch, suffix)
+        if not file.exists():
+            return
+        data = file.read_bytes()
+        for start, end in _record_bounds(data):
+            yield data[start + 4 : start + _HEAD_BYTES], data[start + _HEAD_BYTES : end]
+
+    def _by_age(self, suffix: str) -> list[tuple[int, int, Path]]:
+        """All files of a kind as (netuid, epoch, path), newest first."""
+        found = [(int(f.parent.name), int(f.stem), f) for f in self._path.glob(f"[0-9]*/*.{suffix}")]
+        return sorted(found, key=lambda item: item[2].stat().st_mtime_ns, reverse=True)
+
+    def _prune_transcripts(self) -> None:
+        total = 0
+        for netuid, epoch, file in self._by_age("transcript"):
+            size, age_ms = _size_and_age(file, self._clock())
+            total += size
+            is_open = (netuid, epoch, "transcript") in self._open
+            if not is_open and (age_ms > self._keep_ms or total > TRANSCRIPTS_MAX_BYTES):
+                file.unlink(missing_ok=True)
+
+    def _shorten(self, netuid: int, epoch: int, file: Path) -> None:
+        hashes = b"".join(crypto.digest("receipt", b"\0", receipt) for receipt in self.leaves(netuid, epoch))
+        self._file(netuid, epoch, "hashes").write_bytes(hashes)
+        descriptor = self._open.pop((netuid, epoch, "receipts"), None)
+        if descriptor is not None:
+            os.close(descriptor)
+            self._counts.pop((netuid, epoch), None)
+        file.unlink(missing_ok=True)
+
+
+def _write_record(descriptor: int, open_id: bytes, data: bytes) -> None:
+    record = len(data).to_bytes(4, "big") + open_id + data
+    before = os.fstat(descriptor).st_size
+    written = os.write(descriptor, record)
+    if written != len(record):  # a full disk: no torn record may stay in front of later ones
+        os.ftruncate(descriptor, before)
+        raise DiskFailure(f"wrote {written} of {len(record)} bytes of a receipt")
+
+
+def _record_bounds(data: bytes) -> Iterator[tuple[int, int]]:
+    at = 0
+    while at + _HEAD_BYTES <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        end = at + _HEAD_BYTES + length
+        if length > TRANSCRIPT_MAX_BYTES or end > len(data):
+            return
+        yield at, end
+        at = end
+
+
+def _whole_records(file: Path) -> tuple[int, int]:
+    """(bytes, number) of the whole records at the start of a file."""
+    bounds = list(_record_bounds(file.read_bytes()))
+    return (bounds[-1][1] if bounds else 0), len(bounds)
+
+
+def _size_and_age(file: Path, now_ms: int) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, now_ms - status.st_mtime_ns // 1_000_000

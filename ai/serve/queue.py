@@ -1,0 +1,79 @@
+"""The queue of work: the best class first, in a class the nearest deadline, then the oldest.
+
+At most 64 steps wait when a new session asks to be let in; a session that is already in may always queue its next step,
+because sessions themselves are limited. Work whose session has ended or whose deadline has passed is dropped unseen.
+"""
+
+from __future__ import annotations
+
+import heapq
+from asyncio import Future
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .refusals import Refused
+
+QUEUE_LIMIT: Final = 64
+BUSY_RETRY_MS: Final = 200
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One step of a session: either `windows` to predict, or a `call` that the model runs alone."""
+
+    priority: int
+    deadline_ms: int
+    future: Future[Any]
+    windows: Sequence[bytes] = ()
+    call: Callable[[], Any] | None = None
+    taken: int = 0  # windows already handed to a batch
+    results: list[bytes] = field(default_factory=list)
+    order: int = 0
+
+    def __lt__(self, other: Job) -> bool:
+        return (self.priority, self.deadline_ms, self.order) < (other.priority, other.deadline_ms, other.order)
+
+    @property
+    def left(self) -> int:
+        """Windows that no batch has taken yet."""
+        return len(self.windows) - self.taken
+
+
+class WorkQueue:
+    """Jobs by priority. The clock comes in as an argument (unix milliseconds)."""
+
+    def __init__(self, limit: int = QUEUE_LIMIT) -> None:
+        self._limit = limit
+        self._heap: list[Job] = []
+        self._order = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def check_room(self) -> None:
+        """Raises Refused busy where a new session would have to wait behind a full queue."""
+        if len(self._heap) >= self._limit:
+            self._heap = [job for job in self._heap if not job.future.done()]
+            heapq.heapify(self._heap)
+        if len(self._heap) >= self._limit:
+            raise Refused("busy", f"{len(self._heap)} steps wait", retry_after_ms=BUSY_RETRY_MS)
+
+    def push(self, job: Job) -> None:
+        """Add a step, or put back the rest of one (which keeps its place)."""
+        if not job.order:
+            self._order += 1
+            job.order = self._order
+        heapq.heappush(self._heap, job)
+
+    def pop(self, now_ms: int) -> Job | None:
+        """The next step to work on, or None."""
+        while self._heap:
+            job = heapq.heappop(self._heap)
+            if not job.future.done() and now_ms < job.deadline_ms:
+                return job
+        return None
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._heap.clear()
