@@ -1,0 +1,86 @@
+"""A light client: decide offline, from the genesis alone, that a block is final and what its state holds.
+
+    trust     the authority set of the genesis (it is in the chain's specification), by its hash
+    finality  a header, a precommit certificate of it, and the keys that signed: the keys must hash to the trusted set
+    sets      the last block of a session names the next set (`next_authorities_hash`); a final one extends the trust
+    state     the header commits to the state root; an inclusion or absence proof commits to one key under that root
+
+Nothing here asks anybody: all that is needed travels in `Finality` and `StateProof`. Refusals are `Rejected` with a
+name that says which link is broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..blocks import Header
+from ..errors import Rejected
+from ..votes import MAX_AUTHORITIES, PRECOMMIT, Certificate, authorities_hash
+from .proofs import verify_state
+from .records import Finality, StateProof
+
+
+class LightClient:
+    """What is trusted: the chain's genesis hash (or the signing domain after a rewind) and its authority sets so far."""
+
+    def __init__(self, genesis_hash: bytes, authorities: Sequence[bytes], *, domain: bytes | None = None) -> None:
+        self.domain = genesis_hash if domain is None else domain
+        self._sets: list[tuple[int, bytes]] = [(0, authorities_hash(authorities))]  # (from height, hash), ascending
+
+    def verify(self, finality: Finality) -> Header:
+        """The header, if it is final. Raises Rejected or DecodeError."""
+        header = Header.decode(finality.header)
+        certificate = Certificate.decode(finality.certificate)
+        keys = finality.authorities
+        if not 0 < len(keys) <= MAX_AUTHORITIES or any(len(key) != 32 for key in keys):
+            raise Rejected("MalformedAuthorities", "not a list of 1 to 100 keys")
+        if authorities_hash(keys) != header.authorities_hash or header.authorities_hash != self._set_at(header.height):
+            raise Rejected(
+                "UntrustedAuthorities", f"block {header.height} is certified by a set that is not derived from genesis",
+                hint="add the finality of the last block of each session in which the set changed",
+            )
+        named = (certificate.kind, certificate.height, certificate.block_hash)
+        if named != (PRECOMMIT, header.height, header.hash):
+            raise Rejected("OtherBlock", "the certificate is not a precommit certificate of this header")
+        if not certificate.verify(keys, self.domain):
+            raise Rejected("BadCertificate", f"the certificate of block {header.height} is not valid")
+        return header
+
+    def advance(self, finality: Finality) -> Header:
+        """Verify a later block and trust the set that it names for the next height."""
+        header = self.verify(finality)
+        from_height, _ = self._sets[-1]
+        if header.height + 1 <= from_height:
+            raise Rejected("NotLater", f"sets are known up to height {from_height} already")
+        if header.next_authorities_hash != self._sets[-1][1]:
+            self._sets.append((header.height + 1, header.next_authorities_hash))
+        return header
+
+    def verify_state(self, proof: StateProof) -> bytes | None:
+        """The proven value of `proof.key`, or None if the key is proven absent. Raises Rejected or DecodeError."""
+        header = self.verify(proof.finality)
+        if (proof.at.height, proof.at.hash) != (header.height, header.hash):
+            raise Rejected("OtherBlock", "the proof names another block than its certificate")
+        if proof.state_root != header.state_root:
+            raise Rejected("OtherRoot", "the proof is against another state root than the certified header's")
+        if not verify_state(header.state_root, proof.key, proof.value, proof.proof):
+            raise Rejected("BadProof", "the proof does not connect the value to the state root")
+        return proof.value
+
+    def _set_at(self, height: int) -> bytes:
+        return next(found for from_height, found in reversed(self._sets) if from_height <= height)
+
+
+def verify_state_proof(
+    proof: StateProof, genesis_hash: bytes, authorities: Sequence[bytes], *, sessions: Iterable[Finality] = ()
+) -> Header:
+    """Check a state proof with nothing but the genesis; returns the certified header. Raises Rejected or DecodeError.
+
+    `authorities`: the ordered session keys of the genesis. `sessions`: the finality of the last block of every session
+    after which the set changed, ascending, for chains whose set is no longer the first one.
+    """
+    client = LightClient(genesis_hash, authorities)
+    for finality in sessions:
+        client.advance(finality)
+    client.verify_state(proof)
+    return Header.decode(proof.finality.header)
