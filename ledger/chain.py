@@ -4,34 +4,64 @@
 
 There is no fork choice: a block is executed on the head, certified, committed. `build`, `check`, `prepare_commit` and
 `rewind` run on one thread (the chain thread); `apply` on the disk thread; everything that only reads may run anywhere and
-sees the state of the newest prepared block, durable or not. Rows and keys of the database: `ledger/layout.py`.
+sees the state of the newest prepared block, durable or not. Rows and keys of the database: `ledger/layout.py`; what makes
+a block valid: `ledger/verdict.py`; older states and indexes: `ledger/history.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain as chained
+from itertools import islice
+from typing import Final
 
-from .blocks import Block, Body, Event, Extrinsic, Header, Outcome
-from .machine import AuthoritySet, BlockResult, StateMachine, View
+from . import history as past
+from . import layout
+from .blocks import (
+    HEADER_VERSION,
+    NO_CERTIFICATE,
+    NO_INHERENTS,
+    Block,
+    Body,
+    Extrinsic,
+    Header,
+    encode_inherents,
+    result_leaves,
+)
+from .crypto import ZERO_HASH
+from .errors import Corruption, DecodeError, InvariantBroken, NotFound, NotReady, Rejected, UsageError
+from .layout import Head, ReverseDiff, at
+from .machine import BlockContext, BlockResult, StateMachine
+from .reading import ChainReader, Picture, StateProof
 from .spec import ChainSpecParams
-from .store import Store
-from .votes import Certificate
+from .state_tree import PageChanges, StateTree, leaf_hash, state_root
+from .store import Store, check_stamp, stamp
+from .trees import list_root
+from .verdict import (
+    VerifyBatch,
+    block_context,
+    check_birth,
+    check_body,
+    check_header,
+    check_parent_certificate,
+    check_size,
+    check_yield,
+    read_extrinsics,
+    verify_one_by_one,
+)
+from .views import Layer, LayeredRows, StateView, ValueCache
+from .votes import PRECOMMIT, Certificate, authorities_hash, leader
 
-# (public key, signed message, signature) of several signatures -> which of them are valid. The shell gives one that
-# spreads the work over its verify threads.
-VerifyBatch = Callable[[Sequence[tuple[bytes, bytes, bytes]]], Sequence[bool]]
+__all__ = ["Chain", "CommitBatch", "ExecutedBlock", "Head", "StateProof", "VerifyBatch"]
 
-
-@dataclass(frozen=True)
-class Head:
-    """The newest committed block (or the genesis state)."""
-
-    height: int
-    hash: bytes
-    timestamp_ms: int
-    state_root: bytes
-    next_authorities_hash: bytes
+MAX_PENDING_COMMITS: Final = 4  # prepared batches that wait for the disk
+MAX_EXECUTED_KEPT: Final = 4  # executed children of the head
+TREES_KEPT: Final = 8  # newest versions of the state tree, for proofs
+BUILD_ATTEMPTS: Final = 8  # executions of one build; the last one carries no extrinsics
+CHECKED_LINKS: Final = 64  # newest headers followed at start
+CHECKED_VALUES: Final = 256  # state values compared with the tree at start
 
 
 @dataclass(frozen=True)
@@ -42,6 +72,9 @@ class ExecutedBlock:
     extrinsics: tuple[Extrinsic, ...]
     result: BlockResult
     refused: tuple[bytes, ...] = ()  # ids of extrinsics that `build` had to leave out because they are invalid now
+    tree: StateTree = field(default_factory=StateTree, repr=False)
+    pages: PageChanges = field(default_factory=dict, repr=False)
+    leaves: Sequence[bytes] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -52,51 +85,74 @@ class CommitBatch:
     rows: Mapping[bytes, bytes | None] = field(repr=False)
 
 
-@dataclass(frozen=True)
-class StateProof:
-    """Proof that `key` has `value` (None: is absent) in the state with root `state_root` of block `height`."""
+class Chain(ChainReader):
+    """See the module."""
 
-    height: int
-    state_root: bytes
-    key: bytes
-    value: bytes | None
-    proof: bytes
-
-
-class Chain:
-    """See the module. Public reads raise NotFound for what never existed and Pruned for what is no longer kept."""
-
-    params: ChainSpecParams
-    machine: StateMachine
-    domain_at: Callable[[int], bytes]  # signing domain of a height; the genesis hash until the chain is rewound
+    def __init__(
+        self, store: Store, params: ChainSpecParams, machine: StateMachine, picture: Picture, retain_blocks: int | None
+    ) -> None:
+        """Use `create` or `open`."""
+        super().__init__(params, picture)
+        self.machine = machine
+        # Signing domain of a height: the genesis hash until the chain is rewound.
+        self.domain_at: Callable[[int], bytes] = lambda height: params.genesis_hash
+        self._store = store
+        self._retain = retain_blocks
+        self._lock = threading.Lock()  # guards the pair (_now, _pending)
+        self._pending: tuple[CommitBatch, ...] = ()
+        self._cache = ValueCache()
+        self._executed: dict[bytes, ExecutedBlock] = {}
 
     # --- life ---------------------------------------------------------------------------------------------------
 
     @classmethod
     def create(
-        cls, store: Store, params: ChainSpecParams, machine: StateMachine, genesis_state: Mapping[bytes, bytes]
+        cls, store: Store, params: ChainSpecParams, machine: StateMachine, genesis_state: Mapping[bytes, bytes],
+        *, retain_blocks: int | None = past.RETAINED_BLOCKS,
     ) -> Chain:
         """Write the genesis state into an empty store (one synced batch) and open it."""
+        if next(store.items(b""), None) is not None:
+            raise UsageError("the store is not empty")
+        tree, pages = StateTree().updated(genesis_state)
+        rows: dict[bytes, bytes | None] = {layout.STATE + key: value for key, value in genesis_state.items()}
+        authorities = machine.authorities(StateView(LayeredRows((Layer(dict(rows)),), store)))
+        keys_hash = authorities_hash(authorities.keys)
+        rows |= {layout.PAGE + key: page for key, page in pages.items()}
+        rows[layout.AUTHORITIES + keys_hash] = b"".join(authorities.keys)
+        head = Head(params.genesis_height, params.genesis_hash, params.genesis_time_ms, tree.root, keys_hash)
+        rows[layout.HEAD_KEY] = head.encode()
+        rows |= stamp(layout.SCHEMA, params.genesis_hash)
+        store.write(rows, sync=True)
+        return cls.open(store, params, machine, retain_blocks=retain_blocks)
 
     @classmethod
-    def open(cls, store: Store, params: ChainSpecParams, machine: StateMachine, *, retain_blocks: int = 256) -> Chain:
-        """Open and check (schema, genesis, links, state root). Raises WrongGenesis, NewerSchema, Corruption."""
+    def open(
+        cls, store: Store, params: ChainSpecParams, machine: StateMachine,
+        *, retain_blocks: int | None = past.RETAINED_BLOCKS, domain_at: Callable[[int], bytes] | None = None,
+    ) -> Chain:
+        """Open and check: stamp, links of the newest headers, head certificate, state tree against the head's root.
+
+        `retain_blocks`: how many past states are kept (None: all). `domain_at`: see `Chain.domain_at`; where it is
+        given, the head certificate's signatures are verified too. Raises WrongGenesis, NewerSchema or Corruption.
+        """
+        check_stamp(store, layout.SCHEMA, params.genesis_hash)
+        head = Head.decode(store.get(layout.HEAD_KEY))
+        tree = StateTree.from_pages((key[1:], page) for key, page in store.items(layout.PAGE))
+        if tree.root != head.state_root:
+            raise Corruption("the stored state tree does not have the head's state root")
+        rows = LayeredRows((), store.snapshot())
+        authorities = machine.authorities(StateView(rows))
+        chain = cls(
+            store, params, machine, Picture(head, rows, ((head.height, tree),), authorities, head.height), retain_blocks
+        )
+        if domain_at is not None:
+            chain.domain_at = domain_at
+        chain._check_stored(verify_certificate=domain_at is not None)
+        return chain
 
     def close(self) -> None:
-        """Close the store."""
-
-    # --- head ---------------------------------------------------------------------------------------------------
-
-    @property
-    def head(self) -> Head:
-        """The newest prepared block."""
-
-    @property
-    def durable_height(self) -> int:
-        """The newest height whose batch is on disk. No message of a height above it + 1 may be signed."""
-
-    def authorities(self) -> AuthoritySet:
-        """The set that certifies head + 1, with those who may lead."""
+        """Close the store. Batches that were prepared but not applied are lost."""
+        self._store.close()
 
     # --- blocks: making, judging, writing -----------------------------------------------------------------------
 
@@ -110,15 +166,51 @@ class Chain:
         `inherents`: candidates (`Pool.inherents`); the machine chooses and orders. `parent_certificate`: any valid one
         of the head; the stored one if None. Extrinsics that turn out invalid are left out and named in `refused`.
         """
+        draft, certificate = self._draft(timestamp_ms, round_, parent_certificate)
+        parent_cert = NO_CERTIFICATE if certificate is None else certificate.encode()
+        context = self._context(draft, Body(parent_cert, NO_INHERENTS, ()), certificate)
+        chosen = encode_inherents(self.machine.block_inherents(self._cache.over(self.view()), context, inherents))
+        left, refused = self._born(extrinsics, draft.height)
+        for attempt in range(BUILD_ATTEMPTS):
+            if attempt == BUILD_ATTEMPTS - 1:
+                left = []
+            body = Body(parent_cert, chosen, tuple(each.encode() for each in left))
+            try:
+                check_size(self.params, body)
+                executed = self._assemble(draft, body, tuple(left), certificate)
+                return self._keep(replace(executed, refused=tuple(refused)))
+            except Rejected as error:
+                if not left:
+                    raise
+                left = _without_offender(left, error, refused)
+        raise AssertionError("unreachable: the last attempt has no extrinsics")
 
     def check(
         self, block: Block, *, known: Mapping[bytes, Extrinsic] | None = None, verify_batch: VerifyBatch | None = None
     ) -> ExecutedBlock:
         """The verdict on a block for head + 1: header, parent certificate, signatures, execution, roots, limits.
 
-        `known`: extrinsics whose signature was verified already, by their bytes (`Pool.verified`). Raises Rejected for
-        a broken rule; anything else that escapes is a failure of this node and no verdict.
+        `known`: extrinsics whose signature was verified already, by their bytes (`Pool.verified`). A block that was
+        built or checked here a moment ago is not executed again. Raises Rejected for a broken rule; anything else that
+        escapes is a failure of this node and no verdict.
         """
+        now = self._now
+        check_header(self.params, self.machine.version, now.head, now.authorities, block.header)
+        check_body(self.params, block.header, block.body)
+        if (executed := self._executed.get(block.hash)) is not None:
+            return executed
+        certificate = check_parent_certificate(
+            self.params, now.head, self._parent_keys(), self.domain_at(now.head.height), block.body.parent_cert,
+            now.rows.get(at(layout.CERTIFICATE, now.head.height)) or b"",
+        )
+        extrinsics = read_extrinsics(
+            block, self.params.genesis_hash, self.hash_at, known or {}, verify_batch or verify_one_by_one
+        )
+        executed = self._execute(block, extrinsics, certificate)
+        check_yield(
+            block.header, executed.tree.root, list_root(executed.leaves, "events"), executed.result.authorities
+        )
+        return self._keep(executed)
 
     def prepare_commit(
         self, executed: ExecutedBlock, certificate: Certificate, extra: Mapping[bytes, bytes | None] | None = None
@@ -126,70 +218,266 @@ class Chain:
         """Make an executed block the head (in memory) and return its rows.
 
         `certificate`: a precommit certificate of the block that the caller has verified. `extra`: further rows for the
-        same batch (keys from `layout.EXTRA`). Raises InvariantBroken if the block is not a child of the head.
+        same batch, by their own keys, read with `extra_row`. Raises InvariantBroken if the block is not a child of the
+        head, NotReady if too many batches wait for the disk.
         """
+        now, block = self._now, executed.block
+        if block.header.parent_hash != now.head.hash or block.height != now.head.height + 1:
+            raise InvariantBroken(f"block {block.height} is not a child of the head {now.head.height}")
+        if (certificate.kind, certificate.height, certificate.block_hash) != (PRECOMMIT, block.height, block.hash):
+            raise InvariantBroken(f"the certificate is not for block {block.height}")
+        if len(self._pending) >= MAX_PENDING_COMMITS:
+            raise NotReady("the disk does not keep up with the commits")
+        authorities = executed.result.authorities
+        head = Head(
+            block.height, block.hash, block.header.timestamp_ms, executed.tree.root, block.header.next_authorities_hash
+        )
+        batch = CommitBatch(block.height, self._rows_of(executed, certificate, head, extra or {}))
+        with self._lock:
+            layers = (Layer(batch.rows), *self._now.rows.layers)
+            self._pending += (batch,)
+            self._now = Picture(
+                head, LayeredRows(layers, self._now.rows.base),
+                (*now.trees[1 - TREES_KEPT :], (head.height, executed.tree)), authorities, self._now.durable_height,
+            )
+        self._cache.advance(executed.result.changes)
+        self._executed.clear()
+        self._hashes[head.height] = head.hash
+        return batch
 
     def apply(self, batch: CommitBatch) -> None:
         """Write a prepared batch, synced; batches are applied in the order in which they were prepared."""
+        if not self._pending or self._pending[0] is not batch:
+            raise InvariantBroken(f"the batch of block {batch.height} is not the next one")
+        self._store.write(batch.rows, sync=True)
+        with self._lock:
+            self._pending = self._pending[1:]
+            now = self._now
+            rows = LayeredRows(now.rows.layers[:-1], self._store.snapshot())
+            self._now = Picture(now.head, rows, now.trees, now.authorities, batch.height)
 
     def commit(self, executed: ExecutedBlock, certificate: Certificate) -> None:
-        """prepare_commit and apply in one call (sync, tests, tools)."""
+        """prepare_commit and apply in one call (tests, tools)."""
+        self.apply(self.prepare_commit(executed, certificate))
+
+    def import_block(
+        self, block: Block, certificate: Certificate, *, known: Mapping[bytes, Extrinsic] | None = None,
+        verify_batch: VerifyBatch | None = None,
+    ) -> CommitBatch:
+        """check, verify the certificate, prepare_commit: all but `apply` of a block from a peer or a file."""
+        executed = self.check(block, known=known, verify_batch=verify_batch)
+        if certificate.kind != PRECOMMIT or certificate.height != block.height or certificate.block_hash != block.hash:
+            raise Rejected("WrongCertificate", "it is not for this block")
+        if not certificate.verify(self._now.authorities.keys, self.domain_at(block.height)):
+            raise Rejected("WrongCertificate", "signatures, bitmap or quorum are wrong")
+        return self.prepare_commit(executed, certificate)
 
     def rewind(self, height: int) -> None:
-        """Devnets: make `height` the head again and delete everything above it. Raises Pruned beyond the kept history."""
+        """Devnets: make `height` the head again and delete everything above it. Raises Pruned beyond the kept history.
 
-    # --- reading ------------------------------------------------------------------------------------------------
-
-    def height_of(self, block_hash: bytes) -> int:
-        """Height of a block of this chain (or of genesis), else NotFound."""
-
-    def hash_at(self, height: int) -> bytes:
-        """Hash of the block at a height (the genesis hash for the genesis height), else NotFound."""
-
-    def header(self, at: int | bytes) -> Header:
-        """Header by height or hash."""
-
-    def body(self, at: int | bytes) -> Body: ...
-
-    def block(self, at: int | bytes) -> Block: ...
-
-    def certificate(self, at: int | bytes) -> Certificate:
-        """The precommit certificate with which this node committed the block."""
-
-    def events(self, at: int | bytes) -> list[Event]:
-        """All events of the block, in order."""
-
-    def outcomes(self, at: int | bytes) -> list[Outcome]:
-        """One outcome for each extrinsic of the block."""
-
-    def authority_keys(self, height: int) -> tuple[bytes, ...]:
-        """The ordered session keys that certify the block at `height` (at most head + 1)."""
-
-    def find_extrinsic(self, extrinsic_id: bytes) -> tuple[int, int] | None:
-        """(height, index in the block) of a committed extrinsic."""
-
-    def account_extrinsics(
-        self, account: bytes, *, before_height: int | None = None, limit: int = 50
-    ) -> tuple[list[tuple[int, int]], int | None]:
-        """Newest first (height, index) of extrinsics that `account` signed or that an event of names.
-
-        Returns also where to go on (`before_height` of the next call), None at the end. A call looks at a bounded number
-        of blocks, so a page may be short or empty although more follow.
+        No batch may be pending. The caller gives the new signing domains to `domain_at` and forgets the pool.
         """
+        now = self._now
+        if not self.params.devnet:
+            raise UsageError("only a devnet can be rewound: elsewhere blocks are final")
+        if self._pending:
+            raise InvariantBroken("rewind while commits are pending")
+        if not self.params.genesis_height <= height <= now.head.height:
+            raise NotFound(f"there is no block {height}")
+        if height == now.head.height:
+            return
+        old = past.replaced_since(now.rows, height, now.head.height)
+        tree, pages = now.tree.updated(old.state)
+        head = self._head_at(height)
+        if tree.root != head.state_root:
+            raise Corruption(f"the reverse diffs do not lead back to the state of block {height}")
+        rows: dict[bytes, bytes | None] = {layout.STATE + key: value for key, value in old.state.items()}
+        rows |= {layout.PAGE + key: page for key, page in pages.items()}
+        rows |= {layout.HISTORY + key: value for key, value in old.history.items()}
+        for later in range(height + 1, now.head.height + 1):
+            rows |= past.cut_rows(now.rows, later)
+        rows[layout.HEAD_KEY] = head.encode()
+        self._store.write(rows, sync=True)
+        snapshot = LayeredRows((), self._store.snapshot())
+        with self._lock:
+            authorities = self.machine.authorities(StateView(snapshot))
+            self._now = Picture(head, snapshot, ((height, tree),), authorities, height)
+        self._cache.clear()
+        self._executed.clear()
+        self._hashes.clear()
 
-    def event_heights(self, kind: int, *, before_height: int | None = None, limit: int = 50) -> list[int]:
-        """Heights, newest first, of blocks with at least one event of that number."""
 
-    def history(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Rows that the runtime keeps outside the state root (`BlockResult.history`), ascending."""
+    # --- inside -------------------------------------------------------------------------------------------------
 
-    def history_row(self, key: bytes) -> bytes | None: ...
+    def _draft(
+        self, timestamp_ms: int, round_: int, certificate: Certificate | None
+    ) -> tuple[Header, Certificate | None]:
+        """The header of head + 1 without what depends on the body, and the parent certificate to use."""
+        now, params = self._now, self.params
+        height = now.head.height + 1
+        if now.head.height == params.genesis_height:
+            certificate = None
+        elif certificate is None:
+            certificate = self.certificate(now.head.height)
+        keys, active = now.authorities.keys, now.authorities.active
+        return Header(
+            HEADER_VERSION, self.machine.version, height, params.session(height), timestamp_ms, now.head.hash,
+            ZERO_HASH, leader(keys, active, height, round_), round_, ZERO_HASH, ZERO_HASH, ZERO_HASH,
+            now.head.next_authorities_hash, ZERO_HASH,
+        ), certificate
 
-    def state_diff(self, height: int) -> list[tuple[bytes, bytes | None, bytes | None]]:
-        """(key, before, after) of every key that the block changed, ascending; raises Pruned."""
+    def _assemble(
+        self, draft: Header, body: Body, extrinsics: tuple[Extrinsic, ...], certificate: Certificate | None
+    ) -> ExecutedBlock:
+        """Execute a body that this node made and complete its header."""
+        draft = replace(draft, parent_cert_hash=body.cert_hash, extrinsics_root=body.extrinsics_root)
+        executed = self._execute(Block(draft, body), extrinsics, certificate)
+        header = replace(
+            draft, state_root=executed.tree.root, events_root=list_root(executed.leaves, "events"),
+            next_authorities_hash=authorities_hash(executed.result.authorities.keys),
+        )
+        return replace(executed, block=Block(header, body))
 
-    def view(self, height: int | None = None) -> View:
-        """Immutable state after the block at `height` (default: head); raises Pruned or NotFound."""
+    def _execute(
+        self, block: Block, extrinsics: tuple[Extrinsic, ...], certificate: Certificate | None
+    ) -> ExecutedBlock:
+        """Run the machine on the head's state. Raises Rejected."""
+        view = self._cache.over(self.view())
+        context = self._context(block.header, block.body, certificate)
+        try:
+            result = self.machine.apply_block(view, context, block.body.inherent_list(), extrinsics)
+        except DecodeError as error:
+            raise Rejected("MalformedBlock", error.cause) from None
+        if result.weight > self.params.max_block_weight:
+            raise Rejected("BlockTooHeavy", f"weight {result.weight}, at most {self.params.max_block_weight} allowed")
+        tree, pages = self._now.tree.updated(result.changes)
+        return ExecutedBlock(
+            block, extrinsics, result, tree=tree, pages=pages, leaves=result_leaves(result.events, result.outcomes)
+        )
 
-    def prove(self, key: bytes, height: int | None = None) -> StateProof:
-        """Inclusion or absence proof; verified by `ledger.client.proofs.verify_state`."""
+    def _context(self, header: Header, body: Body, certificate: Certificate | None) -> BlockContext:
+        return block_context(header, body, self._now.authorities, certificate, self._parent_keys())
+
+    def _parent_keys(self) -> tuple[bytes, ...]:
+        """The set that certified the head; empty at genesis."""
+        height = self._now.head.height
+        return () if height == self.params.genesis_height else self.authority_keys(height)
+
+    def _keep(self, executed: ExecutedBlock) -> ExecutedBlock:
+        """Remember an executed child of the head, so that checking or committing it costs no second execution."""
+        while len(self._executed) >= MAX_EXECUTED_KEPT:
+            del self._executed[next(iter(self._executed))]
+        self._executed[executed.block.hash] = executed
+        return executed
+
+    def _born(self, extrinsics: Sequence[Extrinsic], height: int) -> tuple[list[Extrinsic], list[bytes]]:
+        """Those whose birth block allows inclusion at `height`, and the ids of the others."""
+        left: list[Extrinsic] = []
+        refused: list[bytes] = []
+        for extrinsic in extrinsics:
+            try:
+                check_birth(extrinsic, height, self.hash_at)
+                left.append(extrinsic)
+            except Rejected:
+                refused.append(extrinsic.id)
+        return left, refused
+
+    def _rows_of(
+        self, executed: ExecutedBlock, certificate: Certificate, head: Head, extra: Mapping[bytes, bytes | None]
+    ) -> dict[bytes, bytes | None]:
+        """Everything that the commit of a block writes."""
+        block, result, now = executed.block, executed.result, self._now
+        height, view = head.height, self._cache.over(self.view())
+        before = ReverseDiff(
+            {key: view.get(key) for key in result.changes},
+            {key: now.rows.get(layout.HISTORY + key) for key in result.history},
+        )
+        rows: dict[bytes, bytes | None] = {layout.STATE + key: value for key, value in result.changes.items()}
+        rows.update((layout.PAGE + key, page) for key, page in executed.pages.items())
+        rows.update((layout.HISTORY + key, row) for key, row in result.history.items())
+        rows.update((layout.EXTRA + key, row) for key, row in extra.items())
+        rows |= {
+            at(layout.HEADER, height): block.header.encode(),
+            at(layout.BODY, height): block.body.encode(),
+            at(layout.CERTIFICATE, height): certificate.encode(),
+            at(layout.RESULT, height): layout.encode_result(executed.leaves),
+            at(layout.DIFF, height): before.encode(),
+            layout.BY_HASH + block.hash: height.to_bytes(8, "big"),
+            layout.HEAD_KEY: head.encode(),
+        }
+        if head.next_authorities_hash != now.head.next_authorities_hash:
+            rows[layout.AUTHORITIES + head.next_authorities_hash] = b"".join(result.authorities.keys)
+        rows |= past.index_rows(height, executed.extrinsics, result.events, result.outcomes)
+        if self._retain is not None and height - self._retain >= self.params.initial_height:
+            rows[at(layout.DIFF, height - self._retain)] = None
+        return rows
+
+    def _head_at(self, height: int) -> Head:
+        """The head as it was when `height` was committed."""
+        if height == self.params.genesis_height:
+            first = self.header(self.params.initial_height)
+            tree = self._now.tree.updated(past.replaced_since(self._now.rows, height, self._now.head.height).state)[0]
+            return Head(
+                height, self.params.genesis_hash, self.params.genesis_time_ms, tree.root, first.authorities_hash
+            )
+        header = self.header(height)
+        return Head(height, header.hash, header.timestamp_ms, header.state_root, header.next_authorities_hash)
+
+    # --- start-up -----------------------------------------------------------------------------------------------
+
+    def _check_stored(self, *, verify_certificate: bool) -> None:
+        """Raises Corruption if the newest headers, the head certificate or a sample of the state do not fit."""
+        head, params = self._now.head, self.params
+        if head.height == params.genesis_height:
+            if head.hash != params.genesis_hash:
+                raise Corruption("the head is not the genesis state")
+        else:
+            try:
+                self._check_links()
+                certificate = self.certificate(head.height)
+                keys = self.authority_keys(head.height)
+            except (DecodeError, NotFound) as error:
+                raise Corruption(f"the newest blocks are incomplete: {error.cause}") from None
+            if (certificate.kind, certificate.height, certificate.block_hash) != (PRECOMMIT, head.height, head.hash):
+                raise Corruption("the stored certificate is not the head's")
+            if verify_certificate and not certificate.verify(keys, self.domain_at(head.height)):
+                raise Corruption("the head's certificate does not verify")
+        self._check_values()
+
+    def _check_links(self) -> None:
+        head = self._now.head
+        expected = head.hash
+        for height in range(head.height, max(head.height - CHECKED_LINKS, self.params.genesis_height), -1):
+            header = self.header(height)
+            if header.hash != expected or header.height != height or self.height_of(expected) != height:
+                raise Corruption(f"block {height} is not the parent of the block above it")
+            expected = header.parent_hash
+        if self._head_at(head.height) != head:
+            raise Corruption("the head row and the head's header differ")
+
+    def _check_values(self) -> None:
+        """Compare a run of state values, different at each head, with the tree; all of them if there are few."""
+        rows, tree, start = self._now.rows, self._now.tree, self._now.head.hash
+        after = layout.STATE + bytes((0, start[0] & 0x7F)) + start[1:]
+        run = chained(rows.items(layout.STATE, after), rows.items(layout.STATE))
+        for key, value in islice(run, CHECKED_VALUES):
+            if tree.value_hash(key[1:]) != leaf_hash(value):
+                raise Corruption("a state value differs from the state tree")
+
+    def audit_state(self) -> None:
+        """Recompute the state root from every stored value; raises Corruption. Seconds for a large state."""
+        values = {key[1:]: value for key, value in self._now.rows.items(layout.STATE)}
+        if state_root(values) != self._now.head.state_root:
+            raise Corruption("the stored state values do not have the head's state root")
+
+
+def _without_offender(left: list[Extrinsic], error: Rejected, refused: list[bytes]) -> list[Extrinsic]:
+    """What to try next after a refusal: without the named extrinsic and its signer's later ones, else half, else none."""
+    index = error.data.get("index")
+    if type(index) is int and 0 <= index < len(left):
+        offender = left[index]
+        refused.append(offender.id)
+        return left[:index] + [each for each in left[index + 1 :] if each.signer != offender.signer]
+    if error.error_name in ("BlockTooHeavy", "BlockTooLarge"):
+        return left[: len(left) // 2]
+    return []

@@ -1,0 +1,206 @@
+"""Reading the chain: blocks, results, indexes, states at retained heights, proofs.
+
+A reader works on one immutable picture of the head at a time, so any thread may call it while blocks are committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from . import history as past
+from . import layout
+from .blocks import MAX_PERIOD, Block, Body, Event, Header, Outcome
+from .errors import Corruption, NotFound
+from .layout import Head, ReverseDiff, at
+from .machine import AuthoritySet, View
+from .spec import ChainSpecParams
+from .state_tree import StateTree
+from .views import Layer, LayeredRows, StateView
+from .votes import Certificate
+
+
+@dataclass(frozen=True)
+class StateProof:
+    """Proof that `key` has `value` (None: is absent) in the state with root `state_root` of block `height`."""
+
+    height: int
+    state_root: bytes
+    key: bytes
+    value: bytes | None
+    proof: bytes
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Everything about the head, replaced as one: readers on other threads see one height."""
+
+    head: Head
+    rows: LayeredRows
+    trees: tuple[tuple[int, StateTree], ...]  # (height, version), oldest first; the last is the head's
+    authorities: AuthoritySet  # certifies head + 1
+    durable_height: int
+
+    @property
+    def tree(self) -> StateTree:
+        """The head's."""
+        return self.trees[-1][1]
+
+
+class ChainReader:
+    """The read-only half of `Chain`. Raises NotFound for what never existed and Pruned for what is no longer kept."""
+
+    def __init__(self, params: ChainSpecParams, picture: Picture) -> None:
+        self.params = params
+        self._now = picture
+        self._hashes: dict[int, bytes] = {}
+
+    @property
+    def head(self) -> Head:
+        """The newest prepared block."""
+        return self._now.head
+
+    @property
+    def durable_height(self) -> int:
+        """The newest height whose batch is on disk. No message of a height above it + 1 may be signed."""
+        return self._now.durable_height
+
+    def authorities(self) -> AuthoritySet:
+        """The set that certifies head + 1, with those who may lead."""
+        return self._now.authorities
+
+    # --- blocks -------------------------------------------------------------------------------------------------
+
+    def height_of(self, block_hash: bytes) -> int:
+        """Height of a block of this chain (or of genesis), else NotFound."""
+        if block_hash == self.params.genesis_hash:
+            return self.params.genesis_height
+        row = self._now.rows.get(layout.BY_HASH + block_hash)
+        if row is None:
+            raise NotFound(f"there is no block {block_hash.hex()}")
+        return int.from_bytes(row, "big")
+
+    def hash_at(self, height: int) -> bytes:
+        """Hash of the block at a height (the genesis hash for the genesis height), else NotFound."""
+        if height == self.params.genesis_height:
+            return self.params.genesis_hash
+        found = self._hashes.get(height)
+        if found is None:
+            found = self.header(height).hash
+            if len(self._hashes) > 2 * MAX_PERIOD:
+                self._hashes.clear()
+            self._hashes[height] = found
+        return found
+
+    def header(self, where: int | bytes) -> Header:
+        """Header by height or hash. The genesis state has none."""
+        return Header.decode(self._row(layout.HEADER, where))
+
+    def body(self, where: int | bytes) -> Body:
+        """Body by height or hash."""
+        return Body.decode(self._row(layout.BODY, where))
+
+    def block(self, where: int | bytes) -> Block:
+        """Header and body by height or hash."""
+        return Block(self.header(where), self.body(where))
+
+    def certificate(self, where: int | bytes) -> Certificate:
+        """The precommit certificate with which this node committed the block."""
+        return Certificate.decode(self._row(layout.CERTIFICATE, where))
+
+    def results(self, where: int | bytes) -> tuple[list[Event], list[Outcome]]:
+        """All events of the block, in order, and one outcome for each of its extrinsics."""
+        return layout.decode_result(self._row(layout.RESULT, where))
+
+    def events(self, where: int | bytes) -> list[Event]:
+        """All events of the block, in order."""
+        return self.results(where)[0]
+
+    def outcomes(self, where: int | bytes) -> list[Outcome]:
+        """One outcome for each extrinsic of the block."""
+        return self.results(where)[1]
+
+    def extra_row(self, key: bytes) -> bytes | None:
+        """A row that was given to `prepare_commit` as `extra`."""
+        return self._now.rows.get(layout.EXTRA + key)
+
+    def authority_keys(self, height: int) -> tuple[bytes, ...]:
+        """The ordered session keys that certify the block at `height` (at most head + 1)."""
+        now = self._now
+        if height == now.head.height + 1:
+            return now.authorities.keys
+        joined = now.rows.get(layout.AUTHORITIES + self.header(height).authorities_hash)
+        if joined is None:
+            raise Corruption(f"the authority set of block {height} is missing")
+        return tuple(joined[start : start + 32] for start in range(0, len(joined), 32))
+
+    # --- indexes ------------------------------------------------------------------------------------------------
+
+    def find_extrinsic(self, extrinsic_id: bytes) -> tuple[int, int] | None:
+        """(height, index in the block) of a committed extrinsic."""
+        return past.find_extrinsic(self._now.rows, extrinsic_id)
+
+    def account_extrinsics(
+        self, account: bytes, *, before_height: int | None = None, limit: int = 50
+    ) -> tuple[list[tuple[int, int]], int | None]:
+        """Newest first (height, index) of extrinsics that `account` signed or that an event of names.
+
+        Returns also where to go on (`before_height` of the next call), None at the end. A call looks at a bounded number
+        of blocks, so a page may be short or empty although more follow; it may exceed `limit` by matches of one block.
+        """
+        return past.account_extrinsics(self._now.rows, account, before_height, limit)
+
+    def event_heights(self, kind: int, *, before_height: int | None = None, limit: int = 50) -> list[int]:
+        """Heights, newest first, of blocks with at least one event of that number."""
+        return past.event_heights(self._now.rows, kind, before_height, limit)
+
+    def history(
+        self, prefix: bytes, after: bytes = b"", *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows that the runtime keeps outside the state root (`BlockResult.history`), ascending or descending."""
+        after = layout.HISTORY + after if after else b""
+        for key, value in self._now.rows.items(layout.HISTORY + prefix, after, reverse=reverse):
+            yield key[1:], value
+
+    def history_row(self, key: bytes) -> bytes | None:
+        """One such row."""
+        return self._now.rows.get(layout.HISTORY + key)
+
+    # --- states -------------------------------------------------------------------------------------------------
+
+    def state_diff(self, height: int) -> list[tuple[bytes, bytes | None, bytes | None]]:
+        """(key, before, after) of every key that the block changed, ascending; raises Pruned."""
+        self._row(layout.HEADER, height)
+        after = self.view(height)
+        before = past.reverse_diff(self._now.rows, height).state
+        return [(key, before[key], after.get(key)) for key in sorted(before)]
+
+    def view(self, height: int | None = None) -> View:
+        """Immutable state after the block at `height` (default: head); raises Pruned or NotFound."""
+        now = self._now
+        if height is None or height == now.head.height:
+            return StateView(now.rows)
+        old = self._replaced_since(now, height).state
+        layer = Layer({layout.STATE + key: value for key, value in old.items()})
+        return StateView(LayeredRows((layer, *now.rows.layers), now.rows.base))
+
+    def prove(self, key: bytes, height: int | None = None) -> StateProof:
+        """Inclusion or absence proof, verified by `ledger.client.proofs.verify_state`; raises Pruned or NotFound."""
+        now = self._now
+        height = now.head.height if height is None else height
+        tree = dict(now.trees).get(height)
+        if tree is None:
+            tree = now.tree.updated(self._replaced_since(now, height).state)[0]
+        return StateProof(height, tree.root, key, self.view(height).get(key), tree.prove(key))
+
+    def _replaced_since(self, now: Picture, height: int) -> ReverseDiff:
+        if not self.params.genesis_height <= height <= now.head.height:
+            raise NotFound(f"there is no block {height}")
+        return past.replaced_since(now.rows, height, now.head.height)
+
+    def _row(self, prefix: bytes, where: int | bytes) -> bytes:
+        height = where if isinstance(where, int) else self.height_of(where)
+        row = self._now.rows.get(at(prefix, height)) if height >= 0 else None
+        if row is None:
+            raise NotFound(f"there is no block {height}")
+        return row
