@@ -139,6 +139,7 @@ TRANSCRIPTS_MAX_BYTES: Final = 64 << 20
 MAX_RECEIPTS_PER_EPOCH: Final = 1 << 16
 MAX_HASH_FILES: Final = 20_000
 EPOCHS_ALWAYS_KEPT: Final = 2
+MAX_OPEN_FILES: Final = 16
 TRANSCRIPT_MAX_BYTES: Final = 3 << 20
 
 _HEAD_BYTES: Final = 4 + 32  # length of what follows the id, and the id
@@ -163,7 +164,7 @@ class ReceiptStore:
 
     def append(self, open_id: bytes, receipt: Receipt, netuid: int, epoch: int, transcript: bytes = b"") -> bool:
         """File a receipt under the epoch its owner was in. False where that epoch is full; nothing is kept then."""
-        descriptor = self._descriptor(netuid, epoch, "receipts")
+        descriptor = self._descriptor(netuid, epoch, "receipts")  # first: opening it counts what is there
         if self._counts[netuid, epoch] >= MAX_RECEIPTS_PER_EPOCH:
             return False
         _write_record(descriptor, open_id, receipt.encode())
@@ -243,9 +244,11 @@ class ReceiptStore:
     def _descriptor(self, netuid: int, epoch: int, suffix: str) -> int:
         key = (netuid, epoch, suffix)
         if key not in self._open:
-            for other in [k for k in self._open if k[0] == netuid and k[1] < epoch - 1]:
+            while len(self._open) >= MAX_OPEN_FILES:
+                other = next(iter(self._open))
                 os.close(self._open.pop(other))
-                self._counts.pop(other[:2], None)
+                if other[2] == "receipts":
+                    del self._counts[other[:2]]
             file = self._file(netuid, epoch, suffix)
             file.parent.mkdir(exist_ok=True)
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -1,7 +1,7 @@
 """The caller's side: one kept connection per neuron, many sessions on it, a checked receipt for each.
 
     client = NeuronClient(keypair, genesis_hash, receipts=store)
-    async with client.session(neuron, 2, "distribution", encode_prefixes([b"2+2="]), max_asks=3) as session:
+    async with client.session(neuron, "distribution", body, netuid=2, max_asks=3) as session:
         first = await session.answer()
         second = await session.ask(encode_appended([b"4"]))
         settled = await session.finish()
@@ -77,10 +77,14 @@ class NeuronClient:
 
     def __init__(
         self, keypair: KeyPair, genesis_hash: bytes, *, receipts: ReceiptStore | None = None,
-        epoch_of: Callable[[int], int] = lambda netuid: 0, allow_private: bool = False, allow_clear: bool = False,
+        epoch_of: Callable[[int], int] | None = None, allow_private: bool = False, allow_clear: bool = False,
         clock: Callable[[], int] = wall_ms,
     ) -> None:  # fmt: skip
-        """`epoch_of(netuid)`: under which epoch receipts are filed. The two permissions are for devnets."""
+        """`epoch_of(netuid)`: under which epoch receipts are filed; without it, the one the neuron's closing names.
+
+        `allow_private`: addresses of private networks may be dialled; `allow_clear`: neurons without a TLS key may be
+        called. Both are the chain's properties (`allow_private`, `devnet`), never the caller's choice.
+        """
         self.keypair, self.genesis_hash, self.receipts = keypair, genesis_hash, receipts
         self._epoch_of, self._clock = epoch_of, clock
         self._allow_private, self._allow_clear = allow_private, allow_clear
@@ -88,7 +92,7 @@ class NeuronClient:
 
     @contextlib.asynccontextmanager
     async def session(
-        self, neuron: NeuronAddress, netuid: int, method: str, body: bytes = b"", *, max_asks: int = 0,
+        self, neuron: NeuronAddress, method: str, body: bytes = b"", *, netuid: int, max_asks: int = 0,
         timeout_ms: int = DEFAULT_TIMEOUT_MS, hops: int = 0, budget: int = 0,
         trace: Sequence[tuple[bytes, bytes]] = (),
     ) -> AsyncIterator[ClientSession]:  # fmt: skip
@@ -115,32 +119,32 @@ class NeuronClient:
             session.leave()
 
     async def distribution(
-        self, neuron: NeuronAddress, netuid: int, prefixes: Iterable[bytes], *, timeout_ms: int = DEFAULT_TIMEOUT_MS
+        self, neuron: NeuronAddress, prefixes: Iterable[bytes], *, netuid: int, timeout_ms: int = DEFAULT_TIMEOUT_MS
     ) -> tuple[NDArray[float64], Settled]:
         """Next-byte probabilities (windows, 256) after each prefix, and the receipt."""
         from ai.distribution import decode_distributions
 
         windows = list(prefixes)
         body = encode_prefixes(windows)
-        async with self.session(neuron, netuid, "distribution", body, timeout_ms=timeout_ms) as session:
+        async with self.session(neuron, "distribution", body, netuid=netuid, timeout_ms=timeout_ms) as session:
             answer = decode_distributions(await session.answer(), len(windows))
             return answer, await session.finish()
 
     async def text(
-        self, neuron: NeuronAddress, netuid: int, prompt: bytes, sampling: Sampling = Sampling(), *,  # noqa: B008
+        self, neuron: NeuronAddress, prompt: bytes, sampling: Sampling | None = None, *, netuid: int,
         timeout_ms: int = DEFAULT_TIMEOUT_MS,
     ) -> tuple[bytes, Settled]:  # fmt: skip
         """Text after a prompt, whole, and the receipt."""
-        body = TextRequest((("prompt", prompt),), sampling).encode()
-        async with self.session(neuron, netuid, "text", body, timeout_ms=timeout_ms) as session:
+        body = TextRequest((("prompt", prompt),), sampling or Sampling()).encode()
+        async with self.session(neuron, "text", body, netuid=netuid, timeout_ms=timeout_ms) as session:
             pieces = [piece async for piece in session.stream()]
             return b"".join(pieces), await session.finish()
 
     async def card(
-        self, neuron: NeuronAddress, netuid: int, *, timeout_ms: int = DEFAULT_TIMEOUT_MS
+        self, neuron: NeuronAddress, *, netuid: int, timeout_ms: int = DEFAULT_TIMEOUT_MS
     ) -> tuple[Card, Settled]:
         """The expert descriptor, checked against the capabilities hash on chain, and the receipt."""
-        async with self.session(neuron, netuid, "card", timeout_ms=timeout_ms) as session:
+        async with self.session(neuron, "card", netuid=netuid, timeout_ms=timeout_ms) as session:
             card = Card.decode(await session.answer())
             settled = await session.finish()
         if neuron.capabilities_hash and card.capabilities_hash != neuron.capabilities_hash:
@@ -174,7 +178,8 @@ class NeuronClient:
         receipt, checked, transcript = protocol.on_close(frame)
         if self.receipts is not None:
             netuid = checked.open.netuid
-            self.receipts.append(checked.open_id, receipt, netuid, self._epoch_of(netuid), transcript)
+            epoch = self._epoch_of(netuid) if self._epoch_of is not None else checked.close.epoch
+            self.receipts.append(checked.open_id, receipt, netuid, epoch, transcript)
         return Settled(checked.open_id, receipt, checked)
 
 
