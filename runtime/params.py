@@ -176,11 +176,6 @@ _global(110, "existential_deposit", "rao", 500, 0, Q, "root", "an account below 
 _global(111, "fee_base_rao", "rao", 1000, 0, Q, "root", "fee of every extrinsic")
 _global(112, "fee_per_byte_rao", "rao", 1, 0, Q, "root", "fee per byte")
 _global(113, "fee_per_work_rao", "rao", 10, 0, Q, "root", "fee per work unit")
-_global(114, "block_work_limit", "work units", 60_000, 1000, 10**9, "root", "work units that one block may hold")
-_global(
-    115, "block_extrinsics_bytes_limit", "bytes", 900_000, 200_000, 1_000_000, "root",
-    "bytes of extrinsics that one block may hold",
-)
 _global(
     116, "faucet_limit_rao", "rao", 1000 * Q, 0, 10**6 * Q, "root",
     "what a devnet's faucet gives one account per session",

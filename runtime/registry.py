@@ -49,11 +49,15 @@ class Context:
     minted_rao: int = 0
     recycled_rao: int = 0
     flows: list[tuple[str, int]] = field(default_factory=list)  # (holding, rao in or out) as declared to `accounts`
-    domains: tuple[tuple[int, bytes], ...] = ()  # (from height, signing domain) of authorities' messages
+    domain_at: Callable[[int], bytes] | None = None  # signing domain of a height; the genesis hash if None
 
     @property
     def height(self) -> int:
         return self.block.height
+
+    def domain(self, height: int) -> bytes:
+        """Signing domain of authorities' messages of that height."""
+        return self.genesis_hash if self.domain_at is None else self.domain_at(height)
 
     def mark(self) -> tuple[int, int, int, int, int]:
         """A point to which `revert` can return. History rows are written by hooks only, never by calls."""

@@ -21,6 +21,7 @@ from ledger.crypto import is_valid_key
 from ledger.errors import DecodeError
 
 from .. import hooks, params
+from ..chain import info
 from ..registry import Context, call, error, event, refuse
 from ..tables import ReadState, Table, key_field, u64_field
 
@@ -46,6 +47,7 @@ EMPTY: Final = Account()
 
 ACCOUNT = Table(1, "account", Account, key_field("account"))
 ISSUANCE = Table(2, "total_issuance", int)
+DRAWN = Table(4, "faucet", list, key_field("account"))  # -> [session, rao drawn in it]
 TOMBSTONE = Table(3, "tombstone", int, u64_field("expires_at"), key_field("account"))  # -> nonce when reaped
 
 hooks.holding("account", ACCOUNT, lambda account: account.total_rao)
@@ -62,6 +64,8 @@ error(3, "ExistentialDeposit", "an account would be left below the existential d
 error(4, "Overflow", "the amount does not fit 64 bits")
 error(5, "InvalidKey", "the key is not a valid ed25519 point", "check the address")
 error(6, "AmountTooLow", "the amount is zero or below the minimum", "use a larger amount")
+error(7, "FaucetDisabled", "only devnets have a faucet")
+error(8, "FaucetLimit", "the account has drawn its limit of this session", "wait for the next session")
 
 
 class _Amount(Shape):
@@ -185,10 +189,13 @@ def burn_reserved(context: Context, who: bytes, amount_rao: int, reason: str) ->
     recycle(context, amount_rao, "recycle", reason)
 
 
-def bump_nonce(context: Context, who: bytes) -> None:
-    """Count one extrinsic of the account (executor only)."""
+def charge(context: Context, who: bytes, fee_rao: int) -> None:
+    """Count one extrinsic of the account and take its fee (executor only; it has checked the balance)."""
     row = account(context.state, who)
-    ACCOUNT.put(context.state, who, value=replace(row, nonce=row.nonce + 1))
+    assert 0 <= fee_rao <= row.free_rao, "the fee was not checked"
+    if fee_rao:
+        _flow(context, "fees", fee_rao)
+    _store(context, who, row, Account(row.free_rao - fee_rao, row.reserved_rao, row.nonce + 1))
 
 
 def require_valid_key(key: bytes) -> None:
@@ -262,3 +269,24 @@ def transfer_call(context: Context, to: bytes, amount: int | str, keep_alive: bo
 def _free_and_reserved(context: Context, who: bytes) -> tuple[int, int]:
     row = account(context.state, who)
     return row.free_rao, row.reserved_rao
+
+
+@call(2, "accounts.faucet", {"amount_rao": U64}, work=8, free=lambda context, amount_rao: info(context.state).devnet)
+def faucet(context: Context, amount_rao: int) -> None:
+    """Devnets: give new money to the signer, up to a limit per session."""
+    chain = info(context.state)
+    if not chain.devnet:
+        refuse("FaucetDisabled")
+    if amount_rao < params.get(context.state, "existential_deposit"):
+        refuse("AmountTooLow")
+    session = chain.session(context.height)
+    before = DRAWN.get(context.state, context.signer)
+    drawn = amount_rao + (before[1] if before is not None and before[0] == session else 0)
+    limit = params.get(context.state, "faucet_limit_rao")
+    if drawn > limit:
+        refuse("FaucetLimit", f"{limit} rao a session are given", limit_rao=limit)
+    if issuance(context.state) + amount_rao > params.get(context.state, "supply_cap"):
+        refuse("FaucetLimit", "the supply is exhausted")
+    DRAWN.put(context.state, context.signer, value=[session, drawn])
+    mint(context, amount_rao, "faucet")
+    credit(context, context.signer, amount_rao, "faucet")
