@@ -77,8 +77,16 @@ def show(output: Output, result: Result) -> None:
             for target in result.targets
         ]
         output.table("", ("", "target", "measured", "wanted", "unit"), rows, right=("measured", "wanted"))
-    if result.figures:
-        output.table("", ("figure", "value"), [(name, _readable(value)) for name, value in result.figures.items()])
+    tables = {name: value for name, value in result.figures.items() if _is_table(value)}
+    plain = [(name, _readable(value)) for name, value in result.figures.items() if name not in tables]
+    if plain:
+        output.table("", ("figure", "value"), plain)
+    for name, rows in tables.items():
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        right = [column for column in columns if all(_is_number(row.get(column, 0)) for row in rows)]
+        cells = [[_readable(row.get(column, "")) for column in columns] for row in rows]
+        output.table(name, [column.replace("_", " ") for column in columns], cells,
+                     right=[column.replace("_", " ") for column in right])
     where = result.environment
     console.print(f"[dim]{where['processor']}, {where['cpus_usable']} cpus, Python {where['python']}[/]")
 
@@ -99,8 +107,17 @@ def _limit(target: Target) -> str:
     return f"{target.relation} {_number(target.target)}"
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_table(value: Any) -> bool:
+    """A list of objects is shown as a table of its own."""
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
 def _number(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not _is_number(value):
         return "not measured" if value is None else str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 

@@ -1,0 +1,55 @@
+"""Who used how much: requests and bytes by caller and day, and the free quota.
+
+A caller is an API key's hash where keys are on, else "local". One SQLite file, `usage.db`; keys themselves are never stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+FREE_UNITS_A_DAY: Final = 2_000_000
+KEEP_DAYS: Final = 31
+MS_A_DAY: Final = 86_400_000
+
+
+class Usage:
+    """Counters; `wall_ms` comes in with each call."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path)
+        self._db.execute("pragma journal_mode=wal")
+        self._db.execute(
+            "create table if not exists usage (day integer, caller text, requests integer, units integer, "
+            "primary key (day, caller))"
+        )
+        self._db.commit()
+
+    @staticmethod
+    def caller(api_key: str | None) -> str:
+        """A name for the holder of a key that does not give the key away."""
+        return "local" if api_key is None else hashlib.blake2b(api_key.encode(), digest_size=12).hexdigest()
+
+    def units_today(self, caller: str, wall_ms: int) -> int:
+        row = self._db.execute("select units from usage where day = ? and caller = ?", (wall_ms // MS_A_DAY, caller)).fetchone()
+        return int(row[0]) if row else 0
+
+    def add(self, caller: str, units: int, wall_ms: int) -> None:
+        """Count one request of so many bytes in and out."""
+        day = wall_ms // MS_A_DAY
+        self._db.execute(
+            "insert into usage values (?, ?, 1, ?) on conflict (day, caller) do update set "
+            "requests = requests + 1, units = units + excluded.units",
+            (day, caller, units),
+        )
+        self._db.execute("delete from usage where day < ?", (day - KEEP_DAYS,))
+        self._db.commit()
+
+    def total_requests(self) -> int:
+        return int(self._db.execute("select coalesce(sum(requests), 0) from usage").fetchone()[0])
+
+    def close(self) -> None:
+        self._db.close()

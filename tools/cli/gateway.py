@@ -1,0 +1,37 @@
+"""`quorix gateway`: the OpenAI-compatible gateway, a process of its own beside any node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tools.cli.main import Noun
+from tools.cli.session import rpc_url
+from tools.devnet.layout import home_directory
+
+group = Noun("gateway", help="Serve the OpenAI-compatible gateway.")
+
+
+@group.command("serve")
+@click.option("--key", "key_path", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Key file of the hotkey that signs; registered on the subnets it calls.")
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=None, help="Receipts and usage.")
+@click.option("--host", default="127.0.0.1", help="Address to bind.")
+@click.option("--port", type=click.IntRange(0, 65535), default=9941, help="Port to bind.")
+@click.option("--api-keys", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File with one API key a line.")
+@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=None, help="Cache of texts and models.")
+@click.option("--follow-stdin", is_flag=True, help="End when standard input closes.")
+@click.pass_context
+def serve_command(
+    ctx: click.Context, key_path: Path, state: Path | None, host: str, port: int, api_keys: Path | None, cache: Path | None,
+    follow_stdin: bool,
+) -> None:
+    """Serve the market at --rpc to OpenAI clients."""
+    from ai.gateway.serve import serve
+
+    keys = frozenset(line.strip() for line in api_keys.read_text().splitlines() if line.strip()) if api_keys else frozenset()
+    serve(
+        rpc_url(ctx.obj), key_path=key_path, home=state or home_directory(ctx.obj.home) / "gateway", host=host, port=port,
+        cache=cache, api_keys=keys, follow_stdin=follow_stdin,
+    )
