@@ -27,7 +27,7 @@ TAGS: Final[dict[str, bytes]] = {
         # consensus
         "header", "body", "events", "authset", "domain", "proposal", "prevote", "precommit", "heartbeat", "pop", "hello",
         # chain
-        "extrinsic", "genesis", "weights", "timelock", "beacon", "auction", "hotkey",
+        "extrinsic", "genesis", "weights", "timelock", "beacon", "auction", "hotkey", "epoch",
         # state trees
         "leaf", "page", "node", "list",
         # AI

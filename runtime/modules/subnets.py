@@ -89,6 +89,11 @@ def subnet(state: ReadState, netuid: int) -> Subnet:
     return row
 
 
+def exists(state: ReadState, netuid: int) -> bool:
+    """True if there is a subnet with this netuid."""
+    return SUBNETS.get(state, netuid) is not None
+
+
 def tempo(state: ReadState, netuid: int) -> Tempo:
     """The epoch state of an existing subnet."""
     row = TEMPOS.get(state, netuid)
