@@ -76,13 +76,10 @@ class Gossip:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """Answer to Verify: the values whose signatures all hold, in order, and how many did not."""
+    """Answer to the Verify with the same `number`: those of its values whose signatures all hold, in order."""
 
-    peer: PeerId
-    height: int
-    values: tuple[Proposal | Vote | Certificate, ...]
-    invalid: int
-    ticket: int | None = None
+    number: int
+    good: tuple[Proposal | Vote | Certificate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +135,11 @@ class PeerDown:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """A block from sync with a certificate of it. Feed one at a time: the next after Committed of this one."""
+    """A block from sync with a certificate of it, both unverified.
 
-    peer: PeerId
+    Feed one at a time: the next after Committed of this height or SyncRefused.
+    """
+
     block: Block
     certificate: Certificate
 
@@ -223,16 +222,16 @@ class SetTimer:
 class Verify:
     """Check signatures on a verify thread: `run()` is pure and returns the Verified event to feed back."""
 
-    peer: PeerId
-    height: int
+    number: int
     values: tuple[Proposal | Vote | Certificate, ...]
     keys: tuple[bytes, ...]
     domain: bytes
-    ticket: int | None = None
+    block: Block | None = None  # from sync: nothing is good unless its body is the one that its header commits to
 
     def run(self) -> Verified:
-        good = tuple(value for value in self.values if value.verify(self.keys, self.domain))
-        return Verified(self.peer, self.height, good, len(self.values) - len(good), self.ticket)
+        if self.block is not None and not body_fits(self.block):
+            return Verified(self.number, ())
+        return Verified(self.number, tuple(value for value in self.values if value.verify(self.keys, self.domain)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,15 +267,11 @@ class Fetch:
     hash: bytes
     height: int
     peers: tuple[PeerId, ...]
+    header: Header | None = None  # if it is known
 
     def accepts(self, block: Block) -> bool:
         """True iff this is the block of that hash, with the body that its header commits to."""
-        header, body = block.header, block.body
-        return (
-            block.hash == self.hash
-            and body.extrinsics_root == header.extrinsics_root
-            and body.cert_hash == header.parent_cert_hash
-        )
+        return block.hash == self.hash and body_fits(block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,9 +300,21 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """Hint to the sync planner: this peer claims a certified block at `height`. A claim, not a fact."""
+    """Hint to the sync planner: this peer claims that the block at `height` is final. A claim, not a fact.
+
+    `certificate` is the peer's proof of the block `block_hash`, not yet verified, if it gave one.
+    """
 
     peer: PeerId
+    height: int
+    block_hash: bytes = b""
+    certificate: Certificate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRefused:
+    """Answer to Synced: the certificate does not prove that block, or the body is not the header's."""
+
     height: int
 
 
@@ -328,9 +335,15 @@ class Log:
 
 
 Gated = Persist | Send | SendFinal | Publish | CommitBlock
-Free = SetTimer | Verify | Build | Check | Fetch | ReportEvidence | Penalise | Verdict | Sync | Stop | Log
+Free = SetTimer | Verify | Build | Check | Fetch | ReportEvidence | Penalise | Verdict | Sync | SyncRefused | Stop | Log
 Effect = Gated | Free
 GATED = (Persist, Send, SendFinal, Publish, CommitBlock)
+
+
+def body_fits(block: Block) -> bool:
+    """The body is the one that the header commits to. If not, whoever served it is at fault, never the block."""
+    header, body = block.header, block.body
+    return body.extrinsics_root == header.extrinsics_root and body.cert_hash == header.parent_cert_hash
 
 
 def is_gated(effect: Effect) -> bool:

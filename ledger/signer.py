@@ -36,7 +36,7 @@ from .store import Store
 from .votes import MAX_AUTHORITIES, NIL, Certificate, Proposal, Vote
 
 SCHEMA: Final = 1
-MAX_DOMAINS: Final = 1024
+MAX_DOMAINS: Final = 64
 MAX_RECORD_BYTES: Final = 256 * 1024
 
 # Steps of a round; a vote's kind (PREVOTE = 1, PRECOMMIT = 2) is also the step in which it is cast.

@@ -1,4 +1,4 @@
-"""Proposals, votes, certificates and evidence: what authorities sign, how it is encoded, and when it is valid.
+"""Proposals, votes, certificates and evidence: what authorities sign, how it is counted and when it is valid.
 
 Signed bodies are fixed width, big-endian, without CBOR and without a timestamp, so that signing again after a crash gives
 the same bytes. A certificate is a self-standing object: a bitmap and the signatures, in index order; it is valid only
@@ -123,7 +123,8 @@ class Proposal:
             raise DecodeError("not below round", where="proposal.valid_round")
         if (valid_round == NO_ROUND) != (polc is None):
             raise DecodeError("a certificate exactly where valid_round is set", where="proposal.polc")
-        return cls(height, round_, valid_round, block_hash, index, signature, None if polc is None else Certificate.decode(polc))
+        certificate = None if polc is None else Certificate.decode(polc)
+        return cls(height, round_, valid_round, block_hash, index, signature, certificate)
 
     def verify(self, keys: Sequence[bytes], domain: bytes) -> bool:
         """The author's signature, and the certificate if there is one."""
@@ -142,6 +143,28 @@ def _check_place(round_: int, index: int, where: str) -> None:
         raise DecodeError(f"{round_} is above {MAX_ROUND}", where=f"{where}.round")
     if index >= MAX_AUTHORITIES:
         raise DecodeError(f"{index} is not below {MAX_AUTHORITIES}", where=f"{where}.index")
+
+
+STATUS_SHAPE = Record("status", height=U64, round=U32, head_hash=HASH)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a peer stands: the (height, round) it works on and the hash of its head. Unsigned: a hint, never a fact."""
+
+    height: int
+    round: int
+    head_hash: bytes
+
+    def value(self) -> list[Any]:
+        return [self.height, self.round, self.head_hash]
+
+    @classmethod
+    def from_value(cls, value: Any) -> Status:
+        STATUS_SHAPE.check(value)
+        status = cls(*value)
+        _check_place(status.round, 0, "status")
+        return status
 
 
 CERTIFICATE_SHAPE = Record(
@@ -208,6 +231,57 @@ class Certificate:
             raise DecodeError(f"unknown kind {certificate.kind}", where="certificate.kind")
         _check_place(certificate.round, 0, "certificate")
         return certificate
+
+
+class Tally:
+    """The votes of one (height, round, kind): one per authority, and at most one more that conflicts with it."""
+
+    __slots__ = ("_counts", "_quorum", "conflicts", "n", "votes")
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.votes: dict[int, Vote] = {}
+        self.conflicts: dict[int, Vote] = {}
+        self._counts: dict[bytes, int] = {}
+        self._quorum = quorum(n)
+
+    def add(self, vote: Vote) -> Vote | None:
+        """Count the first vote of an authority. Returns it if `vote` is the first to conflict with it, else None."""
+        first = self.votes.setdefault(vote.index, vote)
+        if first is vote:
+            self._counts[vote.block_hash] = self._counts.get(vote.block_hash, 0) + 1
+        elif first.block_hash != vote.block_hash and vote.index not in self.conflicts:
+            self.conflicts[vote.index] = vote
+            return first
+        return None
+
+    def knows(self, vote: Vote) -> bool:
+        """Adding it would change nothing."""
+        first = self.votes.get(vote.index)
+        return first is not None and (first.block_hash == vote.block_hash or vote.index in self.conflicts)
+
+    def __len__(self) -> int:
+        return len(self.votes)
+
+    def is_full(self) -> bool:
+        """A quorum voted, for whatever."""
+        return len(self.votes) >= self._quorum
+
+    def winner(self) -> bytes | None:
+        """The hash (or NIL) that a quorum voted for. There is at most one, since two quorums share an authority."""
+        return next((block_hash for block_hash, count in self._counts.items() if count >= self._quorum), None)
+
+    def supporters(self, block_hash: bytes) -> tuple[int, ...]:
+        """Indexes of those who voted for this hash, ascending."""
+        return tuple(sorted(index for index, vote in self.votes.items() if vote.block_hash == block_hash))
+
+    def named(self, least: int) -> list[bytes]:
+        """Hashes, NIL excepted, with at least that many votes."""
+        return [block_hash for block_hash, count in self._counts.items() if count >= least and block_hash != NIL]
+
+    def certificate(self, block_hash: bytes) -> Certificate:
+        """All counted votes for this hash; call only for the winner."""
+        return Certificate.build({index: self.votes[index] for index in self.supporters(block_hash)}, self.n)
 
 
 EVIDENCE_SHAPE = Record(
