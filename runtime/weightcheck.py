@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from ledger.codec import encode, pack_u16
-from ledger.crypto import digest
+from ledger.commitments import SALT_BYTES as SALT_BYTES
+from ledger.commitments import weights_commitment
 
 from .fixed import U16_MAX
 from .schedule import Window, reveal_window
 
 MAX_OPEN_COMMITS: Final = 10
-SALT_BYTES: Final = 32
 
 Row = list[tuple[int, int]]
 
@@ -53,8 +52,9 @@ def row_fault(uids: Sequence[int], values: Sequence[int], version_key: int, rule
 
 def prepared_row(uids: Sequence[int], values: Sequence[int]) -> Row:
     """The stored form of a row that has no fault: scaled to a largest value of 65535, sorted by uid, without zeros."""
-    scaled = max_upscale(values)
-    return sorted((uid, value) for uid, value in zip(uids, scaled, strict=True) if value)
+    row = [(uid, value) for uid, value in zip(uids, max_upscale(values), strict=True) if value]
+    row.sort()
+    return row
 
 
 # --- the checks of a row, in order -------------------------------------------------------------------------------
@@ -92,7 +92,8 @@ def duplicate_fault(uids: Sequence[int]) -> str | None:
 
 def unknown_fault(uids: Sequence[int], uid_count: int) -> str | None:
     """Only uids that exist: they are dense from 0."""
-    return None if all(0 <= uid < uid_count for uid in uids) else "UidVecContainInvalidOne"
+    known = not uids or (min(uids) >= 0 and max(uids) < uid_count)
+    return None if known else "UidVecContainInvalidOne"
 
 
 def minimum_fault(uids: Sequence[int], uid: int, uid_count: int, min_allowed: int) -> str | None:
@@ -124,9 +125,10 @@ def share_within(values: Sequence[int], limit: int) -> bool:
 def max_upscale(values: Sequence[int]) -> list[int]:
     """Scale so that the largest value becomes 65535, rounding half up; a row of zeros stays as it is."""
     top = max(values, default=0)
-    if top == 0:
+    if top in (0, U16_MAX):  # nothing to scale by, or scaled already
         return list(values)
-    return [(2 * value * U16_MAX + top) // (2 * top) for value in values]
+    doubled, whole = 2 * U16_MAX, 2 * top
+    return [(value * doubled + top) // whole for value in values]
 
 
 def share_u16(values: Sequence[int]) -> list[int]:
@@ -167,8 +169,4 @@ def commit_hash(
 
     The hotkey stops copying somebody's commitment, the epoch replaying an old one, 32 random salt bytes guessing.
     """
-    assert len(salt) == SALT_BYTES and len(hotkey) == 32 and len(genesis_hash) == 32
-    return digest(
-        "weights", genesis_hash, hotkey, netuid.to_bytes(2, "little"), epoch.to_bytes(4, "little"),
-        encode([pack_u16(uids), pack_u16(values)]), version_key.to_bytes(8, "little"), salt,
-    )
+    return weights_commitment(genesis_hash, hotkey, netuid, epoch, uids, values, version_key, salt)

@@ -1,0 +1,1 @@
+"""Replay of conformance vectors through the functions that the chain runs."""
