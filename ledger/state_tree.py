@@ -288,7 +288,8 @@ class _Rebuild:
         if self.row is not None:
             key, page = self.row
             depth = key[-1] if key else 0
-            if not page or len(page) % _ENTRY_BYTES or len(page) > _PAGE_BYTES or key != page_key(page[:32], depth):
+            whole = page and len(page) % _ENTRY_BYTES == 0 and len(page) <= _PAGE_BYTES and 2 * depth < _PATH_BITS
+            if not whole or not page_key(page[:32], depth) == page_key(page[-_ENTRY_BYTES:-32], depth) == key:
                 raise Corruption("a state page is misshapen")
 
     def subtree(self, depth: int, bits: bytes) -> Subtree:
@@ -301,7 +302,7 @@ class _Rebuild:
         if key[-1] == depth:
             self.advance()
             return page
-        if key[-1] < depth or 2 * depth >= _PATH_BITS:
+        if key[-1] < depth:
             raise Corruption("state pages overlap")
         children = [self.subtree(depth + 1, bits + bytes((child,))) for child in range(4)]
         return (b"".join(map(_hash, children)), *children)

@@ -115,17 +115,21 @@ class _LevelReader:
         return value
 
     def items(self, prefix: bytes, after: bytes = b"", *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        start, stop = prefix, prefix_end(prefix)
-        include_start = True
-        if after and reverse:
-            stop = after if stop is None else min(stop, after)
-        elif after and after >= start:
+        start: bytes | None = prefix
+        stop, include_start = prefix_end(prefix), True
+        if reverse:
+            start = None  # plyvel 1.5.1 finds nothing going back to a start key that is the only one; see the loop's end
+            stop = min(stop or after, after) if after else stop
+        elif after and after >= prefix:
             start, include_start = after, False
         with _translated(self._path):
             with self._source.iterator(
                 start=start, stop=stop, include_start=include_start, reverse=reverse, verify_checksums=True
             ) as rows:
-                yield from rows
+                for row in rows:
+                    if row[0] < prefix:
+                        return
+                    yield row
 
 
 class LevelStore(_LevelReader):
