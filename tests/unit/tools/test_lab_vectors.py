@@ -153,7 +153,8 @@ WRONG: list[tuple[str, Callable[[dict[str, Any]], None]]] = [
     ("weights forgotten", forget_weights),
     ("expect", last_epoch(expect={"bonds": {"0,4": 5}})), ("expect uid", last_epoch(expect={"emission": {"0": 5}})),
     ("expect real", last_epoch(expect={"real": {"stake": [1, 0, 0, 0, 0, 0, 0, 0]}})),
-    ("trace", last_epoch(trace={"consensus_real": [1] * 8})), ("unknown value", last_epoch(expect={"luck": [0] * 8})),
+    ("trace", last_epoch(trace={"consensus_real": [1] * 8})),
+    ("real bond", last_epoch(trace={"bonds_real": {"0,4": 0.5}})), ("unknown value", last_epoch(expect={"luck": [0] * 8})),
     ("property", last_epoch(property=["emission[0] > emission[3]"])),
     ("unknown property", last_epoch(property=["all is well"])),
     ("unknown term", last_epoch(property=["luck[0] > 0"])),
@@ -170,6 +171,12 @@ def test_a_wrong_history_fails_with_its_id_and_reason(tmp_path: Path, what: str,
     result = replay_cases(tmp_path, [case], defaults=defaults)
     assert not result.ok and [row["id"] for row in result.figures["failed"]] == ["bonds_ema_8"]
     assert result.figures["failed"][0]["reason"]
+
+
+def test_lists_that_are_longer_or_shorter_than_the_subnet_are_fitted(tmp_path: Path) -> None:
+    case, defaults = history("graph_1"), load("epoch.json")["defaults"]
+    for stated in ([*case["last_update"], 1, 1], []):
+        assert replay_cases(tmp_path, [{**case, "last_update": stated}], defaults=defaults).ok
 
 
 def test_properties_compare_terms_and_numbers(tmp_path: Path) -> None:

@@ -101,10 +101,12 @@ RESULT_WORDS = (
     ("not equal", "WeightVecNotEqualSize"),
     ("too many uids", "UidsLengthExceedUidsInSubNet"), ("exceed", "UidsLengthExceedUidsInSubNet"),
     ("unknown uid", "UidVecContainInvalidOne"), ("invalid uid", "UidVecContainInvalidOne"),
+    ("no such uid", "UidVecContainInvalidOne"), ("out of range", "UidVecContainInvalidOne"),
     ("duplicate", "DuplicateUids"), ("permit", "NeuronNoValidatorPermit"), ("stake", "NotEnoughStakeToSetWeights"),
     ("version", "IncorrectWeightVersionKey"), ("too few", "WeightVecLengthIsLow"),
     ("min", "WeightVecLengthIsLow"), ("low", "WeightVecLengthIsLow"), ("not enough", "WeightVecLengthIsLow"),
     ("too short", "WeightVecLengthIsLow"), ("too fast", "SettingWeightsTooFast"), ("rate", "SettingWeightsTooFast"),
+    ("too large", "MaxWeightExceeded"), ("limit", "MaxWeightExceeded"), ("zero", "InvalidValue"),
     ("too early", "RevealTooEarly"), ("expired", "ExpiredWeightCommit"), ("too late", "ExpiredWeightCommit"),
     ("mismatch", "InvalidRevealCommitHashNotMatch"), ("unrevealed", "TooManyUnrevealedCommits"),
 )

@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from fractions import Fraction
 from typing import Any
 
-from runtime.fixed import ONE
+from runtime.fixed import ONE, U16_MAX
 from runtime.trace import EpochInputs, EpochParams, EpochTrace, Row, Rows
 from runtime.weightcheck import max_upscale
 from runtime.yuma import bonds_from, epoch
@@ -106,14 +106,15 @@ def outputs(trace: EpochTrace) -> dict[str, Any]:
     }
 
 
-def reals(trace: EpochTrace) -> dict[str, list[Fraction]]:
-    """The values that vectors state as real numbers, by name."""
+def reals(trace: EpochTrace) -> dict[str, Any]:
+    """The values that vectors state as real numbers, by name; bonds as {(i, j): share}."""
     named = {
         "stake": trace.stake_share, "active_stake": trace.active_share, "consensus": trace.consensus,
         "validator_trust": trace.validator_trust, "rank": trace.incentive, "trust": trace.trust,
         "incentive": trace.incentive, "dividends": trace.dividends,
     }
-    values = {name: [Fraction(value, ONE) for value in column] for name, column in named.items()}
+    values: dict[str, Any] = {name: [Fraction(value, ONE) for value in column] for name, column in named.items()}
+    values["bonds"] = {(i, j): Fraction(bond, U16_MAX) for i, row in enumerate(trace.bonds_u16) for j, bond in row}
     for name, column in (
         ("emission", trace.pay_rao), ("server_emission", trace.server_rao), ("validator_emission", trace.validator_rao)
     ):
@@ -210,11 +211,16 @@ def replay_history(case: Case) -> int:
     subnet = Subnet(body["n"], {**case.defaults, **body.get("params", {})})
     subnet.stake = [int(stake) for stake in body["stake"]]
     subnet.registered_at = list(body["block_at_registration"])
-    subnet.updated_at = list(body["last_update"])
-    subnet.permit = list(body.get("validator_permits", subnet.permit))
+    subnet.updated_at = _fitted(body["last_update"], subnet.registered_at)
+    subnet.permit = _fitted(body.get("validator_permits", []), subnet.permit)
     subnet.weights = [[(j, w) for j, w in row] for row in body.get("weights", subnet.weights)]
     subnet.bonds = [[(j, b) for j, b in row] for row in body.get("bonds", subnet.bonds)]
     return sum(_step(subnet, step, f"step {index}") for index, step in enumerate(body["steps"]))
+
+
+def _fitted(values: list[Any], otherwise: list[Any]) -> list[Any]:
+    """One value per uid: the peer's lists may be longer or shorter than the subnet."""
+    return [*values, *otherwise[len(values) :]][: len(otherwise)]
 
 
 def _step(subnet: Subnet, step: Mapping[str, Any], where: str) -> int:
