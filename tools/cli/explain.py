@@ -20,8 +20,7 @@ def explain(code: str) -> tuple[dict[str, Any], str]:
             raise NotFound(f"no exit code {number}", hint="the codes are listed in docs/ref/errors.md")
         rows = [{"name": k.name, "exit_code": k.exit_code, "about": (k.__doc__ or "").strip()} for k in found]
         text = "\n".join(f"{r['name']}: {r['about']}" for r in rows) or PLAIN_CODES[number]
-        answer = {"exit_code": number, "errors": rows, "about": PLAIN_CODES.get(number, "")}
-        return answer, f"exit code {number}\n{text}"
+        return {"exit_code": number, "errors": rows, "about": PLAIN_CODES.get(number, "")}, f"exit code {number}\n{text}"
     for kind in kinds:
         if kind.name == code:
             about = (kind.__doc__ or "").strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ledger.client.calls import Wait
 from tools.cli.main import Noun
 from tools.cli.output import Output, format_amount, parse_amount
 from tools.cli.session import account, address, run, signing_key
@@ -19,7 +20,7 @@ group = Noun("stake", help="Stake on hotkeys.")
 @SIGNER
 @WAIT
 @click.pass_context
-def add_command(ctx: click.Context, hotkey: str, netuid: int, amount: str, signer: str, wait: str) -> None:
+def add_command(ctx: click.Context, hotkey: str, netuid: int, amount: str, signer: str, wait: Wait) -> None:
     """Stake AMOUNT on HOTKEY in a subnet; it counts from the subnet's next payout on."""
     target, rao, key = account(ctx.obj, hotkey), parse_amount(amount), signing_key(ctx.obj, signer)
     if rao is None:
@@ -35,7 +36,7 @@ def add_command(ctx: click.Context, hotkey: str, netuid: int, amount: str, signe
 @SIGNER
 @WAIT
 @click.pass_context
-def remove_command(ctx: click.Context, hotkey: str, netuid: int, amount: str, signer: str, wait: str) -> None:
+def remove_command(ctx: click.Context, hotkey: str, netuid: int, amount: str, signer: str, wait: Wait) -> None:
     """Take AMOUNT (or all) of your stake from HOTKEY; pending stake goes first."""
     target, rao, key = account(ctx.obj, hotkey), parse_amount(amount), signing_key(ctx.obj, signer)
     plan = f"take {amount} of stake from {address(target)} in subnet {netuid}"

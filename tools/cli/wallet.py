@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ledger.client.calls import Submitted, Wallet
+from ledger.client.calls import Submitted, Wait, Wallet
 from ledger.crypto import KeyPair
 from ledger.errors import UsageError
 from tools.cli.main import Noun
@@ -49,7 +49,7 @@ def balance_command(ctx: click.Context, who: str) -> None:
 @WAIT
 @click.option("--allow-death", is_flag=True, help="Let the account fall below the existential deposit.")
 @click.pass_context
-def send_command(ctx: click.Context, to: str, amount: str, signer: str, wait: str, allow_death: bool) -> None:
+def send_command(ctx: click.Context, to: str, amount: str, signer: str, wait: Wait, allow_death: bool) -> None:
     """Send AMOUNT (1.5Q, 1_000r or all) to an address."""
     target, rao = account(ctx.obj, to), parse_amount(amount)
     if rao == 0:
@@ -60,7 +60,7 @@ def send_command(ctx: click.Context, to: str, amount: str, signer: str, wait: st
     submit(ctx, key, "accounts.transfer", args, wait=wait, plan=plan)
 
 
-def submit(ctx: click.Context, key: KeyPair, call: str, args: dict[str, Any], *, wait: str, plan: str) -> None:
+def submit(ctx: click.Context, key: KeyPair, call: str, args: dict[str, Any], *, wait: Wait, plan: str) -> None:
     """Confirm, sign, submit, wait, and print the outcome. Raises Rejected when the chain refuses."""
     out = Output(ctx.obj)
     if not out.json:
