@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from ledger.commitments import SALT_BYTES as SALT_BYTES
-from ledger.commitments import weights_commitment
 
 from .fixed import U16_MAX
 from .schedule import Window, reveal_window
@@ -154,19 +152,3 @@ def reveal_fault(committed_epoch: int, current_epoch: int, period: int) -> str |
     """A reveal is made in the one epoch that is `period` epochs after its commit."""
     window = reveal_window(committed_epoch, current_epoch, period)
     return None if window is Window.OPEN else window.value
-
-
-def hash_fault(committed: bytes, revealed: bytes) -> str | None:
-    """The revealed row is the committed one."""
-    return None if committed == revealed else "InvalidRevealCommitHashNotMatch"
-
-
-def commit_hash(
-    *, genesis_hash: bytes, hotkey: bytes, netuid: int, epoch: int, uids: Sequence[int], values: Sequence[int],
-    version_key: int, salt: bytes,
-) -> bytes:
-    """The 32 bytes that are committed before a row is revealed.
-
-    The hotkey stops copying somebody's commitment, the epoch replaying an old one, 32 random salt bytes guessing.
-    """
-    return weights_commitment(genesis_hash, hotkey, netuid, epoch, uids, values, version_key, salt)

@@ -12,14 +12,16 @@ from typing import NamedTuple
 import click
 
 from ledger.codec import decode, encode, pack_u16, unpack_u16
+from ledger.commitments import weights_commitment
 from ledger.crypto import KeyPair, verify
-from runtime.weightcheck import RowRules, commit_hash, max_upscale, prepared_row, row_fault
+from runtime.weightcheck import RowRules, max_upscale, prepared_row, row_fault
 from tools.lab.frame import Run, benchmark, timed
 
 SEED = 20_26
 LIMIT_MS = 2.0
 CALL_BYTES = 1 << 16
 GENESIS = bytes(32)
+EPOCH = 7
 
 
 class Call(NamedTuple):
@@ -53,9 +55,7 @@ def signed_row(entries: int) -> Call:
     uids = list(range(entries))
     values = max_upscale([chance.randint(1, 65535) for _ in uids])
     salt = chance.randbytes(32)
-    committed = commit_hash(
-        genesis_hash=GENESIS, hotkey=pair.public, netuid=1, epoch=7, uids=uids, values=values, version_key=0, salt=salt
-    )
+    committed = weights_commitment(GENESIS, pair.public, 1, EPOCH, uids, values, 0, salt)
     body = encode([1, pack_u16(uids), pack_u16(values), salt, 0])
     return Call(body, pair.sign("extrinsic", GENESIS, body), pair.public, committed)
 
@@ -65,11 +65,7 @@ def accept(call: Call, uid_count: int) -> bytes:
     assert verify(call.signer, "extrinsic", GENESIS, call.body, call.signature)
     netuid, packed_uids, packed_values, salt, version_key = decode(call.body, max_bytes=CALL_BYTES)
     uids, values = unpack_u16(packed_uids), unpack_u16(packed_values)
-    revealed = commit_hash(
-        genesis_hash=GENESIS, hotkey=call.signer, netuid=netuid, epoch=7, uids=uids, values=values,
-        version_key=version_key, salt=salt,
-    )
-    assert revealed == call.committed
+    assert call.committed == weights_commitment(GENESIS, call.signer, netuid, EPOCH, uids, values, version_key, salt)
     fault = row_fault(uids, values, version_key, RowRules(uid=0, uid_count=uid_count, permit=True))
     assert fault is None, fault
     row = prepared_row(uids, values)

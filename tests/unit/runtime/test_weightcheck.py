@@ -108,29 +108,5 @@ def test_reveals_have_one_epoch_and_commits_a_limit() -> None:
     assert wc.pending_fault(9) is None and wc.pending_fault(10) == "TooManyUnrevealedCommits"
 
 
-def commitment(**changes: object) -> bytes:
-    fields = {
-        "genesis_hash": bytes(32), "hotkey": b"h" * 32, "netuid": 1, "epoch": 4, "uids": [0, 1], "values": [10, 10],
-        "version_key": 0, "salt": b"s" * 32, **changes,
-    }
-    return wc.commit_hash(**fields)  # type: ignore[arg-type]
-
-
-def test_a_commitment_binds_every_field() -> None:
-    base = commitment()
-    changes: list[dict[str, object]] = [
-        {"genesis_hash": b"g" * 32}, {"hotkey": b"k" * 32}, {"netuid": 2}, {"epoch": 5}, {"uids": [0, 2]},
-        {"values": [10, 11]}, {"version_key": 1}, {"salt": b"t" * 32}, {"uids": [1, 0]}, {"uids": [0], "values": [10]},
-    ]
-    hashes = [commitment(**change) for change in changes]
-    assert len({base, *hashes}) == len(changes) + 1
-    assert wc.hash_fault(base, commitment()) is None
-    assert wc.hash_fault(base, hashes[0]) == "InvalidRevealCommitHashNotMatch"
-
-
-def test_a_commitment_is_frozen() -> None:
-    assert commitment().hex() == "64b76d959c1c6bed663b1c4c7562caaf813c3ee41d622668e9ef96a27d3c66ef"
-
-
 def test_shares_are_floored() -> None:
     assert wc.share_u16([1, 2, 3, 4]) == [6553, 13107, 19660, 26214] and wc.share_u16([0, 0]) == [0, 0]

@@ -6,6 +6,8 @@ from fractions import Fraction
 from typing import Any
 
 from ledger.codec import pack_u16
+from ledger.commitments import SALT_BYTES, weights_commitment
+from ledger.crypto import HASH_BYTES
 from runtime import curves, params, pruning, schedule, splits, weightcheck
 from runtime.fixed import ONE, PPM, U16_MAX, U64_MAX
 from runtime.trace import EpochInputs, EpochParams
@@ -209,20 +211,20 @@ def _pending_commits(case: Case) -> int:
 
 @compares("commit_hash_binding")
 def _commit_hash_binding(case: Case) -> int:
+    """Every field of a row is bound by its commitment."""
     given = case.body["input"]
-    fault = weightcheck.hash_fault(_commit_hash(given["committed"]), _commit_hash(given["revealed"]))
-    return _compare_result(fault, case.body["output"])
+    same = _commitment(given["committed"]) == _commitment(given["revealed"])
+    return _compare_result(None if same else "InvalidRevealCommitHashNotMatch", case.body["output"])
 
 
-def _commit_hash(given: Any) -> bytes:
+def _commitment(given: Any) -> bytes:
     """The peer's salt is a list of u16; Quorix takes 32 bytes. The genesis and the epoch are the same on both sides."""
     salt = pack_u16(given["salt"])
-    if len(salt) > weightcheck.SALT_BYTES:
+    if len(salt) > SALT_BYTES:
         raise NotApplicable("the salt is exactly 32 bytes")
-    return weightcheck.commit_hash(
-        genesis_hash=bytes(32), hotkey=int(given["hotkey"]).to_bytes(32, "little"), netuid=given["netuid"], epoch=0,
-        uids=given["uids"], values=given["weights"], version_key=int(given["version_key"]),
-        salt=salt.ljust(weightcheck.SALT_BYTES, b"\0"),
+    return weights_commitment(
+        bytes(HASH_BYTES), int(given["hotkey"]).to_bytes(HASH_BYTES, "little"), given["netuid"], 0, given["uids"],
+        given["weights"], int(given["version_key"]), salt.ljust(SALT_BYTES, b"\0"),
     )
 
 
