@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-
 from .fixed import U16_MAX
 from .schedule import Window, reveal_window
 
