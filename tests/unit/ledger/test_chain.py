@@ -28,7 +28,7 @@ from ledger.votes import authorities_hash
 
 def other(ledger):
     """A second node of the same chain at genesis."""
-    return type(ledger)(**{"max_block_weight": ledger.params.max_block_weight}).create()
+    return type(ledger)(max_block_weight=ledger.params.max_block_weight).create()
 
 
 # --- growing -----------------------------------------------------------------------------------------------------

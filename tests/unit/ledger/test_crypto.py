@@ -1,0 +1,70 @@
+"""Signatures, hashes and tags: the acceptance rule is frozen by vectors, and no message passes as another."""
+
+import json
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger import crypto
+from ledger.crypto import TAGS, KeyPair, digest, is_valid_key, self_test, signing_bytes, verify, verify_raw
+from ledger.errors import Fault
+
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "ed25519.json").read_text())["cases"]
+CONTEXT = bytes(range(32))
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=lambda case: case["name"])
+def test_acceptance_rule(case):
+    public, message, signature = (bytes.fromhex(case[name]) for name in ("public", "message", "signature"))
+    assert verify_raw(public, message, signature) is case["accepted"]
+    assert is_valid_key(public) is case["valid_key"]
+
+
+def test_self_test_passes_and_notices_another_rule(monkeypatch):
+    self_test()
+    monkeypatch.setattr(crypto, "verify_raw", lambda *args: True)
+    with pytest.raises(Fault, match="self-test"):
+        self_test()
+    monkeypatch.undo()
+    monkeypatch.setattr(crypto, "is_valid_key", lambda key: True)
+    with pytest.raises(Fault, match="key validity"):
+        self_test()
+
+
+def test_signing_bytes_are_tag_and_hash():
+    tag = b"qx/prevote/1".ljust(16, b"\0")
+    expected = tag + blake2b(CONTEXT + b"body", digest_size=32, person=tag).digest()
+    assert signing_bytes("prevote", CONTEXT, b"body") == expected
+    assert digest("page", b"a", b"b") == blake2b(b"ab", digest_size=32, person=b"qx/page/1".ljust(16, b"\0")).digest()
+
+
+def test_tags_are_distinct_and_short():
+    assert len(set(TAGS.values())) == len(TAGS)
+    assert all(len(tag) == 16 and tag.startswith(b"qx/") for tag in TAGS.values())
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=100), st.sampled_from(["prevote", "extrinsic", "open"]))
+def test_what_is_signed_verifies_and_nothing_else(seed, body, kind):
+    key = KeyPair.from_seed(seed)
+    signature = key.sign(kind, CONTEXT, body)
+    assert key.sign(kind, CONTEXT, body) == signature  # deterministic: signing again after a crash is harmless
+    assert verify(key.public, kind, CONTEXT, body, signature)
+    assert not verify(key.public, kind, CONTEXT, body + b"x", signature)
+    assert not verify(key.public, kind, bytes(32), body, signature)
+    assert not verify(key.public, "precommit", CONTEXT, body, signature)
+    assert not verify(KeyPair.from_seed(bytes(32)).public, kind, CONTEXT, body, signature) or seed == bytes(32)
+
+
+@pytest.mark.parametrize("public, signature", [(b"", b""), (bytes(31), bytes(64)), (bytes(33), bytes(64)),
+                                               (bytes(32), bytes(63)), (bytes(32), bytes(65))])
+def test_misshapen_keys_and_signatures_are_invalid_not_errors(public, signature):
+    assert verify(public, "open", CONTEXT, b"", signature) is False
+    assert is_valid_key(public) is False
+
+
+def test_a_key_pair_never_shows_its_seed():
+    key = KeyPair.from_seed(b"\x07" * 32)
+    assert "07" * 8 not in repr(key) and key.public.hex() in repr(key)
