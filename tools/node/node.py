@@ -1,0 +1,296 @@
+"""One node: chain, pool and engine, with the shell, the follower and the relay around them, on one network.
+
+A node has no files and no sockets of its own: stores, threads, clock and network are given to it. `service.py` gives it
+LevelDB, the system's clock and libp2p; the tests give it memory, a virtual clock and a network without sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from ledger.chain import Chain, ExecutedBlock
+from ledger.client.records import Health
+from ledger.crypto import KeyPair
+from ledger.effects import Frame, Gossip, PeerDown, PeerUp, Seal, Sync, Tip
+from ledger.engine import Engine
+from ledger.errors import NotReady, UsageError
+from ledger.inherents import HEARTBEAT, Heartbeat
+from ledger.machine import Clock
+from ledger.pool import Pool
+from ledger.signer import Domains, Signer
+from ledger.votes import quorum
+from p2p.messages import PROTOCOL_VERSION, sign_proof
+from p2p.network import Handlers, Hello, Network, PeerId
+from runtime import versions
+from runtime.modules import authorities
+from tools.rpc.subscriptions import HeadSignal
+
+from .follow import Follower, Source, serve
+from .relay import TOPIC, Relay
+from .shell import FINALITY_ROW, Shell
+from .threads import Threads, Workers
+
+BOOT_WAIT_S: Final = 3.0  # for a quorum of connected authorities, before consensus starts without it
+GOSSIP_VERDICT_S: Final = 4.0
+PROOF_BLOCKS: Final = 10_000  # how long the proof in a hello is good
+FINALITY_KEPT: Final = 4096
+STALE_BLOCK_TIMES: Final = 3
+LEAST_STALE_MS: Final = 3_000
+SEAL_TIMEOUT_S: Final = 60.0
+MAX_SEAL: Final = 1000
+HEARTBEAT_EVERY_BLOCKS: Final = 4
+
+
+class Journal(Protocol):
+    """Where a node's log entries go."""
+
+    def __call__(self, level: str, event: str, **fields: Any) -> None: ...
+
+
+@dataclass
+class Parts:
+    """What a node is made of. `domains`: the signing domains, from the sign database where there is one."""
+
+    name: str
+    chain: Chain
+    domains: Domains
+    threads: Threads
+    disk: Workers
+    clock: Clock
+    journal: Journal
+    session_key: KeyPair | None = None
+    signer: Signer | None = None
+    watch_first: bool = False
+    sign_from: int = 0
+    node_version: str = "0"
+
+
+class Node:
+    """See the module. `ended` is resolved with the error that stopped the node by itself."""
+
+    def __init__(self, parts: Parts, *, may_build: Callable[[], bool] = lambda: True) -> None:
+        self.parts, self.chain, self.clock = parts, parts.chain, parts.clock
+        key = parts.session_key
+        self.pool = Pool(parts.chain)
+        self.engine = Engine(
+            parts.chain.params, parts.domains, key.public if key else None, key.sign if key else None,
+            watch_first=parts.watch_first, sign_from=parts.sign_from,
+        )
+        self.shell = Shell(
+            self.engine, self.chain, self.pool, parts.threads, parts.disk, parts.clock, self, signer=parts.signer,
+            may_build=may_build,
+        )
+        self.follower = Follower(self.shell)
+        self.relay = Relay(self.shell, key)
+        self.heads = HeadSignal(self.chain.head.height)
+        self.network: Network | None = None
+        self.incident: dict[str, Any] = {}
+        self.ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self._peers: dict[PeerId, Hello] = {}
+        self._enough = asyncio.Event()
+        self._finality: OrderedDict[int, int] = OrderedDict()
+        self._source = Source(self.chain, self.engine)
+        self.last_finality_ms = 0
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    def handlers(self) -> Handlers:
+        """What the network calls; give them to it before `start`."""
+        return Handlers(
+            topics={"block": self._on_final, TOPIC: self.relay.gossiped}, request=self._on_request,
+            channel=self._on_frame, peer=self._on_peer, hello=self._hello,
+        )
+
+    async def start(self, network: Network | None) -> None:
+        """Connect, then start consensus: at once when alone, else when enough authorities are there or after a while."""
+        self.network = self.shell.network = network
+        if network is not None:
+            self._tell_authorities()
+            await network.start()
+            self.follower.start(network)
+            self.relay.start(network)
+            try:
+                async with asyncio.timeout(BOOT_WAIT_S):
+                    await self._enough.wait()
+            except TimeoutError:
+                pass
+        self.shell.boot()
+        for peer, hello in self._peers.items():
+            self.shell.feed(PeerUp(peer, hello.session_key, hello.height))
+        self.follower.pump()
+        self.shell.work()
+        self.parts.journal("info", "started", height=self.chain.head.height, role=self.role)
+
+    async def stop(self) -> None:
+        """Take in nothing more, end what was begun, leave the network. The caller closes stores and threads."""
+        self.relay.stop()
+        await self.follower.stop()
+        await self.shell.stop()
+        if self.network is not None:
+            await self.network.stop()
+
+    # --- what the shell tells (Listener) -----------------------------------------------------------------------------
+
+    def committed(self, executed: ExecutedBlock, tip: Tip, finality_ms: int) -> None:
+        self.last_finality_ms = finality_ms
+        self._finality[tip.height] = finality_ms
+        if len(self._finality) > FINALITY_KEPT:
+            self._finality.popitem(last=False)
+        self.heads.set(tip.height)
+        self.follower.committed(tip.height, tip.hash)
+        self.relay.committed([extrinsic.id for extrinsic in executed.extrinsics], tip.height)
+        header = executed.block.header
+        if header.next_authorities_hash != header.authorities_hash:
+            self._tell_authorities()
+        if tip.height % HEARTBEAT_EVERY_BLOCKS == 0:
+            self._heartbeat()
+
+    def sync_hint(self, hint: Sync) -> None:
+        self.follower.hint(hint)
+
+    def sync_refused(self, height: int) -> None:
+        self.follower.refused(height)
+
+    def log(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        self.parts.journal(level, event, **fields)
+
+    def failed(self, error: BaseException, incident: dict[str, Any]) -> None:
+        self.incident = incident
+        self.parts.journal("error", "stopping", error=str(error), kind=type(error).__name__)
+        if not self.ended.done():
+            self.ended.set_result(error)
+
+    # --- what the network tells (Handlers) ---------------------------------------------------------------------------
+
+    async def _on_frame(self, peer: PeerId, frame: bytes) -> None:
+        self.shell.feed_frame(Frame(peer, frame))
+
+    async def _on_final(self, peer: PeerId, data: bytes) -> bool:
+        if not self.shell.booted or self.shell.stopping:
+            raise NotReady("consensus has not started")
+        number, verdict = self.shell.ticket()
+        self.shell.feed_frame(Gossip(peer, data, number))
+        async with asyncio.timeout(GOSSIP_VERDICT_S):
+            return await verdict
+
+    async def _on_request(self, peer: PeerId, data: bytes) -> bytes:
+        return await serve(self.shell, self._source, data)
+
+    async def _on_peer(self, peer: PeerId, connected: bool, hello: Hello | None) -> None:
+        if connected and hello is not None:
+            self._peers[peer] = hello
+            self.follower.peer_up(peer, hello.height)
+            self.shell.feed(PeerUp(peer, hello.session_key, hello.height))
+        else:
+            self._peers.pop(peer, None)
+            self.follower.peer_down(peer)
+            self.shell.feed(PeerDown(peer))
+        if self._has_company():
+            self._enough.set()
+
+    async def _hello(self, peer: PeerId) -> Hello:
+        chain, key, domains = self.chain, self.parts.session_key, self.parts.domains
+        height = chain.durable_height
+        certificate = chain.certificate(height).encode() if height >= chain.params.initial_height else b""
+        genesis = chain.params.genesis_hash
+        if key is None or self.role != "authority" or self.network is None:
+            return Hello(PROTOCOL_VERSION, genesis, domains, height, certificate, "full")
+        expiry = height + PROOF_BLOCKS
+        proof = sign_proof(key, domains[-1][1], genesis, self.network.id, expiry)
+        return Hello(
+            PROTOCOL_VERSION, genesis, domains, height, certificate, "authority", key.public, expiry, proof
+        )
+
+    def _has_company(self) -> bool:
+        """Enough authorities are connected to decide a block together; any peer is enough for one that follows."""
+        keys = self.chain.authorities().keys
+        present = {hello.session_key for hello in self._peers.values()} & set(keys)
+        if self.role == "authority":
+            return len(present) + 1 >= quorum(len(keys))
+        return bool(self._peers)
+
+    def _tell_authorities(self) -> None:
+        tell = getattr(self.network, "set_authorities", None)
+        if tell is not None:
+            tell(self.chain.authorities().keys)
+
+    # --- authority -----------------------------------------------------------------------------------------------------
+
+    @property
+    def role(self) -> str:
+        """ "authority" while our session key is in the set, else "full"."""
+        key = self.parts.session_key
+        return "authority" if key is not None and key.public in self.chain.authorities().keys else "full"
+
+    def _heartbeat(self) -> None:
+        """Say that we are alive if we were skipped, or if the chain does not know which rules we can execute."""
+        key, chain = self.parts.session_key, self.chain
+        if key is None or self.network is None or self.follower.syncing:
+            return
+        row = authorities.authority(chain.view(), key.public)
+        height = chain.head.height + 1
+        session, known = chain.params.session(height), tuple(sorted(versions.RULES))
+        if row is None or row.heartbeat == [session, row.skips] or not (row.skipped or tuple(row.versions) != known):
+            return
+        beat = Heartbeat.sign(
+            key, chain.domain_at(height), session, chain.head.hash, self.parts.node_version[:32], known
+        )
+        self.relay.offer_inherent(HEARTBEAT, beat.encode())
+
+    async def seal(self, count: int) -> int:
+        """Make blocks now. Raises UsageError where blocks are made at intervals."""
+        if self.chain.params.seal == "interval":
+            raise UsageError("this chain makes blocks at intervals", hint="start the devnet with --block-time manual")
+        if not 1 <= count <= MAX_SEAL:
+            raise UsageError(f"{count} blocks at once; 1 to {MAX_SEAL} are possible")
+        if not self.shell.booted:
+            raise NotReady("consensus has not started")
+        target = self.chain.head.height + count
+        self.shell.feed(Seal(count))
+        async with asyncio.timeout(SEAL_TIMEOUT_S):
+            await self.heads.reach(target)
+        return target
+
+    # --- looking -------------------------------------------------------------------------------------------------------
+
+    def finality_ms(self, height: int) -> int:
+        """Time from the proposal's arrival to the commit here; 0 if the block was synced or the time is not known."""
+        found = self._finality.get(height)
+        if found is None:
+            row = self.chain.extra_row(FINALITY_ROW + height.to_bytes(8, "big"))
+            found = 0 if row is None else int.from_bytes(row, "big")
+        return found
+
+    def health(self) -> Health:
+        chain, head = self.chain, self.chain.head
+        params = chain.params
+        peers = len(self._peers)
+        age_ms = max(0, self.clock.wall_ms() - head.timestamp_ms) if head.height >= params.initial_height else 0
+        blocking: list[str] = []
+        if not self.shell.booted:
+            blocking.append("consensus has not started")
+        if self.shell.stopping:
+            blocking.append("the node is stopping")
+        if len(chain.authorities().keys) > 1 and self.network is not None and not peers:
+            blocking.append("no peers")
+        if self.follower.syncing:
+            blocking.append(f"syncing: {self.follower.planner.behind} blocks behind")
+        stale_ms = max(STALE_BLOCK_TIMES * params.block_time_ms, LEAST_STALE_MS)
+        if params.seal == "interval" and age_ms > stale_ms:
+            blocking.append(f"the head is {age_ms / 1000:.1f} s old")
+        if params.seal == "interval" and head.height < params.initial_height:
+            blocking.append("no block yet")
+        target = max(head.height, self.follower.planner.best_height)
+        return Health(
+            head.height, age_ms, peers, self.follower.syncing, target, self.role, not blocking, blocking
+        )
+
+    async def submit(self, raw: bytes) -> bytes:
+        """An extrinsic from RPC."""
+        if self.follower.syncing:
+            raise NotReady("the node is syncing", hint="wait until it has caught up, or use another node")
+        return await self.relay.submit(raw)
