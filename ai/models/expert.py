@@ -178,7 +178,7 @@ def decode_weights(data: bytes) -> ExpertNetwork:
             raise DecodeError(f"wrong shape or type of {name}", where="weights")
         if not torch.isfinite(tensor).all():
             raise DecodeError(f"{name} holds a number that is not finite", where="weights")
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     return network
 
 

@@ -1,0 +1,145 @@
+"""A neuron and the chain: it publishes where it answers, and learns who its callers are.
+
+Every few seconds the metagraph of each of its subnets is read through the chain API. From it come the standing of
+callers (permit, share of the stake) and the running epoch; and where the record on chain is not the one wanted (first
+start, another address, a model that went on training), the neuron signs `serving.serve` with its hotkey. A chain that
+does not answer is asked again: the neuron goes on serving by what it knew last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Final, cast
+
+from ledger.client.api import ChainApi
+from ledger.client.calls import Wallet
+from ledger.client.records import Metagraph, Serving
+from ledger.client.remote import RemoteChain
+from ledger.crypto import KeyPair
+from ledger.errors import Error, UsageError
+
+from .config import POLL_SECONDS
+from .hooks import Standing
+
+RETRY_SECONDS: Final = 1.0
+REFUSED_RETRY_SECONDS: Final = 15.0  # e.g. the record was changed too recently
+CALL_TIMEOUT_S: Final = 60.0
+SHORTEST_POLL_S: Final = 0.2
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ServingRecord:
+    """What the chain shall say about this neuron."""
+
+    ip: str
+    port: int
+    tls_spki_hash: bytes
+    capabilities_hash: bytes
+
+    def matches(self, serving: Serving | None) -> bool:
+        """True iff the chain says so already."""
+        return serving is not None and (
+            ip_address(serving.ip), serving.port, serving.tls_spki_hash, serving.capabilities_hash
+        ) == (ip_address(self.ip), self.port, self.tls_spki_hash, self.capabilities_hash)  # fmt: skip
+
+    def argument(self) -> list[Any]:
+        """The argument of `serving.serve`."""
+        return [ip_address(self.ip).packed, self.port, self.tls_spki_hash, self.capabilities_hash]
+
+
+class Presence:
+    """Implements `hooks.Standings` from the chain, and keeps the records there true."""
+
+    def __init__(self, urls: Sequence[str], keypair: KeyPair, netuids: Sequence[int], report: Report) -> None:
+        if not urls:
+            raise UsageError("a neuron needs the address of a node", hint="rpc: [http://127.0.0.1:9900]")
+        self._urls, self._keypair, self._netuids, self._report = tuple(urls), keypair, tuple(netuids), report
+        self._standings: dict[int, dict[bytes, Standing]] = {}
+        self._epochs: dict[int, int] = dict.fromkeys(netuids, 0)
+        self._announced: set[int] = set()
+        self._not_before: dict[int, float] = {}
+        self._turn = 0
+
+    def standing(self, netuid: int, caller: bytes) -> Standing:
+        return self._standings.get(netuid, {}).get(caller, Standing())
+
+    def epoch(self, netuid: int) -> int:
+        return self._epochs[netuid]
+
+    async def genesis_hash(self) -> bytes:
+        """The chain's genesis hash, as soon as a node answers."""
+        while True:
+            try:
+                async with self._connect() as api:
+                    properties = await api.system_properties()
+                    return bytes(properties.genesis_hash)
+            except Error:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def follow(self, wanted: Callable[[], ServingRecord], poll_seconds: float = POLL_SECONDS) -> None:
+        """Read and announce until cancelled. `wanted` gives the record the chain shall hold now."""
+        poll_seconds = max(SHORTEST_POLL_S, poll_seconds)
+        while True:
+            pause = poll_seconds
+            try:
+                async with self._connect() as api:
+                    wallet = Wallet(api, self._keypair)
+                    while True:
+                        await self._look(api, wallet, wanted())
+                        await asyncio.sleep(poll_seconds if self._everywhere else RETRY_SECONDS)
+            except Error as error:  # a lost node is no reason to stop serving
+                self._report({"event": "trouble", "error": error.name, "cause": error.cause})
+                pause = RETRY_SECONDS
+            await asyncio.sleep(pause)
+
+    @property
+    def _everywhere(self) -> bool:
+        return len(self._announced) == len(self._netuids)
+
+    async def _look(self, api: ChainApi, wallet: Wallet, wanted: ServingRecord) -> None:
+        before = self._everywhere
+        for netuid in self._netuids:
+            graph = (await api.subnet_get_metagraph(netuid)).value
+            self._learn(netuid, graph)
+            me = next((neuron for neuron in graph.neurons if neuron.hotkey == self._keypair.public), None)
+            if me is None:
+                self._announced.discard(netuid)
+            elif wanted.matches(me.serving):
+                self._announced.add(netuid)
+            else:
+                self._announced.discard(netuid)
+                await self._announce(wallet, netuid, wanted)
+        if self._everywhere and not before:
+            self._report({"event": "ready", "ip": wanted.ip, "port": wanted.port, "netuids": list(self._netuids)})
+
+    def _learn(self, netuid: int, graph: Metagraph) -> None:
+        total = sum(neuron.stake_rao for neuron in graph.neurons) or 1
+        self._epochs[netuid] = graph.epoch
+        self._standings[netuid] = {
+            neuron.hotkey: Standing(True, neuron.permit, neuron.stake_rao / total) for neuron in graph.neurons
+        }
+
+    async def _announce(self, wallet: Wallet, netuid: int, wanted: ServingRecord) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._not_before.get(netuid, 0.0):
+            return
+        try:
+            await wallet.submit("serving.serve", netuid=netuid, record=wanted.argument(), timeout_s=CALL_TIMEOUT_S)
+            self._announced.add(netuid)
+        except Error as error:
+            self._not_before[netuid] = now + REFUSED_RETRY_SECONDS
+            name = getattr(error, "error_name", error.name)
+            self._report({"event": "trouble", "netuid": netuid, "error": name, "cause": error.cause})
+
+    def _connect(self) -> AbstractAsyncContextManager[ChainApi]:
+        """The next of the nodes."""
+        url = self._urls[self._turn % len(self._urls)]
+        self._turn += 1
+        node: Any = RemoteChain(url)  # it has ChainApi's methods, attached at import
+        return cast(AbstractAsyncContextManager[ChainApi], node)
