@@ -21,6 +21,7 @@ from ledger.codec import decode, encode
 V = TypeVar("V")
 
 MAX_VALUE_BYTES = 1 << 20
+MAX_DECODED = 1 << 13  # decoded values that a table remembers
 
 
 class ReadState(Protocol):
@@ -67,6 +68,14 @@ def key_field(name: str) -> KeyField:
     return KeyField(name, 32, number=False)
 
 
+def _is_immutable(kind: type) -> bool:
+    """True if values of this type can be shared: nobody can change one in place."""
+    if not is_dataclass(kind):
+        return kind in (int, bytes, str, bool)
+    frozen = cast(Any, kind).__dataclass_params__.frozen
+    return bool(frozen) and not any("list" in str(field.type) for field in fields(kind))
+
+
 class Table(Generic[V]):
     """A family of state keys with one value type."""
 
@@ -78,12 +87,17 @@ class Table(Generic[V]):
         self.number, self.name, self.kind, self.fields = number, name, kind, key
         self.prefix = number.to_bytes(2, "big")
         self._record = is_dataclass(kind)
+        self._names = tuple(field.name for field in fields(cast(Any, kind))) if self._record else ()
+        self._decoded: dict[bytes, V] | None = {} if _is_immutable(kind) else None  # values by their encoding
         self._width = 2 + sum(field.width for field in key)
         Table.registry[number] = self
 
     def key(self, *parts: int | bytes) -> bytes:
         """Raw key of the given key fields; fewer fields give a prefix."""
-        return self.prefix + b"".join(field.pack(part) for field, part in zip(self.fields, parts, strict=False))
+        key = self.prefix
+        for field, part in zip(self.fields, parts, strict=False):
+            key += field.pack(part)
+        return key
 
     def parts(self, key: bytes) -> tuple[Any, ...]:
         """Key fields of a raw key."""
@@ -96,12 +110,20 @@ class Table(Generic[V]):
 
     def encode(self, value: V) -> bytes:
         if self._record:
-            return encode([getattr(value, field.name) for field in fields(cast(Any, value))])
+            return encode([getattr(value, name) for name in self._names])
         return encode(value)
 
     def decode(self, data: bytes) -> V:
-        value = decode(data, max_bytes=MAX_VALUE_BYTES, where=self.name)
-        return self.kind(*value) if self._record else cast(V, value)
+        known = self._decoded
+        if known is not None and (found := known.get(data)) is not None:
+            return found
+        plain = decode(data, max_bytes=MAX_VALUE_BYTES, where=self.name)
+        value = self.kind(*plain) if self._record else cast(V, plain)
+        if known is not None:
+            if len(known) >= MAX_DECODED:
+                known.clear()
+            known[data] = value
+        return value
 
     def get(self, state: ReadState, *parts: int | bytes) -> V | None:
         assert len(parts) == len(self.fields), self.name
