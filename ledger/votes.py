@@ -247,8 +247,9 @@ class Tally:
 
     def add(self, vote: Vote) -> Vote | None:
         """Count the first vote of an authority. Returns it if `vote` is the first to conflict with it, else None."""
-        first = self.votes.setdefault(vote.index, vote)
-        if first is vote:
+        first = self.votes.get(vote.index)
+        if first is None:
+            self.votes[vote.index] = vote
             self._counts[vote.block_hash] = self._counts.get(vote.block_hash, 0) + 1
         elif first.block_hash != vote.block_hash and vote.index not in self.conflicts:
             self.conflicts[vote.index] = vote
