@@ -94,6 +94,8 @@ class Table(Generic[V]):
 
     def key(self, *parts: int | bytes) -> bytes:
         """Raw key of the given key fields; fewer fields give a prefix."""
+        if len(parts) == 1:
+            return self.prefix + self.fields[0].pack(parts[0])
         key = self.prefix
         for field, part in zip(self.fields, parts, strict=False):
             key += field.pack(part)
@@ -119,11 +121,15 @@ class Table(Generic[V]):
             return found
         plain = decode(data, max_bytes=MAX_VALUE_BYTES, where=self.name)
         value = self.kind(*plain) if self._record else cast(V, plain)
-        if known is not None:
+        self._remember(data, value)
+        return value
+
+    def _remember(self, data: bytes, value: V) -> None:
+        known = self._decoded
+        if known is not None and type(value) is self.kind:
             if len(known) >= MAX_DECODED:
                 known.clear()
             known[data] = value
-        return value
 
     def get(self, state: ReadState, *parts: int | bytes) -> V | None:
         assert len(parts) == len(self.fields), self.name
@@ -132,7 +138,9 @@ class Table(Generic[V]):
 
     def put(self, state: WriteState, *parts: int | bytes, value: V) -> None:
         assert len(parts) == len(self.fields), self.name
-        state.put(self.key(*parts), self.encode(value))
+        data = self.encode(value)
+        self._remember(data, value)
+        state.put(self.key(*parts), data)
 
     def delete(self, state: WriteState, *parts: int | bytes) -> None:
         key = self.key(*parts)
