@@ -203,7 +203,7 @@ def accounts_command(ctx: click.Context, name: str, show_keys: bool) -> None:
 
     def show() -> None:
         lines = [
-            (r["role"], r["name"], " ".join(map(str, m)) if (m := r["subnets"]) else "-", r["address"],
+            (r["role"], r["name"], " ".join(str(netuid) for netuid in r["subnets"]) or "-", r["address"],
              format_amount(FREE_RAO), r["path"], *(["0x" + r["seed"].hex()] if show_keys else []))
             for r in rows
         ]

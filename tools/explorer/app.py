@@ -1,0 +1,203 @@
+"""The block explorer: server-rendered pages over the chain API, in a process of its own.
+
+It talks to one node through `ChainApi` and imports nothing else of Quorix; it keeps no database. Pages work without
+JavaScript; with it, the live ones follow server-sent events. Every page is also JSON under the same path with `.json`,
+and tables are CSV with `.csv`. Nothing is loaded from outside: the content security policy says `'self'`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from ledger.client.api import ChainApi
+from ledger.client.records import to_json
+from ledger.errors import DecodeError, Error, NotFound, Pruned, RateLimited, Unreachable, UsageError
+
+from .live import Live
+from .pages import PAGES, Page, find
+from .render import Renderer
+
+CSP: Final = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS: Final = {
+    "content-security-policy": CSP, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+ASK_TIMEOUT_S: Final = 40.0
+MAX_QUESTION_CHARS: Final = 2000
+HERE: Final = Path(__file__).parent
+
+
+def build_app(api: ChainApi, *, gateway: str | None = None, hosts: frozenset[str] | None = None) -> Starlette:
+    """The ASGI application. `hosts`: names that may be asked for (against DNS rebinding); None allows all."""
+    renderer, live = Renderer(gateway is not None), Live(api)
+
+    async def page(request: Request, entry: Page, form: str) -> Response:
+        arguments = {name: _plain(value) for name, value in request.path_params.items() if name != "form"}
+        values = await entry.load(api, arguments, dict(request.query_params))
+        if form == "json":
+            return JSONResponse(to_json(values.data), headers=HEADERS)
+        if form == "csv":
+            if values.table is None:
+                raise NotFound("this page has no table")
+            return PlainTextResponse(renderer.csv(values.table), media_type="text/csv", headers=HEADERS)
+        return Response(renderer.page(entry, values, str(request.url.path)), media_type="text/html", headers=HEADERS)
+
+    def endpoint(entry: Page, form: str) -> Callable[[Request], Awaitable[Response]]:
+        async def serve_page(request: Request) -> Response:
+            return await _guard(request, renderer, hosts, form, lambda: page(request, entry, form))
+
+        return serve_page
+
+    async def search(request: Request) -> Response:
+        async def go() -> Response:
+            return RedirectResponse(await find(api, request.query_params.get("q", "").strip()), 303, HEADERS)
+
+        return await _guard(request, renderer, hosts, "html", go)
+
+    async def ask(request: Request) -> Response:
+        async def go() -> Response:
+            text = request.query_params.get("q", "")[:MAX_QUESTION_CHARS]
+            answer = await _ask(gateway, text) if text and gateway else {}
+            return Response(renderer.ask(text, answer), media_type="text/html", headers=HEADERS)
+
+        return await _guard(request, renderer, hosts, "html", go)
+
+    async def events(request: Request) -> Response:
+        headers = {**HEADERS, "x-accel-buffering": "no"}
+        return StreamingResponse(live.stream(renderer), media_type="text/event-stream", headers=headers)
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"ok": True}, headers=HEADERS)
+
+    async def missing(request: Request, _: Exception) -> Response:
+        error = NotFound(f"there is no page {request.url.path[:100]}")
+        return Response(renderer.error(404, error), 404, HEADERS, "text/html")
+
+    routes: list[BaseRoute] = []
+    for entry in PAGES:
+        stem = entry.path.rstrip("/") or "/index"
+        routes += [
+            Route(f"{stem}.json", endpoint(entry, "json")), Route(f"{stem}.csv", endpoint(entry, "csv")),
+            Route(entry.path, endpoint(entry, "html")),
+        ]
+    routes += [
+        Route("/search", search), Route("/ask", ask), Route("/events", events), Route("/healthz", health),
+        Mount("/static", StaticFiles(directory=HERE / "static")),
+    ]
+    return Starlette(routes=routes, exception_handlers={404: missing})
+
+
+def _plain(value: Any) -> str:
+    return str(value)
+
+
+async def _guard(
+    request: Request, renderer: Renderer, hosts: frozenset[str] | None, form: str, work: Callable[[], Awaitable[Response]]
+) -> Response:
+    """Run a page; a failure becomes a page (or JSON) that says what happened and what to do."""
+    host = request.headers.get("host", "")
+    name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+    if hosts is not None and name not in hosts:
+        return PlainTextResponse("this explorer does not serve that host", 403, HEADERS)
+    try:
+        return await work()
+    except Error as error:
+        status = _status(error)
+        if form != "html":
+            body = {"error": {"name": error.name, "cause": error.cause, "hint": error.hint}}
+            return JSONResponse(body, status, HEADERS)
+        return Response(renderer.error(status, error), status, HEADERS, "text/html")
+
+
+def _status(error: Error) -> int:
+    if isinstance(error, NotFound):
+        return 404
+    if isinstance(error, UsageError | DecodeError):
+        return 400
+    if isinstance(error, Pruned):
+        return 410
+    return 429 if isinstance(error, RateLimited) else 503
+
+
+async def _ask(gateway: str | None, text: str) -> dict[str, Any]:
+    """One request passed on to the gateway."""
+    import httpx
+
+    body = {"model": "net/moe", "prompt": text, "max_tokens": 96, "temperature": 0}
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=ASK_TIMEOUT_S) as client:
+            reply = await client.post(f"{gateway}/v1/completions", json=body)
+            value = reply.json()
+    except (httpx.HTTPError, ValueError) as error:
+        cause = f"the gateway does not answer ({type(error).__name__})"
+        raise Unreachable(cause, hint="neurons may still be starting") from None
+    if reply.status_code != 200:
+        message = value.get("error", {}).get("message", f"HTTP {reply.status_code}") if isinstance(value, dict) else ""
+        raise Unreachable(f"the gateway refuses: {message}", hint="neurons may still be starting")
+    return dict(value)
+
+
+# --- the process -------------------------------------------------------------------------------------------------
+
+
+def serve(rpc: str, *, host: str, port: int, gateway: str | None, follow_stdin: bool) -> None:
+    """Serve until a signal comes, or standard input closes if `follow_stdin`."""
+    import uvloop
+
+    uvloop.run(_serve(rpc, host, port, gateway, follow_stdin))
+
+
+async def _serve(rpc: str, host: str, port: int, gateway: str | None, follow_stdin: bool) -> None:
+    import uvicorn
+
+    from ledger.client.remote import RemoteChain
+
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    if follow_stdin:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the supervisor, which tells us
+        _watch_stdin(loop, stop)
+    else:
+        loop.add_signal_handler(signal.SIGINT, stop.set)
+    async with RemoteChain(rpc) as api:
+        names = frozenset({"127.0.0.1", "localhost", "[::1]", host})
+        config = uvicorn.Config(
+            build_app(api, gateway=gateway, hosts=None if host in ("0.0.0.0", "::") else names), host=host, port=port,
+            log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=1,
+            limit_concurrency=512,
+        )
+        server = uvicorn.Server(config)
+        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment]
+        serving, stopping = asyncio.create_task(server.serve()), asyncio.create_task(stop.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+        stopping.cancel()
+
+
+def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    descriptor = sys.stdin.fileno()
+
+    def readable() -> None:
+        if not os.read(descriptor, 4096):
+            loop.remove_reader(descriptor)
+            stop.set()
+
+    os.set_blocking(descriptor, False)
+    loop.add_reader(descriptor, readable)
