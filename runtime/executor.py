@@ -25,6 +25,8 @@ from .modules import accounts, authorities, fees
 from .registry import Call, Context, error, refuse
 from .state import State
 
+SIGNATURE_BYTES: Final = 64
+
 assert rules.LOADED, "the modules register their rules by being imported"
 
 error(15, "UnsupportedVersion", "the extrinsic has another version than this chain", "build it with a newer client")
@@ -70,8 +72,7 @@ class Runtime:
     def admit(self, view: View, extrinsic: Extrinsic, height: int) -> Admission:
         """Cheap validity for block `height` on the parent state; raises Rejected. The signature is not checked here."""
         context = self._context(view, _future_block(view, height))
-        admitted = _admit(context, extrinsic)
-        context.signer = extrinsic.signer
+        admitted = _admit(context, extrinsic, fees.prices(view))
         if admitted.entry.precheck is not None:
             admitted.entry.precheck(context, *admitted.values)
         return Admission(
@@ -143,10 +144,11 @@ def _check_inherent_place(context: Context, before: list[tuple[int, bytes]], kin
 def _body(context: Context, extrinsics: Sequence[Extrinsic]) -> tuple[list[Outcome], int]:
     limit, weight = chain.info(context.state).max_block_weight, 0
     fees_rao = tips_rao = 0
+    prices = fees.prices(context.state)
     outcomes = []
     for index, extrinsic in enumerate(extrinsics):
         try:
-            admitted = _admit(context, extrinsic)
+            admitted = _admit(context, extrinsic, prices)
             if admitted.account_nonce != extrinsic.nonce:
                 refuse("NonceTooHigh", f"the nonce is {extrinsic.nonce}, the account's next is {admitted.account_nonce}")
             weight += admitted.work
@@ -162,8 +164,8 @@ def _body(context: Context, extrinsics: Sequence[Extrinsic]) -> tuple[list[Outco
     return outcomes, weight
 
 
-def _admit(context: Context, extrinsic: Extrinsic) -> _Admitted:
-    """The checks that pool and dispatcher share: version, birth, call and arguments, nonce, fee."""
+def _admit(context: Context, extrinsic: Extrinsic, prices: fees.Prices) -> _Admitted:
+    """The checks that pool and dispatcher share: version, birth, call and arguments, nonce, fee. Sets the signer."""
     if extrinsic.version != EXTRINSIC_VERSION:
         refuse("UnsupportedVersion")
     _check_life(context, extrinsic)
@@ -176,7 +178,7 @@ def _admit(context: Context, extrinsic: Extrinsic) -> _Admitted:
     work = dispatch.EXTRINSIC_WORK + dispatch.work_of(entry, values)
     context.signer = extrinsic.signer
     free = entry.free is not None and fees.may_be_free(context) and entry.free(context, *values)
-    fee_rao = extrinsic.tip + (0 if free else fees.fee_rao(context.state, len(extrinsic.body) + 64, work))
+    fee_rao = extrinsic.tip + (0 if free else prices.fee_rao(len(extrinsic.body) + SIGNATURE_BYTES, work))
     if fee_rao > row.free_rao:
         refuse("CannotPayFee", f"the fee is {fee_rao} rao, the free balance {row.free_rao}", fee_rao=fee_rao)
     return _Admitted(entry, values, free, fee_rao, work, row.nonce)
@@ -196,7 +198,6 @@ def _check_life(context: Context, extrinsic: Extrinsic) -> None:
 def _run(context: Context, extrinsic: Extrinsic, admitted: _Admitted) -> Outcome:
     """Take the fee and run the call; a refusal is the outcome's error."""
     accounts.charge(context, extrinsic.signer, admitted.fee_rao)
-    context.signer = extrinsic.signer
     first = len(context.events)
     refusal = dispatch.attempt(context, admitted.entry, admitted.values)
     if refusal is not None and admitted.free:

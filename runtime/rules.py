@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from typing import Final
 
-from .modules import accounts, authorities, fees, governance, keyring, serving
+from . import emission
+from .modules import (
+    accounts,
+    authorities,
+    fees,
+    governance,
+    hotkeys,
+    keyring,
+    neurons,
+    pools,
+    registration,
+    serving,
+    stake,
+    subnets,
+    weights,
+)
 
-MODULES: Final = (accounts, authorities, fees, governance, keyring, serving)
+MODULES: Final = (
+    accounts, fees, hotkeys, subnets, neurons, registration, pools, stake, weights, emission, serving, authorities,
+    governance, keyring,
+)
 LOADED: Final = True

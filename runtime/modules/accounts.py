@@ -44,6 +44,7 @@ class Account:
 
 
 EMPTY: Final = Account()
+HIGHEST_DEPOSIT: Final = params.PARAMS["existential_deposit"].high
 
 ACCOUNT = Table(1, "account", Account, key_field("account"))
 ISSUANCE = Table(2, "total_issuance", int)
@@ -217,7 +218,7 @@ def _flow(context: Context, holding: str, amount_rao: int) -> None:
 def _store(context: Context, who: bytes, old: Account, new: Account) -> None:
     """Write a row; reap it when it falls below the existential deposit."""
     assert new.free_rao >= 0 and new.reserved_rao >= 0, "negative balance"
-    if new.reserved_rao or not 0 <= new.free_rao < params.get(context.state, "existential_deposit"):
+    if new.reserved_rao or not _is_dust(context.state, new.free_rao):
         ACCOUNT.put(context.state, who, value=new)
         return
     dust = new.free_rao
@@ -230,6 +231,11 @@ def _store(context: Context, who: bytes, old: Account, new: Account) -> None:
     recycle(context, dust, "account", "dust")
     if old.total_rao:
         context.events.append(REAPED(who, dust))
+
+
+def _is_dust(state: ReadState, amount_rao: int) -> bool:
+    """Below the existential deposit; the parameter is read only where it could matter."""
+    return amount_rao < HIGHEST_DEPOSIT and amount_rao < params.get(state, "existential_deposit")
 
 
 @hooks.begin_block(hooks.ORDER_CLEANUP)
@@ -248,10 +254,10 @@ def forget_tombstones(context: Context) -> None:
 @call(1, "accounts.transfer", {"to": KEY, "amount": AMOUNT, "keep_alive": BOOL}, work=8)
 def transfer_call(context: Context, to: bytes, amount: int | str, keep_alive: bool) -> None:
     """Send free balance to another account; `all` sends everything, which closes the account unless keep_alive."""
-    minimum = params.get(context.state, "existential_deposit")
-    free, reserved = _free_and_reserved(context, context.signer)
+    state, sender = context.state, account(context.state, context.signer)
+    free, must_stay = sender.free_rao, keep_alive and sender.reserved_rao == 0
     if isinstance(amount, str):
-        amount = free - (minimum if keep_alive and not reserved else 0)
+        amount = free - (params.get(state, "existential_deposit") if must_stay else 0)
         if amount <= 0:
             refuse("InsufficientBalance", balance_rao=free)
     if amount == 0:
@@ -259,16 +265,11 @@ def transfer_call(context: Context, to: bytes, amount: int | str, keep_alive: bo
     if amount > free:
         refuse("InsufficientBalance", balance_rao=free, needed_rao=amount)
     if to != context.signer:
-        if keep_alive and not reserved and free - amount < minimum:
-            refuse("ExistentialDeposit", "the sender would fall below the existential deposit", minimum_rao=minimum)
-        if account(context.state, to).total_rao + amount < minimum:
-            refuse("ExistentialDeposit", "the receiver would stay below the existential deposit", minimum_rao=minimum)
+        if must_stay and _is_dust(state, free - amount):
+            refuse("ExistentialDeposit", "the sender would fall below the existential deposit")
+        if _is_dust(state, account(state, to).total_rao + amount):
+            refuse("ExistentialDeposit", "the receiver would stay below the existential deposit")
     transfer(context, context.signer, to, amount)
-
-
-def _free_and_reserved(context: Context, who: bytes) -> tuple[int, int]:
-    row = account(context.state, who)
-    return row.free_rao, row.reserved_rao
 
 
 @call(2, "accounts.faucet", {"amount_rao": U64}, work=8, free=lambda context, amount_rao: info(context.state).devnet)

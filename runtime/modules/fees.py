@@ -10,6 +10,7 @@ pays like everybody else for a while.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from .. import params
@@ -35,14 +36,27 @@ def multiplier_ppm(state: ReadState) -> int:
     return MULTIPLIER.get(state) or ONE_PPM
 
 
-def fee_rao(state: ReadState, size_bytes: int, work: int) -> int:
-    """Fee of an extrinsic of that size and work, without tip."""
-    plain = (
-        params.get(state, "fee_base_rao")
-        + params.get(state, "fee_per_byte_rao") * size_bytes
-        + params.get(state, "fee_per_work_rao") * work
+@dataclass(frozen=True)
+class Prices:
+    """What a block charges: read once, before its first extrinsic, so that the pool's quote is what is charged."""
+
+    base_rao: int
+    per_byte_rao: int
+    per_work_rao: int
+    multiplier_ppm: int
+
+    def fee_rao(self, size_bytes: int, work: int) -> int:
+        """Fee of an extrinsic of that size and work, without tip."""
+        plain = self.base_rao + self.per_byte_rao * size_bytes + self.per_work_rao * work
+        return plain * self.multiplier_ppm // ONE_PPM
+
+
+def prices(state: ReadState) -> Prices:
+    """Prices of the block after `state`."""
+    return Prices(
+        base_rao=params.get(state, "fee_base_rao"), per_byte_rao=params.get(state, "fee_per_byte_rao"),
+        per_work_rao=params.get(state, "fee_per_work_rao"), multiplier_ppm=multiplier_ppm(state),
     )
-    return plain * multiplier_ppm(state) // ONE_PPM
 
 
 def may_be_free(context: Context) -> bool:

@@ -180,7 +180,7 @@ def test_fees_rise_in_full_blocks_and_fall_again(devnet):
         fees.adjust_multiplier(context, full)
     high = fees.multiplier_ppm(context.state)
     assert 8 * fees.ONE_PPM < high < 12 * fees.ONE_PPM
-    assert fees.fee_rao(context.state, 100, 10) > 8 * 1200
+    assert fees.prices(context.state).fee_rao(100, 10) > 8 * 1200
     fees.adjust_multiplier(context, full // 2)
     assert fees.multiplier_ppm(context.state) == high
     for _ in range(200):
