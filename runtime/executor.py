@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ledger.blocks import EXTRINSIC_VERSION, MAX_PERIOD, Extrinsic, Outcome
+from ledger.blocks import EXTRINSIC_VERSION, MAX_PERIOD, Event, Extrinsic, Outcome
 from ledger.crypto import is_valid_key
 from ledger.errors import Rejected
 from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, View
@@ -96,6 +96,24 @@ class Runtime:
                 continue
             taken.append((kind, payload))
         return taken
+
+    def heartbeat_is_due(self, view: View, key: bytes, height: int) -> bool:
+        """True if the authority with this session key should send a heartbeat for block `height`."""
+        return authorities.heartbeat_is_due(view, key, height, tuple(sorted(versions.RULES)))
+
+    def dry_run(self, view: View, extrinsic: Extrinsic, height: int) -> tuple[Outcome, list[Event]]:
+        """What would become of one extrinsic in block `height` on this state; raises Rejected if it is inadmissible."""
+        context = self._context(view, _future_block(view, height))
+        outcome = _run(context, extrinsic, _admit(context, extrinsic, fees.prices(view)))
+        return outcome, context.events
+
+    def audit(self, view: View, *, deep: bool = False) -> list[str]:
+        """Violations of the full audit. Blocks run it themselves while the state is small (`audits_itself`)."""
+        return [str(violation) for violation in invariants.audit(view, deep=deep)]
+
+    def audits_itself(self, view: View) -> bool:
+        """True while the state is small enough for a full audit in every block; else the node audits now and then."""
+        return chain.key_count(view) < params.get(view, "audit_below_keys")
 
     # --- a block ----------------------------------------------------------------------------------------------------
 

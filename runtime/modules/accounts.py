@@ -238,6 +238,14 @@ def _is_dust(state: ReadState, amount_rao: int) -> bool:
     return amount_rao < HIGHEST_DEPOSIT and amount_rao < params.get(state, "existential_deposit")
 
 
+@hooks.neuron_removed
+def bury_hotkey(context: Context, netuid: int, uid: int, hotkey: bytes) -> None:
+    """A hotkey that only ever used free calls leaves a nonce behind: forget it in time, if it stays unused."""
+    row = account(context.state, hotkey)
+    if row.nonce and not row.total_rao:
+        TOMBSTONE.put(context.state, context.height + MAX_PERIOD + 1, hotkey, value=row.nonce)
+
+
 @hooks.begin_block(hooks.ORDER_CLEANUP)
 def forget_tombstones(context: Context) -> None:
     """Drop the nonce of accounts reaped so long ago that nothing they signed is still valid, if unused since."""

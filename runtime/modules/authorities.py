@@ -277,10 +277,8 @@ def accept_heartbeat(context: Context, payload: bytes) -> None:
         refuse("InvalidHeartbeat", "the key is not in the authority set")
     if beat.session != number:
         refuse("InvalidHeartbeat", f"it is for session {beat.session}, this is {number}")
-    if row.heartbeat == [number, row.skips]:
-        refuse("InvalidHeartbeat", "one is recorded already")
-    if not (row.skipped or list(beat.versions) != row.versions or _signs_little(context.state, number, beat.key)):
-        refuse("InvalidHeartbeat", "its certificates show that it is alive")
+    if not heartbeat_is_due(context.state, beat.key, context.height, beat.versions):
+        refuse("InvalidHeartbeat", "one is recorded already, or its certificates show that it is alive")
     if not beat.verify(context.domain(context.height)):
         refuse("InvalidHeartbeat", "the signature is wrong")
     if row.skipped:
@@ -288,6 +286,17 @@ def accept_heartbeat(context: Context, payload: bytes) -> None:
     AUTHORITIES.put(context.state, beat.key, value=replace(
         row, skipped=False, missed=0, heartbeat=[number, row.skips], versions=list(beat.versions),
     ))
+
+
+def heartbeat_is_due(state: ReadState, key: bytes, height: int, versions: tuple[int, ...]) -> bool:
+    """True if block `height` would accept a heartbeat of an authority that knows these runtime versions.
+
+    Once a session, and once more after each skip: if it is skipped, signs little, or has new versions to tell.
+    """
+    row, number = AUTHORITIES.get(state, key), info(state).session(height)
+    if row is None or row.heartbeat == [number, row.skips]:
+        return False
+    return row.skipped or list(versions) != row.versions or _signs_little(state, number, key)
 
 
 def _signs_little(state: ReadState, number: int, key: bytes) -> bool:

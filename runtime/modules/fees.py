@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from .. import params
+from .. import hooks, params
 from ..chain import info
 from ..registry import Context, error
 from ..tables import ReadState, Table, key_field
@@ -71,6 +71,12 @@ def note_free_failure(context: Context) -> None:
     if row is None or context.height - row[0] >= FREE_WINDOW_BLOCKS:
         row = [context.height, 0]
     FREE_FAILURES.put(context.state, context.signer, value=[row[0], row[1] + 1])
+
+
+@hooks.neuron_removed
+def forget_failures(context: Context, netuid: int, uid: int, hotkey: bytes) -> None:
+    """Only registered hotkeys have free calls."""
+    FREE_FAILURES.delete(context.state, hotkey)
 
 
 def settle(context: Context, fees_rao: int, tips_rao: int, author: bytes | None) -> None:

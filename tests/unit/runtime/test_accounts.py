@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from ledger.crypto import KeyPair
 from ledger.errors import Rejected
-from runtime import invariants, params
-from runtime.modules import accounts
+from runtime import hooks, invariants, params
+from runtime.modules import accounts, fees
 from runtime.modules.accounts import Account
 
 Q = 10**9
@@ -60,6 +60,17 @@ def test_unused_tombstone_is_forgotten(devnet):
     accounts.forget_tombstones(context)
     assert accounts.ACCOUNT.get(context.state, alice.public) is None
     assert list(accounts.TOMBSTONE.items(context.state)) == []
+
+
+def test_a_removed_hotkey_s_nonce_is_forgotten_unless_it_goes_on(devnet):
+    hot = devnet.hot("neuron code")
+    devnet.call(hot, "serving.unserve", 1)  # refused, but counted
+    context = devnet.context()
+    hooks.run_neuron_removed(context, 1, 0, hot.public)
+    context.block = devnet.block_context(height=context.height + 4097)
+    accounts.forget_tombstones(context)
+    assert accounts.ACCOUNT.get(context.state, hot.public) is None
+    assert fees.FREE_FAILURES.get(context.state, hot.public) is None
 
 
 @pytest.mark.parametrize(

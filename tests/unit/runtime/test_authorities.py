@@ -95,9 +95,12 @@ def test_silent_authorities_may_send_one_heartbeat_a_session(devnet):
     devnet.block(inherents=[heartbeat(devnet, 3)])
     jump_to_session_end(devnet)
     devnet.block(signers=[0, 1, 2])
+    assert not devnet.runtime.heartbeat_is_due(devnet.view, devnet.session(3).public, devnet.next_height)
     with pytest.raises(Rejected, match="alive"):
         devnet.block(signers=[0, 1, 2], inherents=[heartbeat(devnet, 3)])
     devnet.block(signers=[0, 1, 2])
+    assert devnet.runtime.heartbeat_is_due(devnet.view, devnet.session(3).public, devnet.next_height)
+    assert not devnet.runtime.heartbeat_is_due(devnet.view, bytes(32), devnet.next_height)
     devnet.block(signers=[0, 1, 2], inherents=[heartbeat(devnet, 3)])
 
 

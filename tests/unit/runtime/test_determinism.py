@@ -17,11 +17,14 @@ FORBIDDEN_CALLS = (
 FORBIDDEN_ATTRIBUTES = ("popitem", "__hash__", "__dict__", "environ")
 
 
-def problems(source):
+READS_ALSO = ("ipaddress",)  # reads.py formats addresses for people; nothing of it enters a block
+
+
+def problems(source, also=()):
     """(line, what) of everything that the rules forbid."""
     for node in ast.walk(ast.parse(source)):
         what = problem(node)
-        if what:
+        if what and what.removeprefix("from ") not in also:
             yield node.lineno, what
 
 
@@ -53,7 +56,11 @@ def _names(node, names):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(RUNTIME)))
 def test_the_runtime_is_deterministic(path):
-    assert list(problems(path.read_text())) == []
+    assert list(problems(path.read_text(), READS_ALSO if path.name == "reads.py" else ())) == []
+
+
+def test_no_rule_uses_the_reads():
+    assert [path.name for path in FILES if "import reads" in path.read_text() or ".reads" in path.read_text()] == []
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,18 @@ def test_failing_free_calls_cost_in_the_end(devnet):
     assert fees.may_be_free(later)
 
 
+def test_a_dry_run_says_what_would_happen(devnet):
+    extrinsic = transfer(devnet, tip=3)
+    outcome, events = devnet.runtime.dry_run(devnet.view, extrinsic, devnet.next_height)
+    assert outcome.fee_rao == devnet.execute(extrinsic).outcomes[0].fee_rao
+    assert [registry.EVENTS[event[0]].name for event in events] == ["Transfer"]
+    refused, events = devnet.runtime.dry_run(devnet.view, transfer(devnet, amount=10**6 * Q), devnet.next_height)
+    assert refused.error == "InsufficientBalance" and events == []
+    with pytest.raises(Rejected, match="NonceTooLow"):
+        devnet.block(extrinsic)
+        devnet.runtime.dry_run(devnet.view, extrinsic, devnet.next_height)
+
+
 # --- blocks as a whole -------------------------------------------------------------------------------------------
 
 
