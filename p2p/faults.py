@@ -43,24 +43,23 @@ class FaultLedger:
             self._make_room(now_ms)
             entry = self._entries[peer] = _Entry(0.0, now_ms)
         entry.points, entry.at_ms = entry.decayed(now_ms) + max(0, points), now_ms
-        if entry.points < BAN_AT or entry.banned_until_ms > now_ms:
+        if round(entry.points) < BAN_AT or entry.banned_until_ms > now_ms:
             return False
         entry.banned_until_ms = now_ms + BAN_MS
         return True
 
     def points(self, peer: str, now_ms: int) -> int:
         entry = self._entries.get(peer)
-        return 0 if entry is None else int(entry.decayed(now_ms))
+        return 0 if entry is None else round(entry.decayed(now_ms))
 
     def banned(self, peer: str, now_ms: int) -> bool:
         entry = self._entries.get(peer)
         return entry is not None and entry.banned_until_ms > now_ms
 
     def _make_room(self, now_ms: int) -> None:
+        """When the ledger is full the milder half of it goes, bans last: seldom, since each time costs a sort."""
         if len(self._entries) < MAX_PEERS:
             return
-        for peer in [p for p, e in self._entries.items() if e.banned_until_ms <= now_ms and e.decayed(now_ms) < 1]:
+        rank = sorted(self._entries, key=lambda peer: (self.banned(peer, now_ms), self._entries[peer].decayed(now_ms)))
+        for peer in rank[: MAX_PEERS // 2]:
             del self._entries[peer]
-        if len(self._entries) >= MAX_PEERS:  # all of them still matter: the mildest goes, a ban last
-            mildest = min(self._entries, key=lambda p: (self.banned(p, now_ms), self._entries[p].decayed(now_ms)))
-            del self._entries[mildest]

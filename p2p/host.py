@@ -31,6 +31,7 @@ from libp2p.rcmgr.connection_limits import ConnectionLimits
 from libp2p.rcmgr.manager import ResourceLimits, ResourceManager
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as Noise
+from libp2p.stream_muxer import muxer_multistream
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamError
 from libp2p.stream_muxer.yamux import yamux
 from libp2p.tools.anyio_service import background_trio_service
@@ -76,6 +77,7 @@ def _tame_library() -> None:
     # This module logs through the root logger, which would install a handler on stderr for the whole process.
     swarm_connection.logging = logging.getLogger("libp2p.network.connection")
     yamux.MAX_WINDOW_SIZE = RECEIVE_WINDOW_BYTES
+    muxer_multistream.Yamux = BoundedYamux  # the class given as muxer is used for other protocols only
     swarm._HAPPY_EYEBALLS_DELAY = 0  # a wait for a second address; every dial here has one
 
 

@@ -31,13 +31,14 @@ log = logging.getLogger("quorix.p2p")
 
 
 class Session:
-    """One peer. All fields belong to trio."""
+    """One peer. All fields belong to trio. `hello` is None until it was accepted."""
 
     def __init__(self, connection: Connection) -> None:
         self.id, self.peer = connection.peer, str(connection.peer)
         self.outbound, self.address, self.since_ms = connection.outbound, connection.address, connection.since_ms
         self.hello: Hello | None = None
         self.height = 0
+        self.decided = trio.Event()  # the hellos were accepted, or one was refused
         self.up = trio.Event()
         self.settled = trio.Event()  # up, or over
         self.error: Error = Unreachable("the connection ended before the hello")
@@ -113,10 +114,16 @@ class Sessions:
     # --- life of a session
 
     async def on_connected(self, connection: Connection) -> None:
-        """Event of the host: a session begins with the first connection of a peer."""
-        if connection.peer not in self._by_id:
+        """Event of the host: a session begins with the first connection of a peer, whoever dials says hello first.
+
+        Two that dial each other at the same time have two connections, and both say hello; either hello will do.
+        """
+        session = self._by_id.get(connection.peer)
+        if session is None:
             session = self._by_id[connection.peer] = Session(connection)
             self._nursery.start_soon(self._live, session)
+        if connection.outbound and not session.decided.is_set():
+            self._nursery.start_soon(self.greet, session)
 
     async def on_disconnected(self, peer: ID, last: bool) -> None:
         """Event of the host: a session ends with the last connection of its peer."""
@@ -141,15 +148,25 @@ class Sessions:
         await self._host.disconnect(session.id)
 
     async def _establish(self, session: Session) -> None:
-        """Returns when the session is up. Raises Rejected, DecodeError or Unreachable."""
+        """Returns when both hellos were accepted. Raises Rejected, DecodeError or Unreachable."""
         with trio.move_on_after(HELLO_SECONDS):
-            if session.outbound:
-                await self._greet(session)
-            await session.settled.wait()
-        if not session.up.is_set():
-            raise session.error if session.settled.is_set() else await self._no_hello(session)
+            await session.decided.wait()
+        if session.hello is None:
+            raise session.error if session.decided.is_set() else await self._no_hello(session)
 
-    async def _greet(self, session: Session) -> None:
+    async def greet(self, session: Session) -> None:
+        """Say hello first. What goes wrong ends the session, unless the peer's own hello was accepted meanwhile."""
+        with trio.move_on_after(HELLO_SECONDS):
+            try:
+                self._accept(session, await self._exchange(session))
+            except Error as error:
+                if session.hello is None or isinstance(error, Rejected):
+                    session.error = error
+                    session.decided.set()
+                if session.up.is_set() and isinstance(error, Rejected):
+                    session.scope.cancel()
+
+    async def _exchange(self, session: Session) -> Hello:
         mine = await self._hello_for(session.peer)
         try:
             raw = await self._host.open_stream(session.id, f"{self._prefix}/hello/1")
@@ -157,15 +174,12 @@ class Sessions:
             raise await self._no_hello(session) from None
         stream = hello_stream(raw)
         try:
-            hello = await greet(stream, mine, session.peer, self._veto(session))
+            return await greet(stream, mine, session.peer, self._veto(session))
         except DecodeError as error:
             self._fault(session.id, error)
             raise
-        except Error:
+        finally:
             await stream.close()
-            raise
-        self._accept(session, hello)
-        await stream.close()
 
     async def _on_hello(self, peer: ID, raw: Any) -> None:
         """An inbound hello; on a session that is up it replaces the earlier one (the peer has started again)."""
@@ -181,7 +195,7 @@ class Sessions:
                 hello = await welcome(hello_stream(raw), mine, session.peer, self._veto(session))
             except (Rejected, DecodeError) as error:
                 session.error = error
-                session.settled.set()
+                session.decided.set()
                 if session.up.is_set():
                     session.scope.cancel()
                 if isinstance(error, DecodeError):
@@ -210,10 +224,9 @@ class Sessions:
 
     def _accept(self, session: Session, hello: Hello) -> None:
         changed = session.hello != hello
-        session.hello, session.height = hello, max(hello.height, 0)
-        session.up.set()
-        session.settled.set()
-        if changed:
+        session.hello, session.height = hello, hello.height
+        session.decided.set()
+        if changed and session.up.is_set():
             self._on_up(session)
 
     async def _no_hello(self, session: Session) -> Error:
@@ -233,6 +246,9 @@ class Sessions:
                 nursery, lambda: self._host.open_stream(session.id, f"{self._prefix}/sync/1"),
                 session.scope.cancel, lambda error: self._fault(session.id, error),
             )
+            session.up.set()
+            session.settled.set()
+            self._on_up(session)
             while True:
                 with trio.CancelScope() as session.channel_scope:
                     if self._my_role == "authority" and self.is_authority(session):

@@ -91,14 +91,16 @@ class P2PThread:
         wait_s = FIRST_WAIT_S
         while True:
             began = time.monotonic()
-            cause: BaseException = Unreachable("p2p loop ended")
+            cause: BaseException | None = None
             try:
                 trio.run(self._main)
             except BaseException as error:  # a host's system task may end the loop of all hosts
                 log.error("p2p loop ended and is started again: %r", error)
                 cause = error
-            if not self._survivors(cause):
+            if not self._survivors(cause or Unreachable("p2p loop ended")):
                 return
+            if cause is None:
+                continue
             wait_s = FIRST_WAIT_S if time.monotonic() - began > STEADY_S else min(LONGEST_WAIT_S, wait_s * 2)
             time.sleep(wait_s)
 
@@ -155,6 +157,7 @@ class P2PThread:
             del self._residents[resident]
             if not self._residents and self._nursery is not None:
                 self._nursery.cancel_scope.cancel()
+                self._token = self._nursery = None  # who enters now waits for the next loop
         resident.died(None)
 
 
