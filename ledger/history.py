@@ -58,11 +58,14 @@ def _account_row(extrinsics: Sequence[Extrinsic], events: Sequence[Event], outco
     """The signer of each extrinsic and every key (32-byte field) that its events name."""
     entries = []
     for index, (extrinsic, outcome) in enumerate(zip(extrinsics, outcomes, strict=True)):
-        accounts = [extrinsic.signer]
-        for event in events[outcome.first_event : outcome.first_event + outcome.events]:
-            accounts += [field for field in event if type(field) is bytes and len(field) == 32]
         place = index.to_bytes(2, "big")
-        entries += [account[:_ACCOUNT_BYTES] + place for account in dict.fromkeys(accounts)]
+        accounts = {extrinsic.signer: None}
+        for event in events[outcome.first_event : outcome.first_event + outcome.events]:
+            for field in event:
+                if type(field) is bytes and len(field) == 32:
+                    accounts[field] = None
+        for account in accounts:
+            entries.append(account[:_ACCOUNT_BYTES] + place)
     return b"".join(entries)
 
 

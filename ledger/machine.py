@@ -88,7 +88,10 @@ class Admission:
 class StateMachine(Protocol):
     """The rules. `runtime.executor.Runtime` implements it."""
 
-    version: int
+    @property
+    def version(self) -> int:
+        """Number of the rules, as blocks name them."""
+        ...
 
     def authorities(self, view: View) -> AuthoritySet:
         """The set that certifies the block after the state of `view`."""
