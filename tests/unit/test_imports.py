@@ -28,7 +28,7 @@ PURE = ("ledger.errors", "ledger.codec", "ledger.crypto", "ledger.blocks", "ledg
         "ledger.commitments", "ledger.inherents")
 NARROW = {
     "ledger/client": (*PURE, "ledger.client"),
-    "runtime": (*PURE, "ledger.machine"),
+    "runtime": (*PURE, "ledger.machine", "ledger.client.records"),
     "ai": ("ai", "ledger.errors", "ledger.codec", "ledger.crypto", "ledger.trees", "ledger.commitments", "ledger.client"),
     "tools/explorer": ("tools.explorer", "tools.cli.output", "ledger.client", "ledger.errors"),
 }
