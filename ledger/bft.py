@@ -40,8 +40,7 @@ class Core(HeightState):
 
     def step(self, event: CoreEvent, now: Now) -> list[Any]:
         """Perform one event; the effects must happen in this order. Raises InvariantBroken."""
-        self.now = now
-        self._out: list[Any] = []
+        self.now, self._out = now, list[Any]()
         if isinstance(event, Start) or not self.idle:
             try:
                 _EVENTS[type(event)](self, event)
@@ -322,7 +321,8 @@ class Core(HeightState):
         self._out.append(SetTimer(kind, self.height, self.round, delay_ms))
 
     def _fire(self, timer: Timer) -> None:
-        if timer.height == self.height and (timer.round == self.round or timer.kind == "rebroadcast"):
+        current = timer.round == self.round and self.me is not None
+        if timer.height == self.height and (current or timer.kind == "rebroadcast"):
             _TIMERS[timer.kind](self)
 
     def _work(self, event: Work | Seal) -> None:

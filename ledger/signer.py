@@ -22,17 +22,8 @@ from typing import Any, Final
 from .blocks import Block
 from .codec import HASH, KEY, U8, U32, U64, Bytes, Int, ListOf, Optional, Record, Shape, decode, encode
 from .crypto import digest
-from .errors import (
-    Corruption,
-    DecodeError,
-    DoubleSignRisk,
-    InvariantBroken,
-    NewerSchema,
-    NotFound,
-    UsageError,
-    WrongGenesis,
-)
-from .store import Store
+from .errors import Corruption, DecodeError, DoubleSignRisk, InvariantBroken, NotFound, UsageError
+from .store import SCHEMA_KEY, Store, check_stamp, stamp
 from .votes import MAX_AUTHORITIES, NIL, Certificate, Proposal, Vote
 
 SCHEMA: Final = 1
@@ -151,12 +142,10 @@ def _message(is_vote: int, data: bytes) -> Message:
     return Vote.from_value(value) if is_vote else Proposal.from_value(value)
 
 
-_META_SCHEMA: Final = b"meta/schema"
-_META_GENESIS: Final = b"meta/genesis"
-_META_KEY: Final = b"meta/key"
-_META_DOMAINS: Final = b"meta/domains"
-_RECORD: Final = b"record/"  # + domain
-_BODY: Final = b"body/"  # + block hash
+_KEY_ROW: Final = b"m/key"
+_DOMAINS_ROW: Final = b"m/domains"
+_RECORD: Final = b"r/"  # + domain
+_BODY: Final = b"b/"  # + block hash
 _DOMAINS_SHAPE = ListOf(Record("domain", from_height=U64, domain=HASH), MAX_DOMAINS, low=1)
 
 
@@ -175,32 +164,26 @@ class Signer:
     @classmethod
     def create(cls, store: Store, genesis_hash: bytes, public_key: bytes, first_height: int = 1) -> Signer:
         """Initialise an empty store. Raises DoubleSignRisk if it is not empty: a guard is never overwritten."""
-        if store.get(_META_SCHEMA) is not None:
+        if store.get(SCHEMA_KEY) is not None:
             raise DoubleSignRisk("the sign database exists already", hint="open it; it must never be made anew")
         KEY.check(public_key, "public key")
         domains: Domains = ((first_height, genesis_hash),)
-        store.write({
-            _META_SCHEMA: encode(SCHEMA), _META_GENESIS: genesis_hash, _META_KEY: public_key,
-            _META_DOMAINS: _encode_domains(domains),
-        }, sync=True)
+        rows = stamp(SCHEMA, genesis_hash) | {_KEY_ROW: public_key, _DOMAINS_ROW: _encode_domains(domains)}
+        store.write(rows, sync=True)
         return cls(store, public_key, domains)
 
     @classmethod
     def open(cls, store: Store, genesis_hash: bytes, public_key: bytes) -> Signer:
         """Raises NotFound (empty store), NewerSchema, WrongGenesis, DoubleSignRisk (another key) or Corruption."""
-        schema = store.get(_META_SCHEMA)
-        if schema is None:
+        if store.get(SCHEMA_KEY) is None:
             raise NotFound(
                 "there is no sign database for this key",
                 hint="restore it, or start with --new-sign-db once no other copy of this key runs",
             )
-        if schema != encode(SCHEMA):
-            raise NewerSchema("the sign database was written by a newer version")
-        if store.get(_META_GENESIS) != genesis_hash:
-            raise WrongGenesis("the sign database belongs to another chain")
-        if store.get(_META_KEY) != public_key:
+        check_stamp(store, SCHEMA, genesis_hash)
+        if store.get(_KEY_ROW) != public_key:
             raise DoubleSignRisk("the sign database belongs to another key")
-        return cls(store, public_key, _decode_domains(store.get(_META_DOMAINS) or b""))
+        return cls(store, public_key, _decode_domains(store.get(_DOMAINS_ROW) or b""))
 
     def load(self, height: int) -> tuple[SignRecord | None, tuple[Block, ...]]:
         """Record of the domain of `height` (the one to work on next) and the stored bodies that it binds."""
@@ -236,7 +219,7 @@ class Signer:
         """Replace the list of domains after a devnet rewind (`rewound`)."""
         if len(domains) > MAX_DOMAINS:
             raise UsageError(f"more than {MAX_DOMAINS} rewinds", hint="reset the devnet")
-        self._store.write({_META_DOMAINS: _encode_domains(domains)}, sync=True)
+        self._store.write({_DOMAINS_ROW: _encode_domains(domains)}, sync=True)
         self.domains = domains
 
 
