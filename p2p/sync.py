@@ -46,6 +46,7 @@ BODIES_PER_ASK: Final = 128
 SUSPEND_MS: Final = 600_000
 RETRY_MS: Final = 10_000  # of a peer suspended for silence, if there is nobody else
 MAX_TIMEOUTS: Final = 3
+LOST_MS: Final = 60_000  # a request of whose end the owner said nothing for so long is forgotten
 MAX_PEERS: Final = 256
 MAX_TIPS: Final = 64
 
@@ -119,6 +120,7 @@ class SyncPlanner:
         self._peers: dict[str, _Peer] = {}
         self._connected: set[str] = set()
         self._asks: dict[int, Ask] = {}
+        self._sent_ms: dict[int, int] = {}
         self._number = 0
         self._slots: deque[_Slot] = deque()
         self._tips: dict[bytes, tuple[bytes, str]] = {}  # block hash -> certificate and who gave it
@@ -214,6 +216,8 @@ class SyncPlanner:
 
     def next(self, now_ms: int) -> list[Ask]:
         """Requests to send now. To be called after every event and at least once a second."""
+        for ask in [ask for ask in self._asks.values() if now_ms - self._sent_ms[ask.number] > LOST_MS]:
+            self._end(ask)
         asks = self._ask_heads(now_ms)
         if not self.behind:
             self._behind_since_ms = None
@@ -317,15 +321,16 @@ class SyncPlanner:
 
     def _ask_heads(self, now_ms: int) -> list[Ask]:
         """In turn, the peer that was not asked for the longest time first; at once if only the tip's proof is missing."""
-        waiting = sum(isinstance(ask.request, GetHead) for ask in self._asks.values())
+        waiting = {ask.peer for ask in self._asks.values() if isinstance(ask.request, GetHead)}
         urgent = self._needs_tip()
-        turn = sorted(self._usable(now_ms), key=lambda peer: (self._peers[peer].asked_ms, peer))
+        turn = [peer for peer in self._usable(now_ms) if peer not in waiting]
+        turn.sort(key=lambda peer: (self._peers[peer].asked_ms, peer))
         asks = []
-        for peer in turn[: max(0, HEADS_AT_ONCE - waiting)]:
+        for peer in turn[: max(0, HEADS_AT_ONCE - len(waiting))]:
             state = self._peers[peer]
             if now_ms - state.asked_ms >= (PATIENCE_MS // 3 if urgent else HEAD_EVERY_MS):
                 state.asked_ms = now_ms
-                asks.append(self._begin(peer, GetHead(self.height)))
+                asks.append(self._begin(peer, GetHead(self.height), now_ms))
         return asks
 
     def _needs_tip(self) -> bool:
@@ -344,7 +349,7 @@ class SyncPlanner:
         peer = max(able, key=lambda p: (p != self._last_source, -self._peers[p].asks, self._peers[p].height, p))
         self._last_source = peer
         count = min(MAX_HEADERS, MAX_WINDOW - len(self._slots), self._peers[peer].height - start + 1)
-        return [self._begin(peer, GetHeaders(start, count))]
+        return [self._begin(peer, GetHeaders(start, count), now_ms)]
 
     def _ask_bodies(self, now_ms: int) -> list[Ask]:
         asks = []
@@ -364,7 +369,7 @@ class SyncPlanner:
                 break
             peer = min(able, key=lambda p: (self._peers[p].asks, p != run[0].source, p))
             run = run[: next((i for i, slot in enumerate(run) if peer in slot.missing), len(run))]
-            ask = self._begin(peer, GetBodies(tuple(slot.header.hash for slot in run)))
+            ask = self._begin(peer, GetBodies(tuple(slot.header.hash for slot in run)), now_ms)
             for slot in run:
                 slot.ask = ask.number
             asks.append(ask)
@@ -394,14 +399,15 @@ class SyncPlanner:
             and now_ms >= self._peers[peer].suspended_until_ms - SUSPEND_MS + RETRY_MS and not self._peers[peer].asks
         )
 
-    def _begin(self, peer: str, request: Request) -> Ask:
+    def _begin(self, peer: str, request: Request, now_ms: int) -> Ask:
         self._number += 1
+        self._sent_ms[self._number] = now_ms
         ask = self._asks[self._number] = Ask(self._number, peer, request)
         self._peers[peer].asks += 1
         return ask
 
     def _end(self, ask: Ask) -> None:
-        del self._asks[ask.number]
+        del self._asks[ask.number], self._sent_ms[ask.number]
         self._peers[ask.peer].asks -= 1
         for slot in self._slots:
             if slot.ask == ask.number:
