@@ -1,5 +1,7 @@
 """The chain: building, judging, committing, reading back, older states, rewinding, start-up checks."""
 
+import random
+import threading
 from dataclasses import replace
 
 import pytest
@@ -12,6 +14,8 @@ from ledger.codec import encode
 from ledger.crypto import KeyPair, digest
 from ledger.errors import (
     Corruption,
+    DecodeError,
+    DiskFailure,
     InvariantBroken,
     NewerSchema,
     NotFound,
@@ -381,6 +385,35 @@ def test_a_failure_of_the_node_is_no_verdict(ledger):
         fresh.chain.check(executed.block)
 
 
+def test_mutated_blocks_are_refused_by_name_and_change_nothing(ledger):
+    ledger.grow(2)
+    executed = ledger.build([ledger.extrinsic(0), ledger.extrinsic(1)], [(7, ledger.genesis[b"auth"])])
+    good, head, rnd = executed.block.encode(), ledger.chain.head, random.Random(4)
+    fresh = Chain.open(ledger.store, ledger.params, ledger.machine)
+    judged = 0
+    for _ in range(1500):
+        bad = bytearray(good)
+        for _ in range(rnd.randint(1, 2)):
+            bad[rnd.randrange(len(bad))] ^= 1 << rnd.randrange(8)
+        if bytes(bad) == good:
+            continue
+        try:
+            block = Block.decode(bytes(bad))
+        except DecodeError:
+            continue
+        judged += 1
+        try:
+            fresh.check(block)
+        except Rejected:
+            continue
+        # Only a time or a round can be another one and still be valid: the machine of this test heeds neither.
+        assert block.body == executed.block.body
+        free = {name: getattr(executed.block.header, name) for name in ("timestamp_ms", "proposal_round")}
+        assert replace(block.header, **free) == executed.block.header
+    assert judged > 500 and fresh.head == head
+    assert fresh.check(Block.decode(good)).block == executed.block
+
+
 def test_importing_needs_a_valid_certificate(ledger):
     executed = ledger.build()
     block, good = executed.block, ledger.certificate(executed.block)
@@ -534,6 +567,60 @@ def test_reopening_continues_where_it_stopped(new_ledger, tmp_path):
     ledger.grow(2, extrinsics=[ledger.extrinsic(2)])
     assert ledger.chain.head.height == 5
     ledger.chain.close()
+
+
+def test_a_crash_before_the_batch_is_written_loses_only_that_block(new_ledger, tmp_path):
+    ledger = new_ledger(LevelStore.create(tmp_path / "db")).create()
+    ledger.grow(2, extrinsics=[ledger.extrinsic(0)])
+    durable = ledger.chain.head
+    executed = ledger.build([ledger.extrinsic(1)])
+    ledger.chain.prepare_commit(executed, ledger.certificate(executed.block))
+    assert ledger.chain.head.height == 3
+    ledger.chain.close()
+    ledger.store = LevelStore.open(tmp_path / "db")
+    assert ledger.open().head == durable
+    ledger.chain.audit_state()
+    ledger.chain.apply(ledger.chain.import_block(executed.block, ledger.certificate(executed.block)))
+    assert ledger.chain.head.hash == executed.block.hash
+    ledger.chain.close()
+
+
+def test_a_failed_write_stops_and_leaves_the_disk_as_it_was(ledger):
+    ledger.grow()
+    before = dict(ledger.store.items(b""))
+    executed = ledger.build()
+    batch = ledger.chain.prepare_commit(executed, ledger.certificate(executed.block))
+    ledger.store.write = lambda *args, **kwargs: (_ for _ in ()).throw(DiskFailure("no space left"))
+    with pytest.raises(DiskFailure):
+        ledger.chain.apply(batch)
+    assert ledger.chain.durable_height == 1
+    assert dict(ledger.store.items(b"")) == before
+
+
+def test_reading_while_another_thread_commits(new_ledger, tmp_path):
+    """Readers see whole heights: what a view holds always has the root of its height."""
+    ledger = new_ledger(LevelStore.create(tmp_path / "db")).create()
+    chain, failures, stop = ledger.chain, [], threading.Event()
+
+    def read():
+        while not stop.is_set():
+            proof = chain.prove(b"vk")
+            shown = int(proof.value or b"0")
+            if shown != proof.height or not verify_state(proof.state_root, b"vk", proof.value, proof.proof):
+                failures.append((proof.height, proof.value))
+            if proof.height and chain.header(proof.height).state_root != proof.state_root:
+                failures.append(proof.height)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for height in range(1, 16):
+        ledger.grow(extrinsics=[put(ledger, b"k", b"%d" % height)])
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert failures == []
+    chain.close()
 
 
 def test_creating_needs_an_empty_store(ledger):
