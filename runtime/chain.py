@@ -6,7 +6,6 @@ that long. The state after block h knows the hashes up to h - 1; the hash of h i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,10 +70,11 @@ def key_count(state: ReadState) -> int:
     return KEY_COUNT.get(state) or 0
 
 
-def count_keys(context: Context, changes: Mapping[bytes, bytes | None]) -> None:
-    """Bring the count up to date with the block's changes."""
+def count_keys(context: Context, changes: dict[bytes, bytes | None]) -> None:
+    """Bring the count up to date with the block's changes, and add it to them."""
     state, added = context.state, 0
     for key, value in changes.items():
         added += (value is not None) - (state.before(key) is not None)
     if added:
         KEY_COUNT.put(state, value=key_count(state) + added)
+        changes[KEY_COUNT.key()] = state.get(KEY_COUNT.key())

@@ -49,15 +49,20 @@ def find(number: int, args: Sequence[Any]) -> tuple[Call, list[Any]]:
         values = decode_args(entry, args)
     except DecodeError as problem:
         refuse("BadArguments", problem.cause)
+    if entry.name in NESTING:
+        _check_inner(entry, values)
+    return entry, values
+
+
+def _check_inner(entry: Call, values: Sequence[Any]) -> None:
     inner = inner_calls(entry, values)
     if len(inner) > MAX_INNER_CALLS:
         refuse("TooManyCalls")
-    for inner_number, inner_args in inner:
-        name = CALLS[inner_number].name if inner_number in CALLS else ""
+    for number, args in inner:
+        name = CALLS[number].name if number in CALLS else ""
         if name == SUDO or (name in NESTING and entry.name != SUDO):
             refuse("NestedBatch")
-        find(inner_number, inner_args)
-    return entry, values
+        find(number, args)
 
 
 def inner_calls(entry: Call, args: Sequence[Any]) -> list[tuple[int, list[Any]]]:
@@ -71,6 +76,8 @@ def inner_calls(entry: Call, args: Sequence[Any]) -> list[tuple[int, list[Any]]]
 
 def work_of(entry: Call, args: Sequence[Any]) -> int:
     """Work units of a checked call with all it carries."""
+    if entry.name not in NESTING:
+        return entry.work
     return entry.work + sum(work_of(CALLS[number], inner) for number, inner in inner_calls(entry, args))
 
 

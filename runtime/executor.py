@@ -36,7 +36,7 @@ error(18, "Expired", "the extrinsic's period is over", "sign it again with a rec
 error(19, "BirthBlockUnknown", "the birth block is not among the chain's recent ones", "sign it again")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Admitted:
     """An extrinsic whose envelope is fine: its call, checked arguments, cost."""
 
@@ -45,7 +45,7 @@ class _Admitted:
     free: bool
     fee_rao: int  # with the tip
     work: int
-    account_nonce: int
+    account: accounts.Account
 
 
 class Runtime:
@@ -76,7 +76,7 @@ class Runtime:
         if admitted.entry.precheck is not None:
             admitted.entry.precheck(context, *admitted.values)
         return Admission(
-            extrinsic.signer, extrinsic.nonce, admitted.account_nonce, int(admitted.entry.priority), admitted.fee_rao,
+            extrinsic.signer, extrinsic.nonce, admitted.account.nonce, int(admitted.entry.priority), admitted.fee_rao,
             admitted.work,
         )
 
@@ -167,8 +167,9 @@ def _body(context: Context, extrinsics: Sequence[Extrinsic]) -> tuple[list[Outco
     for index, extrinsic in enumerate(extrinsics):
         try:
             admitted = _admit(context, extrinsic, prices)
-            if admitted.account_nonce != extrinsic.nonce:
-                refuse("NonceTooHigh", f"the nonce is {extrinsic.nonce}, the account's next is {admitted.account_nonce}")
+            expected = admitted.account.nonce
+            if expected != extrinsic.nonce:
+                refuse("NonceTooHigh", f"the nonce is {extrinsic.nonce}, the account's next is {expected}")
             weight += admitted.work
             if weight > limit:
                 refuse("BlockTooHeavy")
@@ -199,7 +200,7 @@ def _admit(context: Context, extrinsic: Extrinsic, prices: fees.Prices) -> _Admi
     fee_rao = extrinsic.tip + (0 if free else prices.fee_rao(len(extrinsic.body) + SIGNATURE_BYTES, work))
     if fee_rao > row.free_rao:
         refuse("CannotPayFee", f"the fee is {fee_rao} rao, the free balance {row.free_rao}", fee_rao=fee_rao)
-    return _Admitted(entry, values, free, fee_rao, work, row.nonce)
+    return _Admitted(entry, values, free, fee_rao, work, row)
 
 
 def _check_life(context: Context, extrinsic: Extrinsic) -> None:
@@ -215,7 +216,7 @@ def _check_life(context: Context, extrinsic: Extrinsic) -> None:
 
 def _run(context: Context, extrinsic: Extrinsic, admitted: _Admitted) -> Outcome:
     """Take the fee and run the call; a refusal is the outcome's error."""
-    accounts.charge(context, extrinsic.signer, admitted.fee_rao)
+    accounts.charge(context, extrinsic.signer, admitted.account, admitted.fee_rao)
     first = len(context.events)
     refusal = dispatch.attempt(context, admitted.entry, admitted.values)
     if refusal is not None and admitted.free:
@@ -232,7 +233,7 @@ def _end(context: Context, outcomes: list[Outcome], weight: int) -> BlockResult:
     if chain.key_count(context.state) < params.get(context.state, "audit_below_keys"):
         invariants.require(invariants.audit(context.state), context.height)
     return BlockResult(
-        context.state.changes(), context.events, outcomes, authorities.current(context.state), context.history, weight,
+        changes, context.events, outcomes, authorities.current(context.state), context.history, weight,
     )
 
 

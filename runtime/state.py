@@ -18,13 +18,14 @@ class State:
 
     def __init__(self, view: View) -> None:
         self._view = view
+        self._before: dict[bytes, bytes | None] = {}  # what was read of the view: each key is asked once a block
         self._changes: dict[bytes, bytes | None] = {}
         self._journal: list[tuple[bytes, object]] = []
 
     def get(self, key: bytes) -> bytes | None:
         if key in self._changes:
             return self._changes[key]
-        return self._view.get(key)
+        return self.before(key)
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Set a value; None deletes."""
@@ -65,8 +66,11 @@ class State:
 
     def changes(self) -> dict[bytes, bytes | None]:
         """Keys whose value differs from the view's, with the new value; None deletes."""
-        return {key: value for key, value in self._changes.items() if self._view.get(key) != value}
+        return {key: value for key, value in self._changes.items() if self.before(key) != value}
 
     def before(self, key: bytes) -> bytes | None:
         """Value of `key` at the start of the block."""
-        return self._view.get(key)
+        if key in self._before:
+            return self._before[key]
+        value = self._before[key] = self._view.get(key)
+        return value

@@ -112,7 +112,7 @@ def debit(context: Context, who: bytes, amount_rao: int, sink: str, *, error_nam
     if amount_rao > row.free_rao:
         refuse(error_name, balance_rao=row.free_rao, needed_rao=amount_rao)
     _flow(context, sink, amount_rao)
-    _store(context, who, row, replace(row, free_rao=row.free_rao - amount_rao))
+    _store(context, who, row, Account(row.free_rao - amount_rao, row.reserved_rao, row.nonce))
 
 
 def credit(context: Context, who: bytes, amount_rao: int, source: str) -> None:
@@ -120,7 +120,7 @@ def credit(context: Context, who: bytes, amount_rao: int, source: str) -> None:
     deposit in an otherwise empty account is recycled."""
     row = account(context.state, who)
     _flow(context, source, -amount_rao)
-    _store(context, who, row, replace(row, free_rao=_u64(row.free_rao + amount_rao)))
+    _store(context, who, row, Account(_u64(row.free_rao + amount_rao), row.reserved_rao, row.nonce))
 
 
 def reserve(context: Context, who: bytes, amount_rao: int, *, error_name: str = "NotEnoughBalance") -> None:
@@ -151,9 +151,18 @@ def transfer(
     context: Context, source: bytes, to: bytes, amount_rao: int, *, error_name: str = "InsufficientBalance"
 ) -> None:
     """Move free balance between two accounts, with the Transfer event."""
-    debit(context, source, amount_rao, "transfer", error_name=error_name)
-    credit(context, to, amount_rao, "transfer")
+    row = account(context.state, source)
+    if amount_rao > row.free_rao:
+        refuse(error_name, balance_rao=row.free_rao, needed_rao=amount_rao)
+    if source != to:
+        _move(context, source, row, to, account(context.state, to), amount_rao)
     context.events.append(TRANSFER(source, to, amount_rao))
+
+
+def _move(context: Context, source: bytes, giver: Account, to: bytes, taker: Account, amount_rao: int) -> None:
+    """Both sides of a transfer between two different accounts whose rows are at hand."""
+    _store(context, source, giver, Account(giver.free_rao - amount_rao, giver.reserved_rao, giver.nonce))
+    _store(context, to, taker, Account(_u64(taker.free_rao + amount_rao), taker.reserved_rao, taker.nonce))
 
 
 def mint(context: Context, amount_rao: int, sink: str) -> None:
@@ -190,9 +199,8 @@ def burn_reserved(context: Context, who: bytes, amount_rao: int, reason: str) ->
     recycle(context, amount_rao, "recycle", reason)
 
 
-def charge(context: Context, who: bytes, fee_rao: int) -> None:
-    """Count one extrinsic of the account and take its fee (executor only; it has checked the balance)."""
-    row = account(context.state, who)
+def charge(context: Context, who: bytes, row: Account, fee_rao: int) -> None:
+    """Count one extrinsic of the account, whose row is at hand, and take its fee (executor only)."""
     assert 0 <= fee_rao <= row.free_rao, "the fee was not checked"
     if fee_rao:
         _flow(context, "fees", fee_rao)
@@ -273,11 +281,13 @@ def transfer_call(context: Context, to: bytes, amount: int | str, keep_alive: bo
     if amount > free:
         refuse("InsufficientBalance", balance_rao=free, needed_rao=amount)
     if to != context.signer:
+        receiver = account(state, to)
         if must_stay and _is_dust(state, free - amount):
             refuse("ExistentialDeposit", "the sender would fall below the existential deposit")
-        if _is_dust(state, account(state, to).total_rao + amount):
+        if _is_dust(state, receiver.free_rao + receiver.reserved_rao + amount):
             refuse("ExistentialDeposit", "the receiver would stay below the existential deposit")
-    transfer(context, context.signer, to, amount)
+        _move(context, context.signer, sender, to, receiver, amount)
+    context.events.append(TRANSFER(context.signer, to, amount))
 
 
 @call(2, "accounts.faucet", {"amount_rao": U64}, work=8, free=lambda context, amount_rao: info(context.state).devnet)

@@ -143,8 +143,9 @@ def test_no_sequence_of_entries_creates_or_loses_money(ops):
                 accounts.mint(context, amount, "test")
                 accounts.credit(context, names[a], amount, "test")
             elif kind == 6:
-                fee = min(amount, accounts.balance(context.state, names[a]))
-                accounts.charge(context, names[a], fee)
+                row = accounts.account(context.state, names[a])
+                fee = min(amount, row.free_rao)
+                accounts.charge(context, names[a], row, fee)
                 accounts.recycle(context, fee, "fees", "fees")
             else:
                 accounts.mint(context, amount, "test")
