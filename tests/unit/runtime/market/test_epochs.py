@@ -167,46 +167,53 @@ def test_a_damaged_history_row_is_refused(market):
 
 COLD = ["owner", "validator 0", "validator 1", "miner 0", "miner 1", "miner 2", "x", "y"]
 WHO = st.integers(0, len(COLD) - 1)
-AMOUNT = st.one_of(st.none(), st.integers(0, 700), st.integers(0, 5 * 10**9))
-NET = st.integers(0, 3)
+JUDGE = st.sampled_from([1, 1, 2, 2, 3, 6])  # mostly the validators
+AMOUNT = st.one_of(st.none(), st.just(0), st.integers(1, 10**6), st.integers(10**8, 5 * 10**9), st.integers(10**8, 10**11))
+NET = st.sampled_from([1, 1, 2, 2, 0, 3])
+PRICE = st.one_of(st.integers(0, 10**8), st.integers(10**9, 3 * 10**9))
 STEP = st.one_of(
-    st.tuples(st.just("block"), st.integers(1, 4)),
-    st.tuples(st.just("stake.add"), WHO, WHO, NET, AMOUNT),
-    st.tuples(st.just("stake.remove"), WHO, WHO, NET, AMOUNT),
-    st.tuples(st.just("stake.move"), WHO, WHO, WHO, NET, NET, AMOUNT),
-    st.tuples(st.just("stake.withdraw_unbonded"), WHO),
-    st.tuples(st.just("stake.decrease_take"), WHO, WHO, st.integers(0, 65535)),
-    st.tuples(st.just("neurons.register"), WHO, NET, WHO, st.integers(0, 3 * 10**9)),
-    st.tuples(st.just("neurons.unregister"), WHO, NET, WHO),
-    st.tuples(st.just("neurons.root_register"), WHO, WHO),
-    st.tuples(st.just("weights"), WHO, st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), max_size=3)),
-    st.tuples(st.just("commit"), WHO), st.tuples(st.just("vote"), WHO, st.integers(1, 2)),
+    st.tuples(st.just("stake.add"), WHO, JUDGE, NET, AMOUNT),
+    st.tuples(st.just("stake.remove"), WHO, JUDGE, NET, AMOUNT),
+    st.tuples(st.just("stake.remove"), JUDGE, JUDGE, NET, AMOUNT),
+    st.tuples(st.just("stake.move"), WHO, JUDGE, JUDGE, NET, NET, AMOUNT),
+    st.tuples(st.just("stake.withdraw_unbonded"), JUDGE),
+    st.tuples(st.just("take"), JUDGE, st.integers(0, 20000)),
+    st.tuples(st.just("neurons.register"), WHO, NET, WHO, PRICE),
+    st.tuples(st.just("register"), WHO, NET, PRICE),
+    st.tuples(st.just("unregister"), WHO, NET),
+    st.tuples(st.just("seat"), WHO),
+    st.tuples(st.just("weights"), JUDGE, st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=3)),
+    st.tuples(st.just("commit"), WHO),
+    st.tuples(st.just("vote"), JUDGE, st.integers(1, 2)),
 )
 
 
 def run(world, step):
-    """One step; refusals are fine, broken invariants are not."""
+    """One step; refusals are fine, broken invariants are not. Returns the refusal."""
     kind, who, *rest = step
-    if kind == "block":
-        world.next_block(who)
-        return
     cold, hot = world.key(COLD[who]), world.key(COLD[who] + " hot")
-    hots = {"stake.add": (0,), "stake.remove": (0,), "stake.move": (0, 1), "stake.decrease_take": (0,),
-            "neurons.register": (1,), "neurons.unregister": (1,), "neurons.root_register": (0,)}
-    if kind in hots or kind == "stake.withdraw_unbonded":
-        args = [world.key(COLD[x] + " hot") if i in hots.get(kind, ()) else x for i, x in enumerate(rest)]
-        world.refused(kind, cold, *args)
-    elif kind == "weights":
-        row = dict(rest[0])
-        world.refused("weights.set", hot, 1, pack_u16(list(row)), pack_u16(list(row.values())), 0)
-    elif kind == "commit":
-        world.refused("weights.commit", hot, 2, bytes([who]) * 32)
-    else:
-        world.refused("weights.set_root", hot, pack_u16([rest[0]]), pack_u16([1]))
+    hots = {"stake.add": (0,), "stake.remove": (0,), "stake.move": (0, 1), "neurons.register": (1,)}.get(kind, ())
+    args = [world.key(COLD[value] + " hot") if i in hots else value for i, value in enumerate(rest)]
+    if kind == "take":
+        return world.refused("stake.decrease_take", cold, hot, *args)
+    if kind == "register":
+        return world.refused("neurons.register", cold, args[0], hot, args[1])
+    if kind == "unregister":
+        return world.refused("neurons.unregister", cold, args[0], hot)
+    if kind == "seat":
+        return world.refused("neurons.root_register", cold, hot)
+    if kind == "weights":
+        row = dict(args[0])
+        return world.refused("weights.set", hot, 1, pack_u16(list(row)), pack_u16(list(row.values())), 0)
+    if kind == "commit":
+        return world.refused("weights.commit", hot, 2, bytes([who]) * 32)
+    if kind == "vote":
+        return world.refused("weights.set_root", hot, pack_u16([args[0]]), pack_u16([1]))
+    return world.refused(kind, cold, *args)
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(STEP, min_size=5, max_size=60))
+@given(st.lists(st.tuples(STEP, st.integers(0, 2)), min_size=5, max_size=60))
 def test_invariants_hold_under_random_calls(make_market, steps):
     world = make_market()
     world.set("commit_reveal_enabled", False, 1)
@@ -216,10 +223,14 @@ def test_invariants_hold_under_random_calls(make_market, steps):
         "tempo": 5, "immunity_period": 11, "weights_set_rate_limit": 1, "max_regs_per_block": 2, "max_allowed_uids": 3,
         "min_allowed_uids": 1, "min_non_immune_uids": 0,
     }, price_rao=world.Q // 100)
+    for name in ("validator 0", "validator 1"):
+        neurons.genesis_register(world.context, 2, world.key(name + " hot"), world.key(name), permit=True)
     for name in ("owner", "x", "y"):
         world.fund(world.key(name), 1000 * world.Q)
-    for step in steps:
+    world.next_block()
+    for step, blocks in steps:
         run(world, step)
+        world.next_block(blocks)
     world.next_block(15)  # every block is audited: I1 to I8
 
 
