@@ -85,8 +85,9 @@ class RemoteChain:
     async def call(self, wire: str, params: Mapping[str, Any] | Sequence[Any] | None = None) -> Any:
         """One call by wire name with JSON-ready parameters; returns the JSON result as it came."""
         self._next_id += 1
-        reply = await self._post(_request(self._next_id, wire, params), repeat=_may_repeat(wire))
-        return _result(reply, self._next_id)
+        number = self._next_id  # other calls may begin while this one waits
+        reply = await self._post(_request(number, wire, params), repeat=_may_repeat(wire))
+        return _result(reply, number)
 
     async def batch(self, calls: Sequence[tuple[str, Mapping[str, Any] | Sequence[Any]]]) -> list[Any]:
         """Several calls in one request (at most 100). An entry that failed is the error object itself, not raised."""

@@ -92,7 +92,7 @@ def test_files_are_recognised_by_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "data"),
-    [("a.json", b"{"), ("a.json", b"\xff"), ("a.jsonl.gz", b"plain"), ("a.jsonl.gz", gzip.compress(b"{}\n[")[:-4])],
+    [("a.json", b"{"), ("a.json", b"\xff"), ("a.jsonl.gz", b"plain"), ("a.jsonl.gz", gzip.compress(b"{}\n[", mtime=0)[:-4])],
 )
 def test_a_damaged_file_is_a_missed_target(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / "consensus.json").write_text(json.dumps(load("consensus.json")))
