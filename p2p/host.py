@@ -77,6 +77,7 @@ def _tame_library() -> None:
     # This module logs through the root logger, which would install a handler on stderr for the whole process.
     swarm_connection.logging = logging.getLogger("libp2p.network.connection")
     yamux.MAX_WINDOW_SIZE = RECEIVE_WINDOW_BYTES
+    yamux.YamuxStream = ThriftyStream
     muxer_multistream.Yamux = BoundedYamux  # the class given as muxer is used for other protocols only
     swarm._HAPPY_EYEBALLS_DELAY = 0  # a wait for a second address; every dial here has one
 
@@ -93,6 +94,21 @@ class _Buffer(bytearray):
 class _Buffers(dict[int, bytearray]):
     def __setitem__(self, stream: int, buffer: bytearray) -> None:
         super().__setitem__(stream, _Buffer(buffer))
+
+
+class ThriftyStream(yamux.YamuxStream):  # type: ignore[misc]
+    """A stream that renews its window when half of it is used; the library sends an update for every read."""
+
+    target_recv_window: int
+
+    async def _auto_tune_and_send_window_update(self, *, bytes_read: int = 0) -> None:
+        async with self.window_lock:
+            left = self.recv_window + len(self.conn.stream_buffers.get(self.stream_id, b""))
+            if left > self.target_recv_window // 2:
+                return
+            self.target_recv_window = RECEIVE_WINDOW_BYTES
+            self.recv_window += RECEIVE_WINDOW_BYTES - left
+        await self.send_window_update(RECEIVE_WINDOW_BYTES - left)
 
 
 class BoundedYamux(yamux.Yamux):  # type: ignore[misc]
