@@ -244,11 +244,10 @@ class ReceiptStore:
     def _descriptor(self, netuid: int, epoch: int, suffix: str) -> int:
         key = (netuid, epoch, suffix)
         if key not in self._open:
+            if suffix == "receipts":
+                self.prune()
             while len(self._open) >= MAX_OPEN_FILES:
-                other = next(iter(self._open))
-                os.close(self._open.pop(other))
-                if other[2] == "receipts":
-                    del self._counts[other[:2]]
+                self._close(*next(iter(self._open)))
             file = self._file(netuid, epoch, suffix)
             file.parent.mkdir(exist_ok=True)
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -257,8 +256,14 @@ class ReceiptStore:
             self._open[key] = descriptor
             if suffix == "receipts":
                 self._counts[netuid, epoch] = count
-                self.prune()
         return self._open[key]
+
+    def _close(self, netuid: int, epoch: int, suffix: str) -> None:
+        descriptor = self._open.pop((netuid, epoch, suffix), None)
+        if descriptor is not None:
+            os.close(descriptor)
+        if suffix == "receipts":
+            self._counts.pop((netuid, epoch), None)
 
     def _records(self, netuid: int, epoch: int, suffix: str) -> Iterator[tuple[bytes, bytes]]:
         file = self._file(netuid, epoch, suffix)
@@ -278,17 +283,14 @@ class ReceiptStore:
         for netuid, epoch, file in self._by_age("transcript"):
             size, age_ms = _size_and_age(file, self._clock())
             total += size
-            is_open = (netuid, epoch, "transcript") in self._open
-            if not is_open and (age_ms > self._keep_ms or total > TRANSCRIPTS_MAX_BYTES):
+            if age_ms > self._keep_ms or total > TRANSCRIPTS_MAX_BYTES:
+                self._close(netuid, epoch, "transcript")
                 file.unlink(missing_ok=True)
 
     def _shorten(self, netuid: int, epoch: int, file: Path) -> None:
         hashes = b"".join(crypto.digest("receipt", b"\0", receipt) for receipt in self.leaves(netuid, epoch))
         self._file(netuid, epoch, "hashes").write_bytes(hashes)
-        descriptor = self._open.pop((netuid, epoch, "receipts"), None)
-        if descriptor is not None:
-            os.close(descriptor)
-            self._counts.pop((netuid, epoch), None)
+        self._close(netuid, epoch, "receipts")
         file.unlink(missing_ok=True)
 
 

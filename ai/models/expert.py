@@ -9,7 +9,7 @@ with a single block needs keys and values of all positions but only one query an
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from .model import Card, Sampling, write_bytes
 
 WEIGHTS_MAX_BYTES: Final = 64 << 20
 ALPHABET: Final = 256
+HEAD_WIDTH: Final = 16
 _HASH_MULTIPLIER: Final = 1_000_003
 _HASH_MASK: Final = 0x7FFF_FFFF
 
@@ -34,9 +35,13 @@ class Shape:
     """Sizes of an expert. `tables`: rows of the hash tables of orders 2, 3, ..."""
 
     width: int = 64
-    heads: int = 4
     context: int = 128
     tables: tuple[int, ...] = field(default=(4096, 8192, 8192, 8192))
+
+    @property
+    def heads(self) -> int:
+        """Attention heads, of 16 numbers each."""
+        return self.width // HEAD_WIDTH
 
 
 class ExpertNetwork(nn.Module):  # type: ignore[misc]
@@ -151,13 +156,11 @@ class ByteExpert:
 
 
 def encode_weights(network: ExpertNetwork) -> bytes:
-    """A safetensors file of half-precision tensors, with the shape in its header."""
+    """A safetensors file of half-precision tensors. It holds nothing else: the sizes are read off the tensors."""
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().half().contiguous().cpu() for name, tensor in network.state_dict().items()}
-    shape = asdict(network.shape)
-    header = {key: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for key, v in shape.items()}
-    data: bytes = save(tensors, header)
+    data: bytes = save(tensors)
     return data
 
 
@@ -185,7 +188,6 @@ def decode_weights(data: bytes) -> ExpertNetwork:
 MAX_WIDTH: Final = 1024
 MAX_CONTEXT: Final = 4096
 MAX_TABLES: Final = 8
-HEAD_WIDTH: Final = 16
 
 
 def _shape_of(tensors: dict[str, Tensor]) -> Shape:
@@ -198,7 +200,7 @@ def _shape_of(tensors: dict[str, Tensor]) -> Shape:
         raise DecodeError("not an expert's tensors", where="weights") from None
     if not (0 < width <= MAX_WIDTH and width % HEAD_WIDTH == 0 and 0 < context <= MAX_CONTEXT):
         raise DecodeError("sizes out of bounds", where="weights")
-    return Shape(width=width, heads=width // HEAD_WIDTH, context=context, tables=tables)
+    return Shape(width=width, context=context, tables=tables)
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from ai.models.model import Model
 from ai.receipts import KEEP_HOURS
 from ledger.crypto import KeyPair
-from ledger.errors import UsageError
+from ledger.errors import DecodeError, UsageError
 
 POLL_SECONDS: Final = 3.0  # how often the metagraph is read
 MEMORY_LIMIT_MIB: Final = 8_192  # address space of a neuron's process; torch alone reserves more than it uses
@@ -89,9 +89,12 @@ class NeuronConfig:
         from ai.models.expert import ByteExpert
         from ai.models.train import domains_of
 
-        return ByteExpert.load(
-            self.weights(), name=self.model, domains=domains_of(self.model), device=self.device
-        )  # fmt: skip
+        path = self.weights()
+        try:
+            return ByteExpert.load(path, name=self.model, domains=domains_of(self.model), device=self.device)
+        except DecodeError:
+            path.unlink(missing_ok=True)  # a damaged cache: the host trains it again before the next start
+            raise
 
     def weights(self) -> Path:
         """Where an expert's weights lie."""

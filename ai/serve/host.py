@@ -23,7 +23,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
@@ -93,7 +93,10 @@ class Host:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Raises what made a child impossible to start for good."""
-        jobs: list[Coroutine[Any, Any, None]] = [self._serve(neuron) for neuron in self._config.neurons]
+        jobs: list[Coroutine[Any, Any, None]] = [
+            self._keep(neuron["name"], "ai.serve.neuron:run", neuron, self._model_of(neuron))
+            for neuron in self._config.neurons
+        ]
         jobs += [self._keep(part["name"], part["entry"], part["config"]) for part in self._config.workers]
         tasks = [asyncio.create_task(job) for job in jobs]
         stopped = asyncio.create_task(stop.wait())
@@ -111,15 +114,19 @@ class Host:
             self._starter.shutdown(wait=False, cancel_futures=True)
             worker.report({"event": "stopped"})
 
-    async def _serve(self, neuron: dict[str, Any]) -> None:
-        """Train what is missing, then keep the neuron running."""
+    def _model_of(self, neuron: dict[str, Any]) -> Callable[[], Awaitable[None]]:
+        """What makes sure that a neuron's model is in the cache, training it where it is not."""
         config = NeuronConfig.from_json(neuron)
-        if config.is_expert and not config.weights().exists():
+
+        async def ensure() -> None:
+            if not config.is_expert or config.weights().exists():
+                return
             key = str(config.weights())
-            if key not in self._trainings:
+            if key not in self._trainings or self._trainings[key].done():
                 self._trainings[key] = asyncio.create_task(self._train(config.model, neuron))
             await asyncio.shield(self._trainings[key])
-        await self._keep(config.name, "ai.serve.neuron:run", neuron)
+
+        return ensure
 
     async def _train(self, model: str, neuron: dict[str, Any]) -> None:
         wanted = {"recipe": "full", "train_seed": 0, "cache": "", **neuron}
@@ -133,10 +140,14 @@ class Host:
                 await asyncio.sleep(1.0)
         raise UsageError(f"the model {model} could not be trained", hint="see the host's log")
 
-    async def _keep(self, name: str, entry: str, config: dict[str, Any]) -> None:
-        """Run a child again whenever it ends, after a growing pause."""
+    async def _keep(
+        self, name: str, entry: str, config: dict[str, Any], ready: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Run a child again whenever it ends, after a growing pause; `ready` is awaited before each start."""
         loop, failures = asyncio.get_running_loop(), 0
         while not self._stopping:
+            if ready is not None:
+                await ready()
             began = loop.time()
             code = await self._once(name, entry, config)
             if self._stopping:

@@ -51,13 +51,16 @@ class WorkQueue:
     def __len__(self) -> int:
         return len(self._heap)
 
-    def check_room(self) -> None:
-        """Raises Refused busy where a new session would have to wait behind a full queue."""
-        if len(self._heap) >= self._limit:
+    def check_room(self, coming: int = 0) -> None:
+        """Raises Refused busy where a new session would have to wait behind a full queue.
+
+        `coming`: steps of sessions that have just been let in and are not in the queue yet.
+        """
+        if len(self._heap) + coming >= self._limit:
             self._heap = [job for job in self._heap if not job.future.done()]
             heapq.heapify(self._heap)
-        if len(self._heap) >= self._limit:
-            raise Refused("busy", f"{len(self._heap)} steps wait", retry_after_ms=BUSY_RETRY_MS)
+        if len(self._heap) + coming >= self._limit:
+            raise Refused("busy", f"{len(self._heap) + coming} steps wait", retry_after_ms=BUSY_RETRY_MS)
 
     def push(self, job: Job) -> None:
         """Add a step, or put back the rest of one (which keeps its place)."""

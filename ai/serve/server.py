@@ -65,16 +65,17 @@ class NeuronServer:
     ) -> None:  # fmt: skip
         """`tls`: an ssl.SSLContext, needed outside devnets. `seen`: a ReplayGuard; the default forgets at restart."""
         self.model, self.keypair, self.genesis_hash = model, keypair, genesis_hash
-        self.standings = standings or FixedStandings()
-        self.hooks = hooks or Hooks()
+        self.standings = standings if standings is not None else FixedStandings()
+        self.hooks = hooks if hooks is not None else Hooks()
         self.receipts, self.clock, self.counters = receipts, clock, Counters()
         self._methods = methods or METHODS
         self._netuids, self._versions, self._tls = tuple(netuids), tuple(versions), tls
-        self._seen = seen or SeenSet()
+        self._seen = seen if seen is not None else SeenSet()  # an empty guard is falsy
         self.admission = Admission(keypair.public, genesis_hash, self._serves, self._seen, self._versions)
         self.queue = WorkQueue()
         self.batcher = Batcher(model, self.queue, lambda: len(self.sessions), clock)
         self.sessions: dict[tuple[Connection, int], ServedSession] = {}
+        self.starting = 0  # sessions let in whose method has not begun
         self.doorkeeper = Doorkeeper()
         self._server: asyncio.Server | None = None
         self._closing = False
@@ -142,6 +143,7 @@ class NeuronServer:
         session = ServedSession(self, connection, protocol, standing, priority)
         self.sessions[connection, frame.sid] = session
         connection.open_sessions += 1
+        self.starting += 1
         self.counters.sessions += 1
         session.begin(method)
 
@@ -163,7 +165,7 @@ class NeuronServer:
             raise Refused("over_budget", f"over {MAX_SESSIONS_PER_CONNECTION} sessions on a connection")
         if len(self.sessions) >= MAX_SESSIONS:
             raise Refused("busy", f"{MAX_SESSIONS} sessions are open", retry_after_ms=1_000)
-        self.queue.check_room()
+        self.queue.check_room(self.starting)
 
 
 class ServedSession:
@@ -221,6 +223,7 @@ class ServedSession:
     async def _run(self, method: Method) -> None:
         try:
             self._begun = True
+            self._server.starting -= 1
             if self._stopped is not None:
                 raise asyncio.CancelledError
             await method.run(self)
