@@ -97,7 +97,7 @@ def build_app(api: ChainApi, *, gateway: str | None = None, hosts: frozenset[str
             Route(entry.path, endpoint(entry, "html")),
         ]
     routes += [
-        Route("/search", search), Route("/ask", ask), Route("/events", events), Route("/healthz", health),
+        Route("/search", search), Route("/ask", ask), Route("/live", events), Route("/healthz", health),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
     return Starlette(routes=routes, exception_handlers={404: missing})

@@ -10,7 +10,7 @@ button.addEventListener("click", () => {
   if (paused) source.close(); else open();
 });
 function open() {
-  source = new EventSource("/events");
+  source = new EventSource("/live");
   source.addEventListener("head", (event) => {
     for (const [id, html] of Object.entries(JSON.parse(event.data))) {
       const place = document.getElementById(id);
