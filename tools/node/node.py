@@ -22,14 +22,15 @@ from ledger.inherents import HEARTBEAT, Heartbeat
 from ledger.machine import Clock
 from ledger.pool import Pool
 from ledger.signer import Domains, Signer
-from ledger.votes import quorum
+from ledger.votes import leader, quorum
 from p2p.messages import PROTOCOL_VERSION, sign_proof
 from p2p.network import Handlers, Hello, Network, PeerId
-from runtime import versions
-from runtime.modules import authorities
+from runtime import epochs, versions
+from runtime.modules import accounts, authorities
 from tools.rpc.subscriptions import HeadSignal
 
 from .follow import Follower, Source, serve
+from .meter import MeteredNetwork, metered_handlers
 from .relay import TOPIC, Relay
 from .shell import FINALITY_ROW, Shell
 from .threads import Threads, Workers
@@ -43,6 +44,7 @@ LEAST_STALE_MS: Final = 3_000
 SEAL_TIMEOUT_S: Final = 60.0
 MAX_SEAL: Final = 1000
 HEARTBEAT_EVERY_BLOCKS: Final = 4
+MAX_ROUNDS_COUNTED: Final = 100
 
 
 class Journal(Protocol):
@@ -87,32 +89,34 @@ class Node:
         self.follower = Follower(self.shell)
         self.relay = Relay(self.shell, key)
         self.heads = HeadSignal(self.chain.head.height)
-        self.network: Network | None = None
+        self.network: MeteredNetwork | None = None
         self.incident: dict[str, Any] = {}
         self.ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._peers: dict[PeerId, Hello] = {}
         self._enough = asyncio.Event()
         self._finality: OrderedDict[int, int] = OrderedDict()
         self._source = Source(self.chain, self.engine)
+        self._makers = self.chain.authorities()  # of the block in work
         self.last_finality_ms = 0
 
     # --- life --------------------------------------------------------------------------------------------------------
 
     def handlers(self) -> Handlers:
         """What the network calls; give them to it before `start`."""
-        return Handlers(
+        handlers = Handlers(
             topics={"block": self._on_final, TOPIC: self.relay.gossiped}, request=self._on_request,
             channel=self._on_frame, peer=self._on_peer, hello=self._hello,
         )
+        return metered_handlers(handlers, self.shell.counters.network_bytes)
 
     async def start(self, network: Network | None) -> None:
         """Connect, then start consensus: at once when alone, else when enough authorities are there or after a while."""
-        self.network = self.shell.network = network
         if network is not None:
+            metered = self.network = self.shell.network = MeteredNetwork(network, self.shell.counters.network_bytes)
             self._tell_authorities()
-            await network.start()
-            self.follower.start(network)
-            self.relay.start(network)
+            await metered.start()
+            self.follower.start(metered)
+            self.relay.start(metered)
             try:
                 async with asyncio.timeout(BOOT_WAIT_S):
                     await self._enough.wait()
@@ -140,6 +144,8 @@ class Node:
         self._finality[tip.height] = finality_ms
         if len(self._finality) > FINALITY_KEPT:
             self._finality.popitem(last=False)
+        self._count(executed)
+        self._makers = tip.authorities
         self.heads.set(tip.height)
         self.follower.committed(tip.height, tip.hash)
         self.relay.committed([extrinsic.id for extrinsic in executed.extrinsics], tip.height)
@@ -148,6 +154,21 @@ class Node:
             self._tell_authorities()
         if tip.height % HEARTBEAT_EVERY_BLOCKS == 0:
             self._heartbeat()
+
+    def _count(self, executed: ExecutedBlock) -> None:
+        """What metrics say about turns, epochs and emission."""
+        counters, header, makers = self.shell.counters, executed.block.header, self._makers
+        own = self.parts.session_key.public if self.parts.session_key else b""
+        for round_ in range(min(header.proposal_round, MAX_ROUNDS_COUNTED) + 1):
+            if makers.keys[leader(makers.keys, makers.active, header.height, round_)] == own:
+                counters.turns["led" if round_ == header.proposal_round else "missed"] += 1
+        for event in executed.result.events:
+            if event[0] == epochs.EPOCH_RAN.number:
+                counters.epoch_s[event[1]] = self.shell.last_check_s
+            elif event[0] == accounts.MINTED.number:
+                counters.minted_rao += event[2]
+            elif event[0] == authorities.AUTHORITY_SKIPPED.number and event[1] == own:
+                counters.turns["skipped"] += 1
 
     def sync_hint(self, hint: Sync) -> None:
         self.follower.hint(hint)
@@ -214,9 +235,8 @@ class Node:
         return bool(self._peers)
 
     def _tell_authorities(self) -> None:
-        tell = getattr(self.network, "set_authorities", None)
-        if tell is not None:
-            tell(self.chain.authorities().keys)
+        if self.network is not None:
+            self.network.set_authorities(self.chain.authorities().keys)
 
     # --- authority -----------------------------------------------------------------------------------------------------
 
@@ -231,11 +251,10 @@ class Node:
         key, chain = self.parts.session_key, self.chain
         if key is None or self.network is None or self.follower.syncing:
             return
-        row = authorities.authority(chain.view(), key.public)
-        height = chain.head.height + 1
-        session, known = chain.params.session(height), tuple(sorted(versions.RULES))
-        if row is None or row.heartbeat == [session, row.skips] or not (row.skipped or tuple(row.versions) != known):
+        height, known = chain.head.height + 1, tuple(sorted(versions.RULES))
+        if not authorities.heartbeat_is_due(chain.view(), key.public, height, known):
             return
+        session = chain.params.session(height)
         beat = Heartbeat.sign(
             key, chain.domain_at(height), session, chain.head.hash, self.parts.node_version[:32], known
         )

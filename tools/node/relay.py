@@ -10,7 +10,6 @@ signed wrongly) counts against its sender. A full verify queue drops transaction
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ledger.blocks import INHERENT_SHAPE, MAX_EXTRINSIC_BYTES
@@ -52,18 +51,6 @@ def decode_batch(data: bytes) -> tuple[list[bytes], list[tuple[int, bytes]]]:
     return value[0], [(kind, payload) for kind, payload in value[1]]
 
 
-@dataclass
-class RelayCounters:
-    submitted: int = 0
-    gossiped: int = 0
-    rejected: dict[str, int] | None = None
-
-    def reject(self, name: str) -> None:
-        self.rejected = self.rejected or {}
-        if name in self.rejected or len(self.rejected) < 64:
-            self.rejected[name] = self.rejected.get(name, 0) + 1
-
-
 class Relay:
     """One node's way in and out for transactions. All methods run on the event loop."""
 
@@ -76,7 +63,7 @@ class Relay:
         self._own: dict[bytes, bytes] = {}
         self._flush_timer: asyncio.TimerHandle | None = None
         self._blocks = 0
-        self.counters = RelayCounters()
+        self.counters = shell.counters
 
     def start(self, network: Network) -> None:
         self._network = network

@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from ledger.chain import Chain, ExecutedBlock
@@ -60,6 +60,7 @@ from p2p.messages import GetBlock, encode_request
 from p2p.network import Network
 from p2p.sync import decode_block
 
+from .counters import Counters
 from .threads import Lane, Threads, Workers
 
 MAX_EVENTS: Final = 8192  # waiting to be fed; only frames are dropped above it
@@ -109,22 +110,6 @@ class _Commit:
 
 
 @dataclass
-class Counters:
-    """What the shell counts for metrics."""
-
-    built: int = 0
-    built_ms: int = 0
-    checked: int = 0
-    checked_ms: int = 0
-    committed: int = 0
-    commit_ms: int = 0
-    transactions: int = 0
-    frames_dropped: int = 0
-    bad_blocks: int = 0
-    persists: int = 0
-
-
-@dataclass
 class Shell:
     """One node's engine and everything its effects need. `network` is set when p2p is up; until then nothing is sent."""
 
@@ -138,9 +123,10 @@ class Shell:
     signer: Signer | None = None
     network: Network | None = None
     may_build: Callable[[], bool] = lambda: True
-    counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
+        self.counters = Counters()
+        self.last_check_s = 0.0
         self.stopping = False
         self._booted = False
         self._events: deque[Event] = deque()
@@ -154,6 +140,7 @@ class Shell:
         self._last_ticket = 0
         self._fetching: dict[bytes, None] = {}
         self._accepted_ms: dict[bytes, int] = {}
+        self._built: dict[bytes, None] = {}  # undecided blocks made here
         self._finality: tuple[int, int] | None = None  # (height, ms) of the last block, written with the next
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed = False
@@ -261,7 +248,7 @@ class Shell:
 
     async def _persist(self, effect: Persist) -> None:
         assert self.signer is not None, "a record to sign without a key"
-        self.counters.persists += 1
+        self.counters.records += 1
         signer = self.signer
         await self.disk.call(lambda: signer.persist(effect.record, effect.bodies, sync=effect.sync), lane=Lane.VOTES)
 
@@ -287,9 +274,9 @@ class Shell:
         accepted_ms = self._accepted_ms.get(block.hash)
         finality_ms = 0 if accepted_ms is None else max(1, now_ms - accepted_ms)
         self._accepted_ms.clear()
+        self._built.clear()
         self._finality = (block.height, finality_ms) if finality_ms else None
-        self.counters.committed += 1
-        self.counters.commit_ms += now_ms - started_ms
+        self.counters.commit.observe((now_ms - started_ms) / 1000)
         self.counters.transactions += len(executed.extrinsics)
         self.pool.on_block(executed)
         tip = Tip(
@@ -341,9 +328,10 @@ class Shell:
             except Rejected as error:
                 self.listener.log("warning", "no block could be built", {"height": effect.height, "reason": str(error)})
                 return
-            self.counters.built += 1
-            self.counters.built_ms += self.clock.monotonic_ms() - started_ms
+            self.last_check_s = (self.clock.monotonic_ms() - started_ms) / 1000
+            self.counters.build.observe(self.last_check_s)
             self._arrived(executed.block.hash)
+            self._built[executed.block.hash] = None
             self.feed(Built(effect.height, effect.round, executed.block))
 
         self.spawn(run())
@@ -367,8 +355,9 @@ class Shell:
         except Rejected as error:
             in_time, reason = True, str(error) or error.error_name
             self.counters.bad_blocks += 1
-        self.counters.checked += 1
-        self.counters.checked_ms += self.clock.monotonic_ms() - started_ms
+        if block.hash not in self._built:
+            self.last_check_s = (self.clock.monotonic_ms() - started_ms) / 1000
+            self.counters.check.observe(self.last_check_s)
         if in_time:
             self.feed(Checked(block, not reason, reason))
 
@@ -406,6 +395,7 @@ class Shell:
             self._accepted_ms[block_hash] = self.clock.monotonic_ms()
 
     def _report_evidence(self, effect: ReportEvidence) -> None:
+        self.counters.equivocations += 1
         self.pool.add_inherent(EVIDENCE, effect.evidence.encode())
 
     def _penalise(self, effect: Penalise) -> None:

@@ -43,11 +43,17 @@ class RpcApp:
         self._dispatcher, self._pages, self._limits = dispatcher, pages, dispatcher.limits
         self._hosts, self._origins, self._local = allowed_hosts(hosts), frozenset(origins), local
         self._websockets: Counter[str] = Counter()
+        self._sessions: set[Session] = set()
 
     @property
     def websockets(self) -> int:
         """Open WebSocket connections."""
         return self._websockets.total()
+
+    @property
+    def subscriptions(self) -> int:
+        """Subscriptions of all connections."""
+        return sum(len(session) for session in self._sessions)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
@@ -124,11 +130,14 @@ class RpcApp:
             return
         await send({"type": "websocket.accept"})
         self._websockets[address] += 1
+        conversation = _Conversation(self._dispatcher, address, receive, send)
+        self._sessions.add(conversation.session)
         try:
-            await _Conversation(self._dispatcher, address, receive, send).run()
+            await conversation.run()
         except OSError:
             pass  # the other side went away
         finally:
+            self._sessions.discard(conversation.session)
             self._websockets[address] -= 1
             if not self._websockets[address]:
                 del self._websockets[address]
@@ -159,8 +168,8 @@ class _Conversation:
     def __init__(self, dispatcher: Dispatcher, address: str, receive: Receive, send: Send) -> None:
         self._dispatcher, self._receive, self._send_message = dispatcher, receive, send
         self._limits = dispatcher.limits
-        self._session = Session(dispatcher.api, self._send, self._limits.subscriptions)
-        self._caller = Caller(address, self._session)
+        self.session = Session(dispatcher.api, self._send, self._limits.subscriptions)
+        self._caller = Caller(address, self.session)
         self._slots = asyncio.Semaphore(self._limits.concurrency)
 
     async def run(self) -> None:
@@ -178,14 +187,14 @@ class _Conversation:
                         break
                     answers.create_task(self._answer(text))
             finally:
-                await self._session.close()
+                await self.session.close()
 
     async def _answer(self, text: bytes | str) -> None:
         try:
             answer = await self._dispatcher.answer(text, self._caller)
             if answer is not None:
                 await self._send(answer)
-            self._session.release()
+            self.session.release()
         except OSError:
             pass  # the connection is gone; `run` learns it from its next receive
         finally:

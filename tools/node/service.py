@@ -1,0 +1,402 @@
+"""The node service: one process, several nodes. The one place where files, threads, sockets, RPC and p2p are joined.
+
+    start   self-test, RPC ports, databases, RPC answers  ->  libp2p is imported, peers  ->  consensus
+    run     until SIGTERM, SIGINT, the end of standard input (if asked), `admin_shutdown`, or a node's own fault
+    stop    RPC, then the nodes: nothing new is taken in, the disk ends what it has begun; pools are kept; sign databases
+            are closed, then chains, then the network. A second signal ends the process at once.
+
+The process's exit code is 0, or that of the fault (`ledger.errors`), whose details are then in HOME/incident/.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from ledger import crypto
+from ledger.client.records import to_json
+from ledger.errors import DiskFailure, Error, UsageError
+from p2p.addresses import Address, parse_address, peer_id_of
+from p2p.network import Network
+from tools.rpc.app import RpcApp
+from tools.rpc.jsonrpc import Dispatcher
+from tools.rpc.limits import Limits, is_local
+from tools.rpc.methods import NodeApi
+from tools.rpc.server import RpcServer, listen_tcp, listen_unix
+
+from .config import NodeConfig
+from .counters import RpcCounters
+from .home import Databases, Specification, open_databases, read_pool, write_file
+from .metrics import CONTENT_TYPE, Exposition, Observed
+from .node import Node, Parts
+from .shell import SystemClock, exit_code_of
+from .threads import Threads, Workers
+
+SWITCH_INTERVAL_S: Final = 0.001
+DISK_CHECK_S: Final = 10.0
+DISK_LOW_BYTES: Final = 1 << 30  # below: no more blocks of our own
+DISK_FULL_BYTES: Final = 256 << 20  # below: the node stops
+MAX_NODES: Final = 20
+JSON_TYPE: Final = "application/json"
+
+Announce = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class _Running:
+    """One node with what the service must close again."""
+
+    config: NodeConfig
+    databases: Databases
+    node: Node
+    disk: Workers
+    api: NodeApi
+    counters: RpcCounters
+    server: RpcServer
+    app: RpcApp
+    network: Network | None = None
+
+
+@dataclass
+class Journal:
+    """A node's log. Until logging is set up (after RPC answers), entries wait."""
+
+    name: str
+    waiting: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    log: Any = None
+
+    def __call__(self, level: str, event: str, **fields: Any) -> None:
+        if self.log is None:
+            self.waiting.append((level, event, fields))
+        else:
+            getattr(self.log, level)(event.replace(" ", "_"), **to_json(fields))
+
+    def open(self) -> None:
+        from . import logs
+
+        self.log = logs.logger("node", node=self.name)
+        for level, event, fields in self.waiting:
+            self(level, event, **fields)
+        self.waiting.clear()
+
+
+def run_nodes(configs: Sequence[NodeConfig], *, announce: Announce, follow_stdin: bool = False) -> int:
+    """Run the nodes until they are stopped; returns the exit code. `announce` gets what a supervisor wants to know."""
+    if sys.flags.optimize:
+        raise UsageError("refuses to run with python -O, which strips assertions")
+    if not 0 < len(configs) <= MAX_NODES:
+        raise UsageError(f"one process runs 1 to {MAX_NODES} nodes, not {len(configs)}")
+    crypto.self_test()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Service(configs, announce).run(follow_stdin=follow_stdin))
+
+
+class Service:
+    """See the module."""
+
+    def __init__(self, configs: Sequence[NodeConfig], announce: Announce) -> None:
+        self.configs, self.announce = configs, announce
+        self.version = version("quorix")
+        self.running: list[_Running] = []
+        self.journals = [Journal(str(index)) for index in range(len(configs))]
+        self._stop = asyncio.Event()
+        self._threads: Threads | None = None
+        self._admin: RpcServer | None = None
+        self._signals = 0
+        self._low_disk = False
+        self._exposition: Exposition | None = None
+
+    async def run(self, *, follow_stdin: bool) -> int:
+        """Start, wait, stop. Raises the error that prevented the start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        if follow_stdin:
+            threading.Thread(target=_wait_for_end_of_stdin, args=(loop, self._stop.set), daemon=True).start()
+        code = 0
+        try:
+            await self._open()
+            self._threads_ready()
+            await self._connect()
+            code = await self._wait()
+        finally:
+            await self._close()
+        return code
+
+    # --- start ---------------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        """Databases and RPC: from here on the nodes answer."""
+        self._threads = Threads()
+        specifications: dict[Path, Specification] = {}
+        listeners = [_listen(config) for config in self.configs]
+        for index, (config, listener) in enumerate(zip(self.configs, listeners, strict=True)):
+            if config.spec not in specifications:
+                specifications[config.spec] = Specification.load(config.spec)
+            specification = specifications[config.spec]
+            self.running.append(self._make(index, config, specification, listener))
+        self._exposition = Exposition(
+            [
+                Observed(str(i), each.node, each.counters, each.config.chain_path, lambda each=each: each.app.subscriptions)  # type: ignore[misc]
+                for i, each in enumerate(self.running)
+            ],
+            self.version,
+        )
+        await asyncio.gather(*(each.server.start() for each in self.running))
+        await self._open_admin_socket()
+        self.announce({"event": "rpc", "urls": [_url(each) for each in self.running]})
+
+    def _make(self, index: int, config: NodeConfig, specification: Specification, listener: Any) -> _Running:
+        assert self._threads is not None
+        databases = open_databases(config, specification)
+        disk = self._threads.disk(str(index))
+        node = Node(
+            Parts(
+                name=str(index), chain=databases.chain, domains=databases.domains, threads=self._threads, disk=disk,
+                clock=SystemClock(), journal=self.journals[index], session_key=databases.session_key,
+                signer=databases.signer, watch_first=databases.watch_first, sign_from=config.sign_from,
+                node_version=self.version,
+            ),
+            may_build=lambda: not self._low_disk,
+        )
+        node.pool.load(read_pool(config.pool_path), self._threads.verify_batch)
+        api = NodeApi(node, specification.spec, self.version, self._stop.set)
+        counters, limits = RpcCounters(), Limits()
+        dispatcher = Dispatcher(api, limits, observe=counters.observe)
+        names = [*config.rpc_names, config.rpc_host]
+        app = RpcApp(dispatcher, self._pages(api), hosts=names, origins=config.rpc_origins)
+        return _Running(config, databases, node, disk, api, counters, RpcServer(app, listener, limits), app)
+
+    async def _open_admin_socket(self) -> None:
+        """One for the process; it serves the first node's API with the unsafe methods."""
+        first = self.running[0]
+        if first.config.admin_socket is None:
+            return
+        limits = Limits()
+        app = RpcApp(Dispatcher(first.api, limits, unsafe=True), self._pages(first.api), local=True)
+        self._admin = RpcServer(app, listen_unix(first.config.admin_socket), limits)
+        await self._admin.start()
+
+    def _threads_ready(self) -> None:
+        """Logging, after RPC answers: its import is slow."""
+        from . import logs
+
+        logs.set_up(self.configs[0].log)
+        for journal in self.journals:
+            journal.open()
+
+    async def _connect(self) -> None:
+        """Networks and consensus, side by side for all nodes; a lone authority needs no network."""
+        for each in self.running:
+            if _wants_network(each):
+                from p2p.service import Libp2pNetwork
+
+                config, spec = each.config, each.api.spec
+                each.network = Libp2pNetwork(
+                    each.databases.node_key.seed, (config.p2p_host, config.p2p_port), each.node.chain.params.genesis_hash,
+                    each.node.handlers(), static_peers=self._peers_of(each), allow_private=spec.allow_private,
+                    book_path=config.book_path,
+                )
+        await self._start_all()
+        gc.collect()
+        gc.freeze()
+        for index, each in enumerate(self.running):
+            addresses = each.network.addresses() if each.network is not None else []
+            self.announce({
+                "event": "started", "node": index, "role": each.node.role, "rpc": _url(each), "p2p": addresses,
+                "height": each.node.chain.head.height,
+            })
+
+    async def _start_all(self) -> None:
+        """Start the nodes; a stop meanwhile ends that, a failure of one is raised."""
+        starting: asyncio.Future[Any] = asyncio.gather(*(each.node.start(each.network) for each in self.running))
+        stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+        finally:
+            for future in (starting, stopping):
+                future.cancel()
+            await asyncio.gather(starting, stopping, return_exceptions=True)
+
+    def _peers_of(self, each: _Running) -> list[str]:
+        """Static peers: those configured, and the other nodes of this process."""
+        own = peer_id_of(each.databases.node_key.seed)
+        found = dict.fromkeys(each.config.peers)
+        for other in self.running:
+            config = other.config
+            if other is not each and config.p2p_port:
+                peer = peer_id_of(other.databases.node_key.seed)
+                family = "ip6" if ":" in config.p2p_host else "ip4"
+                found.setdefault(str(Address(family, config.p2p_host, config.p2p_port, peer)))
+        return [address for address in found if parse_address(address).peer != own]
+
+    # --- run -----------------------------------------------------------------------------------------------------------
+
+    async def _wait(self) -> int:
+        """Until something ends it. Returns the exit code."""
+        disk: asyncio.Future[Any] = asyncio.ensure_future(self._watch_disk())
+        stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
+        ended: list[asyncio.Future[Any]] = [each.node.ended for each in self.running]
+        try:
+            await asyncio.wait([disk, stopping, *ended], return_when=asyncio.FIRST_COMPLETED)
+            for each in self.running:
+                if each.node.ended.done():
+                    return self._report(each, each.node.ended.result())
+            if disk.done():
+                return self._report(self.running[0], disk.exception() or DiskFailure("the disk watch ended"))
+            return 0
+        finally:
+            for task in (disk, stopping):
+                task.cancel()
+            await asyncio.gather(disk, stopping, return_exceptions=True)
+
+    def _report(self, each: _Running, error: BaseException) -> int:
+        """Keep the details of a fault, say what happened, and give its exit code."""
+        code = exit_code_of(error)
+        incident = {
+            "error": type(error).__name__, "cause": str(error), "exit_code": code,
+            "height": each.node.chain.head.height, **each.node.incident,
+        }
+        path = each.config.home / "incident" / f"{each.node.chain.head.height}-{code}.json"
+        try:
+            write_file(path, json.dumps(to_json(incident), indent=1).encode())
+        except OSError:
+            path = Path("-")
+        hint = error.hint if isinstance(error, Error) else ""
+        self.announce({"event": "fault", "node": each.node.parts.name, "code": code, "cause": str(error), "hint": hint,
+                       "incident": str(path)})
+        if not isinstance(error, Error):
+            each.node.parts.journal("error", "bug", error=repr(error), traceback=_traceback(error))
+        return code
+
+    async def _watch_disk(self) -> None:
+        """Stop proposing when space runs low; raise DiskFailure before writes would fail."""
+        while True:
+            for each in self.running:
+                free = shutil.disk_usage(each.config.home).free
+                if free < DISK_FULL_BYTES:
+                    raise DiskFailure(f"only {free >> 20} MiB are free at {each.config.home}", hint="free some space")
+                if (free < DISK_LOW_BYTES) != self._low_disk:
+                    self._low_disk = free < DISK_LOW_BYTES
+                    each.node.parts.journal("warning", "disk space", free_mib=free >> 20, proposing=not self._low_disk)
+            await asyncio.sleep(DISK_CHECK_S)
+
+    def _signalled(self) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            os._exit(130)
+        self._stop.set()
+
+    # --- stop ----------------------------------------------------------------------------------------------------------
+
+    async def _close(self) -> None:
+        """Everything that was opened, in order; goes on whatever fails."""
+        servers = [each.server for each in self.running] + ([self._admin] if self._admin else [])
+        await asyncio.gather(*(server.stop() for server in servers), return_exceptions=True)
+        for outcome in await asyncio.gather(*(each.node.stop() for each in self.running), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                self.announce({"event": "trouble", "cause": f"while stopping: {outcome!r}"})
+        for each in self.running:
+            try:
+                write_file(each.config.pool_path, each.node.pool.dump())
+            except OSError as error:
+                self.announce({"event": "trouble", "cause": f"the pool was not kept: {error}"})
+            await asyncio.to_thread(each.disk.close)
+        if self._threads is not None:
+            await asyncio.to_thread(self._threads.close)
+        for each in self.running:
+            each.databases.close()
+
+    # --- pages -----------------------------------------------------------------------------------------------------------
+
+    def _pages(self, api: NodeApi) -> dict[str, Any]:
+        node = api.node
+
+        async def alive() -> tuple[int, str, bytes]:
+            return 200, JSON_TYPE, _json({"alive": True, "height": node.chain.head.height})
+
+        async def ready() -> tuple[int, str, bytes]:
+            health = node.health()
+            return (200 if health.ready else 503), JSON_TYPE, _json(to_json(health))
+
+        async def numbers() -> tuple[int, str, bytes]:
+            assert self._exposition is not None and self._threads is not None
+            return 200, CONTENT_TYPE, await self._threads.read.call(self._exposition.text)
+
+        async def openrpc() -> tuple[int, str, bytes]:
+            from tools.rpc.openrpc import document
+
+            return 200, JSON_TYPE, _json(document())
+
+        async def about() -> tuple[int, str, bytes]:
+            params = node.chain.params
+            return 200, JSON_TYPE, _json({
+                "version": self.version, "chain": api.spec.name, "genesis_hash": to_json(params.genesis_hash),
+                "runtime_version": node.chain.machine.version, "python": sys.version.split()[0],
+            })
+
+        return {"/healthz": alive, "/readyz": ready, "/metrics": numbers, "/openrpc.json": openrpc, "/version": about}
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _listen(config: NodeConfig) -> Any:
+    if not config.rpc_external and not is_local(config.rpc_host) and config.rpc_host != "localhost":
+        raise UsageError(
+            f"RPC on {config.rpc_host} can be reached by other machines",
+            hint="add --rpc-external if that is meant; dev_ and admin_ methods stay on the admin socket",
+        )
+    return listen_tcp(config.rpc_host, config.rpc_port)
+
+
+def _wants_network(each: _Running) -> bool:
+    config, chain = each.config, each.node.chain
+    if config.p2p != "auto":
+        return config.p2p == "on"
+    alone = len(chain.authorities().keys) == 1 and each.node.role == "authority"
+    return not alone or bool(config.peers)
+
+
+def _url(each: _Running) -> str:
+    host, port = each.server.address[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def _traceback(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error))[-8000:]
+
+
+def _wait_for_end_of_stdin(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
+    """Blocks on its own thread until whoever started this process is gone."""
+    try:
+        while os.read(0, 4096):
+            pass
+    except OSError:
+        pass
+    try:
+        loop.call_soon_threadsafe(then)
+    except RuntimeError:
+        pass  # the loop has ended already
