@@ -16,7 +16,7 @@ from .crypto import digest
 from .effects import Now
 from .signer import STEP_PROPOSE, Signed, SignRecord
 from .spec import ChainSpecParams
-from .timing import Timing
+from .timing import Timing, clamp
 from .votes import (
     KIND_TAG,
     NIL,
@@ -146,7 +146,11 @@ class HeightState:
         """Forget the height before; keep nothing of it."""
         self.height, self.keys, self.active, self.me = start.height, start.keys, start.active, start.me
         self.parent_hash, self.parent_timestamp_ms = start.parent_hash, start.parent_timestamp_ms
-        self.n, self.f, self.t_parent = len(start.keys), max_faulty(len(start.keys)), now.mono_ms
+        self.n, self.f = len(start.keys), max_faulty(len(start.keys))
+        # After a start the parent's age counts towards the interval, so that a restarted chain goes on at once. The
+        # wall clock can only shorten this one wait: whatever it says, the wait is between nothing and one interval.
+        interval_ms = self.timing.interval_ms
+        self.t_parent = now.mono_ms - clamp(now.wall_ms - start.parent_timestamp_ms, 0, interval_ms)
         # durable
         self.round, self.stage = 0, STEP_PROPOSE
         self.signed: Signed | None = None

@@ -109,8 +109,15 @@ def locked(bench: Bench, chosen: Block) -> None:
 
 
 def test_round_0_is_paced_from_the_start_and_quiet_until_then() -> None:
-    assert Bench(me=0).timers(Bench(me=0).out) == {"propose": 250 + 300, "rebroadcast": 250 + 200}
-    assert Bench(me=1).timers(Bench(me=1).out) == {"make": 250, "propose": 550, "rebroadcast": 450}
+    follower, leader = Bench(me=0, wall=PARENT_TS), Bench(me=1, wall=PARENT_TS)
+    assert follower.timers(follower.out) == {"propose": 250 + 300, "rebroadcast": 250 + 200}
+    assert leader.timers(leader.out) == {"make": 250, "propose": 550, "rebroadcast": 450}
+
+
+@pytest.mark.parametrize(("age_ms", "wait_ms"), [(-5_000, 250), (0, 250), (100, 150), (250, 0), (3_600_000, 0)])
+def test_at_the_start_the_parents_age_counts_towards_the_interval_and_no_more(age_ms: int, wait_ms: int) -> None:
+    bench = Bench(me=1, mono=77, wall=PARENT_TS + age_ms)
+    assert bench.timers(bench.out)["make"] == wait_ms
 
 
 def test_the_pace_counts_from_the_parents_proposal_on_the_monotonic_clock() -> None:
@@ -635,7 +642,7 @@ def test_re_proposal_after_a_restart_waits_for_the_verdict_of_its_body() -> None
 
 
 def test_one_authority_needs_no_timers_but_its_pace() -> None:
-    bench = Bench(me=0, n=1)
+    bench = Bench(me=0, n=1, wall=PARENT_TS)
     assert bench.timers(bench.out) == {"make": 250}
     bench.timer("make")
     bench.do(Built(1, 0, block()))
