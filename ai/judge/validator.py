@@ -200,9 +200,7 @@ class Validator:
             return
         salt = secrets.token_bytes(32)
         pending = Pending(netuid, epoch, uids, values, 0, salt.hex())
-        commitment = weights_commitment(
-            self.genesis_hash, self.config.key.public, netuid, epoch, pack_u16(uids), pack_u16(values), 0, salt
-        )
+        commitment = weights_commitment(self.genesis_hash, self.config.key.public, netuid, epoch, uids, values, 0, salt)
         self.memory.remember(pending)
         await self.wallet.submit("weights.commit", netuid=netuid, hash=commitment)
         self.report({"event": "committed", "validator": self.config.name, "netuid": netuid, "epoch": epoch})
