@@ -8,6 +8,7 @@ from . import emission
 from .modules import (
     accounts,
     authorities,
+    creation,
     fees,
     governance,
     hotkeys,
@@ -22,7 +23,7 @@ from .modules import (
 )
 
 MODULES: Final = (
-    accounts, fees, hotkeys, subnets, neurons, registration, pools, stake, weights, emission, serving, authorities,
+    accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, weights, emission, serving, authorities,
     governance, keyring,
 )
 LOADED: Final = True

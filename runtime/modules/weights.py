@@ -253,7 +253,9 @@ def _reveal_is_free(context: Context, netuid: int, *_: Any) -> bool:
 
 def _check_reveal(context: Context, netuid: int, uids: bytes, values: bytes, salt: bytes, version_key: int) -> None:
     """The checks that the pool makes. The epoch that is due in the coming block counts as run."""
-    index, due = subnets.tempo(context.state, netuid).epoch_index, subnets.epoch_is_due(context.state, netuid, context.height)
+    _row_owner(context, netuid, uids, values)
+    index = subnets.tempo(context.state, netuid).epoch_index
+    due = subnets.epoch_is_due(context.state, netuid, context.height)
     _find_commit(context, netuid, uids, values, salt, version_key, commit_epoch(index, due=due))
 
 
@@ -263,9 +265,9 @@ def _check_reveal(context: Context, netuid: int, uids: bytes, values: bytes, sal
 )
 def reveal(context: Context, netuid: int, uids: bytes, values: bytes, salt: bytes, version_key: int) -> None:
     """Reveal the row committed `reveal_period` epochs ago; it counts from the end of the running epoch on."""
-    epoch = subnets.tempo(context.state, netuid).epoch_index if netuid != ROOT_NETUID else 0
+    uid = _row_owner(context, netuid, uids, values)
+    epoch = subnets.tempo(context.state, netuid).epoch_index
     found = _find_commit(context, netuid, uids, values, salt, version_key, epoch)
-    uid = neurons.require_uid(context.state, netuid, context.signer)
     row_uids, row_values = unpack_u16(uids), unpack_u16(values)
     problem = _row_problem(context, netuid, uid, row_uids, row_values, version_key)
     if problem:
@@ -279,7 +281,6 @@ def _find_commit(
     context: Context, netuid: int, uids: bytes, values: bytes, salt: bytes, version_key: int, epoch: int
 ) -> Commit:
     """The signer's commit to this row, in its reveal window."""
-    _row_owner(context, netuid, uids, values)
     if not params.is_on(context.state, "commit_reveal_enabled", netuid):
         refuse("CommitRevealDisabled")
     period = params.get(context.state, "reveal_period_epochs", netuid)
