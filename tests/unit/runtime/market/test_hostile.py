@@ -66,7 +66,8 @@ def test_unknown_subnets_are_refused_by_every_call_that_names_one(market):
     for name, signer, args in (
         ("neurons.register", cold, (77, hot, 5)), ("neurons.unregister", cold, (77, hot)),
         ("stake.add", cold, (hot, 77, 10**9)), ("stake.remove", cold, (hot, 77, None)),
-        ("stake.move", cold, (hot, hot, 1, 77, None)), ("stake.move", cold, (hot, hot, 77, 1, None)), ("weights.set", hot, (77, two, two, 0)),
+        ("stake.move", cold, (hot, hot, 1, 77, None)), ("stake.move", cold, (hot, hot, 77, 1, None)),
+        ("weights.set", hot, (77, two, two, 0)),
         ("weights.commit", hot, (77, bytes(32))), ("weights.reveal", hot, (77, none, none, bytes(32), 0)),
         ("subnets.start_call", cold, (77,)),
     ):
