@@ -3,9 +3,10 @@
     python -m ai.serve.host CONFIG.json
 
 CONFIG has `neurons` (see `neuron.NeuronConfig`), `workers` (`{"name", "entry": "module:function", "config": {...}}`,
-validators for example) and defaults for all neurons: `rpc`, `cache`, `recipe`, `train_seed`. Models that are not in the
-cache are trained first, two at a time; each neuron starts as soon as its model is there. A child that ends by itself is
-started again. Reports go to stdout, one JSON object a line:
+validators for example), defaults for all neurons (`rpc`, `cache`, `recipe`, `train_seed`), and `preload`, the modules
+that the fork server imports (default: torch and everything a neuron needs). Models that are not in the cache are trained
+first, two at a time; each neuron starts as soon as its model is there. A child that ends by itself is started again.
+Reports go to stdout, one JSON object a line:
 
     {"event": "training", "model": NAME, "share": 0..1}      {"event": "trained", "model": NAME, ...}
     {"event": "serving", "name": NAME, "ip", "port", ...}    {"event": "ready", "name": NAME, ...}: it is on chain too
@@ -42,6 +43,7 @@ MAX_TRAININGS: Final = 3  # attempts for one model
 RESTART_DELAYS_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
 HEALTHY_AFTER_S: Final = 60.0  # a child that ran this long starts over with the shortest delay
 STOP_GRACE_S: Final = 8.0
+PRELOAD: Final = "ai.serve.preload"
 _INHERITED: Final = ("rpc", "cache", "recipe", "train_seed")
 _FORKSERVER_LOST: Final = 255  # what multiprocessing says of a child whose fork server died
 
@@ -52,6 +54,7 @@ class HostConfig:
 
     neurons: list[dict[str, Any]] = field(default_factory=list)
     workers: list[dict[str, Any]] = field(default_factory=list)
+    preload: tuple[str, ...] = (PRELOAD,)
 
     @classmethod
     def read(cls, path: Path) -> HostConfig:
@@ -61,7 +64,7 @@ class HostConfig:
                 value = json.loads(file.read(CONFIG_MAX_BYTES))
         except (OSError, ValueError) as error:
             raise UsageError(f"{path}: {error}") from None
-        unknown = sorted(set(value) - {"neurons", "workers", *_INHERITED})
+        unknown = sorted(set(value) - {"neurons", "workers", "preload", *_INHERITED})
         if unknown:
             raise UsageError(f"unknown setting {unknown[0]!r} in {path}")
         shared = {name: value[name] for name in _INHERITED if name in value}
@@ -75,7 +78,7 @@ class HostConfig:
         names = [part["name"] for part in (*neurons, *workers)]
         if len(names) != len(set(names)) or len(names) > MAX_CHILDREN:
             raise UsageError(f"names must differ, and there may be {MAX_CHILDREN} of them")
-        return cls(neurons, workers)
+        return cls(neurons, workers, tuple(value.get("preload", [PRELOAD])))
 
 
 class Host:
@@ -84,7 +87,7 @@ class Host:
     def __init__(self, config: HostConfig) -> None:
         self._config = config
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["ai.serve.preload"])
+        self._context.set_forkserver_preload(list(config.preload))
         self._starter = ThreadPoolExecutor(1)  # a start waits for the fork server's imports
         self._trainers = asyncio.Semaphore(TRAINERS)
         self._trainings: dict[str, asyncio.Task[None]] = {}
