@@ -13,7 +13,8 @@ from typing import Protocol
 
 PeerId = str  # base58 text of a libp2p peer id
 
-# Verdict of a gossip handler: True = forward, False = permanently invalid (never for "not yet known").
+# Verdict of a gossip handler: True = forward, False = permanently invalid (never for "not yet known"). One that raises
+# gives no verdict: the message is not forwarded, counts against nobody and may come again.
 GossipHandler = Callable[[PeerId, bytes], Awaitable[bool]]
 # Serves one request of a peer: (peer, request bytes) -> reply bytes.
 RequestHandler = Callable[[PeerId, bytes], Awaitable[bytes]]

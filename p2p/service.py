@@ -22,6 +22,7 @@ from .messages import MAX_CHANNEL_FRAME_BYTES, MAX_GOSSIP_BYTES, MAX_REQUEST_BYT
 from .network import Handlers, Hello, PeerId, PeerInfo
 
 if TYPE_CHECKING:
+    from .network import Network
     from .switch import Switch
     from .thread import Bridge, Resident
 
@@ -245,3 +246,9 @@ def _plain(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error if isinstance(error, Error) else Unreachable(f"p2p host did not start: {error!r}", hint="")
+
+
+if TYPE_CHECKING:
+
+    def _is_a_network(network: Libp2pNetwork) -> Network:
+        return network

@@ -192,6 +192,8 @@ class Switch:
             return default_hello(self._setting.genesis_hash)
         try:
             hello: Hello = await self._bridge.ask(self._handlers.hello, peer)
+        except Error as error:
+            raise Unreachable(f"this node cannot say hello now: {error.cause}", hint="") from None
         except Exception:
             log.exception("own hello")
             raise Unreachable("this node cannot say hello now") from None
@@ -205,9 +207,11 @@ class Switch:
             return self._learn(session, data)
         try:
             return bool(await self._bridge.ask(self._handlers.topics[topic], session.peer, data))
+        except Error as error:
+            log.debug("no verdict on a message of topic %s: %s", topic, error)
         except Exception:
             log.exception("handler of topic %s", topic)
-            return None
+        return None
 
     def _learn(self, session: Session, data: bytes) -> bool:
         try:
@@ -255,10 +259,7 @@ class Switch:
             return
 
         async def deliver(frames: list[bytes]) -> None:
-            try:
-                await self._bridge.ask(_one_by_one, handler, session.peer, frames)
-            except Exception:
-                log.exception("handler of the authority channel")
+            await self._bridge.ask(_one_by_one, handler, session.peer, frames)
 
         await receive(stream, deliver)
 
@@ -371,8 +372,14 @@ class Lasting:
 
 
 async def _one_by_one(handler: Callable[[str, bytes], Any], peer: str, frames: list[bytes]) -> None:
+    """A frame whose handler fails takes none of the others with it."""
     for frame in frames:
-        await handler(peer, frame)
+        try:
+            await handler(peer, frame)
+        except Error as error:
+            log.debug("frame of %s: %s", peer, error)
+        except Exception:
+            log.exception("handler of the authority channel")
 
 
 async def _addresses_of(address: Address) -> list[str]:

@@ -1,5 +1,6 @@
 """The planner against served chains: honest, short, lying and silent peers. Time is virtual, no socket is involved."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -409,6 +410,36 @@ def test_with_one_true_peer_the_chain_is_always_reached(data):
             )
     run = Run(peers).until(len(chain), steps=3000)
     assert run.blocks == chain and "true" not in {peer for peer, _ in run.guilty()}
+
+
+# --- over sockets
+
+
+async def test_a_follower_catches_up_over_real_sockets(peer):
+    chain = make_chain(400, size=2000)
+    served = Served(chain)
+
+    async def serve(_, data):
+        return answer(data, served)
+
+    servers = [await peer(number, answer=serve, changes={"height": 400}) for number in (1, 2)]
+    follower = await peer(3, static=tuple(server.address for server in servers))
+    planner, done, loop = SyncPlanner(0, GENESIS), [], asyncio.get_running_loop()
+
+    async def perform(ask):
+        data = await follower.net.request(ask.peer, ask.data)
+        assert planner.reply(ask.number, data, round(loop.time() * 1000)) == []
+
+    end = loop.time() + 15
+    while len(done) < 400 and loop.time() < end:
+        for info in follower.net.peers():
+            planner.peer_up(info.id, info.height)
+        await asyncio.gather(*map(perform, planner.next(round(loop.time() * 1000))), asyncio.sleep(0.01))
+        while ready := planner.ready():
+            assert ready.certificate == certificate_of(ready.block.hash)
+            done.append(ready.block)
+            planner.committed(ready.block.height, ready.block.hash)
+    assert done == chain
 
 
 # --- serving

@@ -11,7 +11,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils import encode_varint_prefixed
 from multiaddr import Multiaddr
 
-from ledger.errors import Rejected, Unreachable
+from ledger.errors import NotReady, Rejected, Unreachable
 from p2p.addresses import address_of, peer_id_of
 from p2p.gossip import BURST, RATE_PER_S
 from p2p.host import RECEIVE_WINDOW_BYTES, STREAMS_PER_PEER
@@ -103,6 +103,8 @@ async def test_trap_1_gossip_out_of_bounds_is_a_fault_of_the_peer(peer, wait_unt
 
 async def test_trap_1_a_handler_that_fails_harms_nobody(peer, wait_until):
     async def broken(_, data):
+        if data == b"not now":
+            raise NotReady("no verdict")
         if data != b"still here":
             raise KeyError("a bug of the owner")
         await victim.gossip.put((_, data))
@@ -113,8 +115,11 @@ async def test_trap_1_a_handler_that_fails_harms_nobody(peer, wait_until):
     await wait_until(lambda: attacker.net.channels() == [victim.net.id])
     await asyncio.sleep(0.3)
     await attacker.net.publish("block", b"x")
-    attacker.net.send(victim.net.id, b"x", votes=True)
-    await asyncio.sleep(0.2)
+    await attacker.net.publish("block", b"not now")
+    for frame in (b"x", b"not now", b"still here"):
+        attacker.net.send(victim.net.id, frame, votes=True)
+    assert (await asyncio.wait_for(victim.frames.get(), 5))[1] == b"still here", "one frame took another with it"
+    await asyncio.sleep(0.1)
     assert victim.net.peers()[0].faults == 0, "the peer did nothing wrong"
     await still_works(victim, peer, wait_until)
 
