@@ -212,7 +212,7 @@ def run(world, step):
     return world.refused(kind, cold, *args)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(STEP, st.integers(0, 2)), min_size=5, max_size=60))
 def test_invariants_hold_under_random_calls(make_market, steps):
     world = make_market()

@@ -26,7 +26,7 @@ def values_of(shape, keys):
     return st.one_of(few, st.binary(max_size=12))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_calls_refuse_by_name(make_market, data):
     world = make_market()
