@@ -155,13 +155,12 @@ class Engine:
 
     def _send(self) -> list[Effect]:
         """One frame for all that this event made us say; more only if the limits of a frame ask for it."""
-        peers = tuple(peer for peer, info in self._peers.items() if info.session_key)
-        if not peers or not self._said or self.core.n == 1:
+        if not self._said or self.core.n == 1:
             return []
-        return [
-            Send(peers, encode_bundle(bundle), bool(bundle.votes))
-            for bundle in pack(self._said, {h: block.header for h, block in self._blocks.items()})
-        ]
+        peers = tuple(peer for peer, info in self._peers.items() if info.session_key)
+        headers = {block_hash: block.header for block_hash, block in self._blocks.items()}
+        bundles = pack(self._said, headers) if peers else []
+        return [Send(peers, encode_bundle(bundle), bool(bundle.votes)) for bundle in bundles]
 
     # --- heights -----------------------------------------------------------------------------------------------------
 

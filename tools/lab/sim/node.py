@@ -51,6 +51,7 @@ class Node:
         self._lane: deque[fx.Effect] = deque()
         self._lane_busy = False
         self._timers: dict[str, int] = {}
+        self._gossip: dict[bytes, int] = {}  # what was heard -> ticket
         self._sync_peer: Node | None = None
         domains = self.signer.domains if self.signer else ((params.initial_height, params.genesis_hash),)
         signing = (None, None) if self.key is None else (self.key.public, self.key.sign)
@@ -59,7 +60,7 @@ class Node:
         self.world.note(self.index, f"boot at {self.chain.head.height}")
         self.feed(fx.Boot(self.tip(), saved, bodies))
         for other in self.world.nodes:
-            if other is not self and self.world.is_linked(self, other):
+            if self.world.is_linked(self, other):
                 self.feed(fx.PeerUp(other.name, other.key.public if other.key else b"", 0))
 
     def crash(self) -> None:
@@ -71,6 +72,11 @@ class Node:
         self.world.note(self.index, f"crash, {lost} unsynced writes lost")
         self.world.crashes += 1
         self.world.timeline.after(self.world.rng.randint(10, 1500), self.boot)
+
+    def where(self) -> str:
+        """For a report: what it works on."""
+        core = self.engine.core
+        return f"{core.height}/{core.round}/{core.stage}" if self.alive else "down"
 
     def now(self) -> fx.Now:
         now_ms = self.world.timeline.now_ms
@@ -106,11 +112,14 @@ class Node:
         for effect in self.engine.handle(event, self.now()):
             if self.world.crashes_now(self):
                 return self.crash()
-            if fx.is_gated(effect):
-                self._lane.append(effect)
-            else:
-                _FREE[type(effect)](self, effect)
+            self._effect(effect)
         self._work_lane()
+
+    def _effect(self, effect: fx.Effect) -> None:
+        if fx.is_gated(effect):
+            self._lane.append(effect)
+        else:
+            _FREE[type(effect)](self, effect)
 
     def _work_lane(self) -> None:
         """In order; a Persist or a commit takes its time, and what stands behind it waits."""
@@ -152,7 +161,18 @@ class Node:
         self.world.send(self, fx.Send((effect.peer,), encode_bundle(Bundle(final=final)), False))
 
     def _publish(self, effect: fx.Publish) -> None:
-        self.world.publish(self, effect.data)
+        self._gossip.setdefault(effect.data, -1)
+        self.world.gossip(self, effect.data)
+
+    def hear_gossip(self, sender: str, data: bytes) -> None:
+        """The first copy goes to the engine; if it finds it good, it is passed on."""
+        if self.alive and data not in self._gossip:
+            self._gossip[data] = len(self._gossip)
+            self.feed(fx.Gossip(sender, data, self._gossip[data]))
+
+    def _verdict(self, effect: fx.Verdict) -> None:
+        if effect.accept:
+            self.world.gossip(self, next(data for data, ticket in self._gossip.items() if ticket == effect.ticket))
 
     def _set_timer(self, effect: fx.SetTimer) -> None:
         number = self._timers[effect.kind] = self._timers.get(effect.kind, 0) + 1
@@ -226,7 +246,7 @@ class Node:
 
 _FREE: dict[type, Callable[[Node, Any], None]] = {
     fx.SetTimer: Node._set_timer, fx.Verify: Node._verify, fx.Build: Node._build, fx.Check: Node._check,
-    fx.Fetch: Node._fetch, fx.Sync: Node._sync, fx.Stop: Node._stop, fx.Log: Node._ignore, fx.Verdict: Node._ignore,
+    fx.Fetch: Node._fetch, fx.Sync: Node._sync, fx.Stop: Node._stop, fx.Log: Node._ignore, fx.Verdict: Node._verdict,
     fx.ReportEvidence: lambda node, effect: node.world.evidence.append(effect.evidence),
     fx.Penalise: lambda node, effect: node.world.penalised(node, effect), fx.SyncRefused: Node._ignore,
 }

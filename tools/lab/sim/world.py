@@ -53,6 +53,8 @@ class Plan:
     slow_disk_ms: int = 6
     followers: int = 0
     real_signatures: bool = False
+    line: bool = False  # each node is connected with the one before and the one after, no others
+    late_followers_ms: int = 0  # followers start only then
     trouble_ms: int = TROUBLE_MS
     block_time_ms: int = BLOCK_TIME_MS
 
@@ -108,22 +110,22 @@ class World:
         with nullcontext() if self.plan.real_signatures else keyed_hashes():
             self._start()
             self._until(lambda: self.timeline.now_ms >= self.plan.trouble_ms, self.plan.trouble_ms + HEAL_LIMIT_MS)
-            target = max(self.decided, default=0) + HEIGHTS_AFTER
-            self.recovered_ms = -self.timeline.now_ms
+            target, healed_ms = max(self.decided, default=0) + HEIGHTS_AFTER, self.timeline.now_ms
             self._until(lambda: self._all_reached(target), self.plan.trouble_ms + HEAL_LIMIT_MS)
-            self.recovered_ms += self.timeline.now_ms
+            self.recovered_ms = self.timeline.now_ms - healed_ms
         return self
 
     def _start(self) -> None:
         for node in self.nodes:
             node.skew_ms = self.rng.randint(-self.plan.skew_ms, self.plan.skew_ms)
-            if self.plan.actors is None or self.plan.actors.get(node.index) != "silent":
-                self.timeline.after(self.rng.randint(0, 300), node.boot)
+            if (self.plan.actors or {}).get(node.index) != "silent":
+                late_ms = self.plan.late_followers_ms if node.key is None else 0
+                self.timeline.after(late_ms + self.rng.randint(0, 300), node.boot)
 
     def _until(self, done: Any, deadline_ms: int) -> None:
         while not done():
             if not self.timeline.step() or self.timeline.now_ms > deadline_ms or self.timeline.actions > MAX_ACTIONS:
-                where = [(node.chain.head.height, node.engine.core.round, node.alive) for node in self.honest]
+                where = [node.where() for node in self.honest]
                 raise Violation(f"seed {self.seed}: no progress at {self.timeline.now_ms} ms, nodes at {where}")
 
     def _all_reached(self, height: int) -> bool:
@@ -145,8 +147,8 @@ class World:
         return self.nodes[int(name[1:])]
 
     def is_linked(self, one: Node, other: Node) -> bool:
-        """A connection exists at all; here everybody has one to everybody."""
-        return True
+        """A connection exists at all."""
+        return one is not other and (not self.plan.line or abs(one.index - other.index) == 1)
 
     def crashes_now(self, node: Node) -> bool:
         return (
@@ -179,10 +181,12 @@ class World:
         for peer, frame in frames:
             self._deliver(node, self.named(peer), fx.Frame(node.name, frame))
 
-    def publish(self, node: Node, data: bytes) -> None:
+    def gossip(self, node: Node, data: bytes) -> None:
+        """To all that are connected; honest ones pass it on."""
         for other in self.nodes:
-            if other is not node and node.index not in self._actors:
-                self._deliver(node, other, fx.Gossip(node.name, data, 0))
+            if self.is_linked(node, other) and node.index not in self._actors:
+                for delay_ms in self.weather.arrivals(self.rng, node.index, other.index, self.timeline.now_ms):
+                    self.timeline.after(delay_ms, lambda other=other: other.hear_gossip(node.name, data))  # type: ignore[misc]
 
     def _deliver(self, sender: Node, receiver: Node, event: fx.Event) -> None:
         for delay_ms in self.weather.arrivals(self.rng, sender.index, receiver.index, self.timeline.now_ms):
