@@ -23,7 +23,7 @@ from .spec import ChainSpecParams
 from .timing import clamp
 from .votes import KIND_TAG, NIL, NO_ROUND, PRECOMMIT, PREVOTE, Certificate, Proposal, Status, Vote
 
-MAX_FIRINGS: Final = 64  # of rules after one event
+MAX_FIRINGS: Final = 256  # of rules after one event; a certificate may hold many conflicts
 
 Trace = Callable[[str, int, int, str], None]  # (rule, height, round, what it did)
 CoreEvent = Start | Message | Timer | Built | Checked | Work | Seal

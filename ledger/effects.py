@@ -199,7 +199,11 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class CommitBlock:
-    """One atomic synced batch of block, overlay and certificate; then Committed."""
+    """One atomic synced batch of block, state and certificate; then Committed.
+
+    `Chain.check` of it again (free if its execution is still kept) and `prepare_commit` on the chain thread, `apply` on
+    the disk thread.
+    """
 
     block: Block
     certificate: Certificate
@@ -236,7 +240,7 @@ class Verify:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """Make a block on the head on the chain thread; then Built. A failure is logged and answered by nothing.
+    """Make a block on the head on the chain thread; then Built. Nothing of it can fail but by a fault: then stop.
 
     `max_bytes` bounds the encoded body, `max_weight` the extrinsics (0 and 0 = inherents only). What execution yielded
     may be kept, so that the Check that follows is quick.
@@ -261,7 +265,8 @@ class Fetch:
     """Get the block with this hash from these peers, in order, until one serves it; check it as in Check; then Checked.
 
     What a peer serves must pass `accepts`: else that peer is at fault (it says nothing about the block) and the next is
-    asked. If none serves it, nothing is fed back: the engine asks again after T_rebroadcast.
+    asked. If none serves it, nothing is fed back: the engine asks again after T_rebroadcast. A Fetch of a hash that is
+    being fetched replaces its list of peers and starts nothing new.
     """
 
     hash: bytes

@@ -126,9 +126,12 @@ class Inbox:
         self, peer: PeerId, height: int, values: Iterable[Signable], domain: bytes, *, ticket: int | None = None,
         synced: Block | None = None,
     ) -> Verify | None:
-        """One Verify for values of one height. None if there is nothing to check, or too much in the check already."""
+        """One Verify for values of one height. None if there is nothing to check, or too much in the check already.
+
+        What sync hands over comes one at a time and is let through always.
+        """
         some = tuple(dict.fromkeys(values))
-        if not some or len(self._verifying) + len(some) > MAX_VERIFYING:
+        if not some or (synced is None and len(self._verifying) + len(some) > MAX_VERIFYING):
             return None
         self._numbers += 1
         self._pending[self._numbers] = Pending(peer, height, some, ticket, synced)
