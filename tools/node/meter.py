@@ -51,6 +51,11 @@ class MeteredNetwork:
         if tell is not None:
             tell(keys)
 
+    def open_channels(self) -> int | None:
+        """Direct channels that carry frames now; None where the network does not tell."""
+        channels = getattr(self._network, "channels", None)
+        return None if channels is None else len(channels())
+
     def peers(self) -> list[PeerInfo]:
         return self._network.peers()
 

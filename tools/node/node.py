@@ -44,7 +44,9 @@ LEAST_STALE_MS: Final = 3_000
 SEAL_TIMEOUT_S: Final = 60.0
 MAX_SEAL: Final = 1000
 HEARTBEAT_EVERY_BLOCKS: Final = 4
+CHANNEL_POLL_S: Final = 0.01
 MAX_ROUNDS_COUNTED: Final = 100
+MAX_EARLY_FRAMES: Final = 64
 
 
 class Journal(Protocol):
@@ -93,6 +95,7 @@ class Node:
         self.incident: dict[str, Any] = {}
         self.ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._peers: dict[PeerId, Hello] = {}
+        self._early: list[Frame] = []  # frames that came before consensus started
         self._enough = asyncio.Event()
         self._finality: OrderedDict[int, int] = OrderedDict()
         self._source = Source(self.chain, self.engine)
@@ -117,17 +120,27 @@ class Node:
             await metered.start()
             self.follower.start(metered)
             self.relay.start(metered)
-            try:
-                async with asyncio.timeout(BOOT_WAIT_S):
-                    await self._enough.wait()
-            except TimeoutError:
-                pass
+            await self._wait_for_company(metered)
         self.shell.boot()
         for peer, hello in self._peers.items():
             self.shell.feed(PeerUp(peer, hello.session_key, hello.height))
+        for frame in self._early:
+            self.shell.feed_frame(frame)
+        self._early.clear()
         self.follower.pump()
         self.shell.work()
         self.parts.journal("info", "started", height=self.chain.head.height, role=self.role)
+
+    async def _wait_for_company(self, network: MeteredNetwork) -> None:
+        """Until enough authorities are connected, and reachable on their channels; BOOT_WAIT_S at most."""
+        try:
+            async with asyncio.timeout(BOOT_WAIT_S):
+                await self._enough.wait()
+                needed = quorum(len(self.chain.authorities().keys)) - 1
+                while self.role == "authority" and (channels := network.open_channels()) is not None and channels < needed:
+                    await asyncio.sleep(CHANNEL_POLL_S)
+        except TimeoutError:
+            pass
 
     async def stop(self) -> None:
         """Take in nothing more, end what was begun, leave the network. The caller closes stores and threads."""
@@ -188,7 +201,10 @@ class Node:
     # --- what the network tells (Handlers) ---------------------------------------------------------------------------
 
     async def _on_frame(self, peer: PeerId, frame: bytes) -> None:
-        self.shell.feed_frame(Frame(peer, frame))
+        if self.shell.booted:
+            self.shell.feed_frame(Frame(peer, frame))
+        elif len(self._early) < MAX_EARLY_FRAMES:
+            self._early.append(Frame(peer, frame))
 
     async def _on_final(self, peer: PeerId, data: bytes) -> bool:
         if not self.shell.booted or self.shell.stopping:

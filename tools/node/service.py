@@ -83,12 +83,18 @@ class Journal:
             getattr(self.log, level)(event.replace(" ", "_"), **to_json(fields))
 
     def open(self) -> None:
+        """Logging is set up: write what waited."""
         from . import logs
 
         self.log = logs.logger("node", node=self.name)
         for level, event, fields in self.waiting:
             self(level, event, **fields)
         self.waiting.clear()
+
+    def flush(self) -> None:
+        """Where the start failed before logging was set up, entries still come out."""
+        if self.waiting:
+            self.open()
 
 
 def run_nodes(configs: Sequence[NodeConfig], *, announce: Announce, follow_stdin: bool = False) -> int:
@@ -130,11 +136,14 @@ class Service:
         code = 0
         try:
             await self._open()
-            self._threads_ready()
             await self._connect()
+            await asyncio.to_thread(self._open_logs)
+            self._freeze()
             code = await self._wait()
         finally:
             await self._close()
+            for journal in self.journals:
+                journal.flush()
         return code
 
     # --- start ---------------------------------------------------------------------------------------------------------
@@ -191,8 +200,8 @@ class Service:
         self._admin = RpcServer(app, listen_unix(first.config.admin_socket), limits)
         await self._admin.start()
 
-    def _threads_ready(self) -> None:
-        """Logging, after RPC answers: its import is slow."""
+    def _open_logs(self) -> None:
+        """Last, because its import takes as long as everything before RPC answers; entries have waited."""
         from . import logs
 
         logs.set_up(self.configs[0].log)
@@ -212,14 +221,17 @@ class Service:
                     book_path=config.book_path,
                 )
         await self._start_all()
-        gc.collect()
-        gc.freeze()
         for index, each in enumerate(self.running):
             addresses = each.network.addresses() if each.network is not None else []
             self.announce({
                 "event": "started", "node": index, "role": each.node.role, "rpc": _url(each), "p2p": addresses,
                 "height": each.node.chain.head.height,
             })
+
+    def _freeze(self) -> None:
+        """What is alive now stays alive: the collector need not look at it again."""
+        gc.collect()
+        gc.freeze()
 
     async def _start_all(self) -> None:
         """Start the nodes; a stop meanwhile ends that, a failure of one is raised."""

@@ -460,6 +460,7 @@ class Shell:
                     await self._lane_idle.wait()
         except TimeoutError:
             self.listener.log("error", "the disk did not finish in time", {})
+        await asyncio.sleep(0)  # what was spawned a moment ago begins, so that it can be cancelled inside
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
