@@ -13,12 +13,11 @@ only the nonce stays, as a tombstone, until every extrinsic signed before has ex
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from ledger.blocks import MAX_PERIOD
-from ledger.codec import BOOL, KEY, U64, Shape
+from ledger.codec import BOOL, KEY, U64, Optional
 from ledger.crypto import is_valid_key
-from ledger.errors import DecodeError
 
 from .. import hooks, params
 from ..chain import info
@@ -27,7 +26,6 @@ from ..tables import ReadState, Table, key_field, u64_field
 
 RAO_PER_Q: Final = 10**9
 U64_MAX: Final = (1 << 64) - 1
-ALL: Final = "all"
 
 
 @dataclass(frozen=True)
@@ -69,20 +67,7 @@ error(7, "FaucetDisabled", "only devnets have a faucet")
 error(8, "FaucetLimit", "the account has drawn its limit of this session", "wait for the next session")
 
 
-class _Amount(Shape):
-    """A u64 amount of rao, or the word `all`."""
-
-    name = "u64 | all"
-
-    def check(self, value: Any, where: str = "") -> None:
-        if value != ALL or type(value) is not str:
-            try:
-                U64.check(value, where)
-            except DecodeError:
-                raise DecodeError("expected an amount in rao or `all`", where=where) from None
-
-
-AMOUNT: Final = _Amount()
+AMOUNT: Final = Optional(U64)  # rao; none means all
 
 
 # --- reads -------------------------------------------------------------------------------------------------------
@@ -267,15 +252,14 @@ def forget_tombstones(context: Context) -> None:
 # --- calls -------------------------------------------------------------------------------------------------------
 
 
-@call(1, "accounts.transfer", {"to": KEY, "amount": AMOUNT, "keep_alive": BOOL}, work=8)
-def transfer_call(context: Context, to: bytes, amount: int | str, keep_alive: bool) -> None:
-    """Send free balance to another account; `all` sends everything, which closes the account unless keep_alive."""
+@call(1, "accounts.transfer", {"to": KEY, "amount_rao": AMOUNT, "keep_alive": BOOL}, work=8)
+def transfer_call(context: Context, to: bytes, amount_rao: int | None, keep_alive: bool) -> None:
+    """Send free balance to another account; none sends everything, which closes the account unless keep_alive."""
     state, sender = context.state, account(context.state, context.signer)
     free, must_stay = sender.free_rao, keep_alive and sender.reserved_rao == 0
-    if isinstance(amount, str):
-        amount = free - (params.get(state, "existential_deposit") if must_stay else 0)
-        if amount <= 0:
-            refuse("InsufficientBalance", balance_rao=free)
+    amount = amount_rao if amount_rao is not None else free - (params.get(state, "existential_deposit") if must_stay else 0)
+    if amount_rao is None and amount <= 0:
+        refuse("InsufficientBalance", balance_rao=free)
     if amount == 0:
         refuse("AmountTooLow")
     if amount > free:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ledger.codec import KEY, U16, U64, Optional
+from ledger.codec import KEY, U16
 
 from .. import hooks, params
 from ..registry import Context, call, error, event, refuse
@@ -86,10 +86,9 @@ def least_position_rao(state: ReadState, hotkey: bytes, coldkey: bytes) -> int:
 
 # --- stake -------------------------------------------------------------------------------------------------------
 
-AMOUNT: Final = Optional(U64)  # rao; none means all
 
 
-@call(40, "stake.add", {"hotkey": KEY, "netuid": U16, "amount_rao": AMOUNT}, work=12)
+@call(40, "stake.add", {"hotkey": KEY, "netuid": U16, "amount_rao": accounts.AMOUNT}, work=12)
 def add(context: Context, hotkey: bytes, netuid: int, amount_rao: int | None) -> None:
     """Stake free balance on a hotkey in a subnet (0 is root); it is pending until the subnet's next payout."""
     amount = accounts.balance(context.state, context.signer) if amount_rao is None else amount_rao
@@ -101,7 +100,7 @@ def add(context: Context, hotkey: bytes, netuid: int, amount_rao: int | None) ->
     context.events.append(STAKE_ADDED(context.signer, hotkey, netuid, amount))
 
 
-@call(41, "stake.remove", {"hotkey": KEY, "netuid": U16, "amount_rao": AMOUNT}, work=12)
+@call(41, "stake.remove", {"hotkey": KEY, "netuid": U16, "amount_rao": accounts.AMOUNT}, work=12)
 def remove(context: Context, hotkey: bytes, netuid: int, amount_rao: int | None) -> None:
     """Take stake back, pending stake first; it is paid out after the subnet's unbonding time."""
     subnets.subnet(context.state, netuid)
@@ -112,7 +111,7 @@ def remove(context: Context, hotkey: bytes, netuid: int, amount_rao: int | None)
 
 @call(
     42, "stake.move",
-    {"from_hotkey": KEY, "to_hotkey": KEY, "from_netuid": U16, "to_netuid": U16, "amount_rao": AMOUNT}, work=20,
+    {"from_hotkey": KEY, "to_hotkey": KEY, "from_netuid": U16, "to_netuid": U16, "amount_rao": accounts.AMOUNT}, work=20,
 )
 def move(
     context: Context, from_hotkey: bytes, to_hotkey: bytes, from_netuid: int, to_netuid: int, amount_rao: int | None

@@ -33,7 +33,7 @@ def test_transfer_moves_money_and_recycles_the_fee(devnet):
 @pytest.mark.parametrize("keep_alive", [True, False])
 def test_transfer_of_all(devnet, keep_alive):
     alice, new = devnet.cold("neuron code"), key(9)
-    assert devnet.call(alice, "accounts.transfer", new.public, "all", keep_alive) == ""
+    assert devnet.call(alice, "accounts.transfer", new.public, None, keep_alive) == ""
     rest = accounts.account(devnet.view, alice.public)
     assert rest == Account(500 if keep_alive else 0, 0, 1)
     assert devnet.free(new.public) > 999 * Q
@@ -41,7 +41,7 @@ def test_transfer_of_all(devnet, keep_alive):
 
 def test_reaped_account_keeps_its_nonce_until_its_extrinsics_are_dead(devnet):
     alice, new = devnet.cold("neuron code"), key(9)
-    devnet.call(alice, "accounts.transfer", new.public, "all", False)
+    devnet.call(alice, "accounts.transfer", new.public, None, False)
     tombstone = accounts.TOMBSTONE.key(devnet.height + 4097, alice.public)
     assert tombstone in devnet.rows
     stale = devnet.sign(alice, "accounts.transfer", new.public, Q, True, nonce=0)
@@ -55,7 +55,7 @@ def test_reaped_account_keeps_its_nonce_until_its_extrinsics_are_dead(devnet):
 
 def test_unused_tombstone_is_forgotten(devnet):
     alice, new = devnet.cold("neuron code"), key(9)
-    devnet.call(alice, "accounts.transfer", new.public, "all", False)
+    devnet.call(alice, "accounts.transfer", new.public, None, False)
     context = devnet.context(height=devnet.height + 4097)
     accounts.forget_tombstones(context)
     assert accounts.ACCOUNT.get(context.state, alice.public) is None
@@ -94,7 +94,7 @@ def test_what_a_transfer_refuses(devnet, to, amount, keep_alive, error):
     assert devnet.audit() == []
 
 
-@pytest.mark.parametrize("amount", [-1, 1 << 64, "ALL", "", None, True, b"all", [1]])
+@pytest.mark.parametrize("amount", [-1, 1 << 64, "all", "", True, b"all", [1]])
 def test_malformed_amounts_never_reach_the_call(devnet, amount):
     alice = devnet.cold("neuron code")
     with pytest.raises(Rejected, match="BadArguments") as caught:
