@@ -21,6 +21,10 @@ DISTRIBUTION_BYTES: Final = TOP_BYTES * 3 + 2
 ALPHABET: Final = 256
 _REST: Final = ALPHABET - TOP_BYTES
 _ENTRY = np.dtype([("byte", "u1"), ("count", "<u2")])
+_ROW = np.dtype({
+    "names": ["entries", "tail"], "formats": [(_ENTRY, TOP_BYTES), "<u2"], "offsets": [0, 3 * TOP_BYTES],
+    "itemsize": DISTRIBUTION_BYTES,
+})  # fmt: skip
 
 
 def decode_distributions(payload: bytes, windows: int) -> NDArray[np.float64]:
@@ -30,17 +34,16 @@ def decode_distributions(payload: bytes, windows: int) -> NDArray[np.float64]:
     """
     if len(payload) != windows * DISTRIBUTION_BYTES:
         raise DecodeError(f"{len(payload)} bytes, expected {windows} x {DISTRIBUTION_BYTES}", where="distribution")
-    rows = np.frombuffer(payload, dtype=np.uint8).reshape(windows, DISTRIBUTION_BYTES)
-    entries = np.ascontiguousarray(rows[:, :-2]).view(_ENTRY)
-    chosen = entries["byte"].astype(np.intp)
-    counts = entries["count"].astype(np.int64)
-    tails = np.ascontiguousarray(rows[:, -2:]).view("<u2").astype(np.int64)
-    if windows and (np.diff(chosen, axis=1) <= 0).any():
+    rows = np.frombuffer(payload, dtype=_ROW)
+    entries, tails = rows["entries"], rows["tail"].astype(np.int64)
+    chosen, counts = entries["byte"], entries["count"]
+    if windows and not (chosen[:, 1:] > chosen[:, :-1]).all():
         raise DecodeError("bytes are not ascending and distinct", where="distribution")
-    if (counts.sum(axis=1) + tails[:, 0] != WHOLE).any():
+    if (counts.sum(axis=1, dtype=np.int64) + tails != WHOLE).any():
         raise DecodeError(f"counts and tail do not sum to {WHOLE}", where="distribution")
-    probabilities: NDArray[np.float64] = np.repeat(tails / (_REST * WHOLE), ALPHABET, axis=1)
-    np.put_along_axis(probabilities, chosen, counts / WHOLE, axis=1)
+    probabilities: NDArray[np.float64] = np.empty((windows, ALPHABET))
+    probabilities[:] = (tails / (_REST * WHOLE))[:, None]
+    probabilities[np.arange(windows)[:, None], chosen] = counts / WHOLE
     return probabilities
 
 

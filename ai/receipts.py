@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -68,35 +69,32 @@ class Receipt:
             raise DecodeError(f"version {version} is not known", where="receipt")
         return cls(open_body, caller_signature, finish_signature, close_body, callee_signature)
 
-    def verify(self, genesis_hash: bytes, *, caller_is_me: bool = False) -> Checked:
-        """Check everything that can be checked offline. Raises Rejected naming what does not hold.
-
-        `caller_is_me` leaves out the caller's signatures, for the one who has just made them.
-        """
+    def verify(self, genesis_hash: bytes) -> Checked:
+        """Check everything that can be checked offline. Raises Rejected naming what does not hold."""
         try:
             opened, closed = OpenBody.decode(self.open_body), CloseBody.decode(self.close_body)
         except Refused as error:
             raise Rejected("ReceiptMalformed", error.cause) from None
         open_id = opened.open_id(genesis_hash, self.open_body)
+        if not crypto.verify(opened.caller, "open", genesis_hash, self.open_body, self.caller_signature):
+            raise Rejected("ReceiptSignature", "the caller's signature does not fit")
+        if self.finish_signature:
+            content = finish_content(open_id, closed.asks, closed.head)
+            if not crypto.verify(opened.caller, "finish", genesis_hash, content, self.finish_signature):
+                raise Rejected("ReceiptSignature", "the caller did not sign this end")
+        return self.verify_callee(genesis_hash, open_id, opened, closed)
+
+    def verify_callee(self, genesis_hash: bytes, open_id: bytes, opened: OpenBody, closed: CloseBody) -> Checked:
+        """`verify` without the caller's signatures, for the caller, who has just made them. Bodies are decoded already."""
         if closed.open_id != open_id:
             raise Rejected("ReceiptMismatch", "the closing names another session")
-        if not caller_is_me and not crypto.verify(
-            opened.caller, "open", genesis_hash, self.open_body, self.caller_signature
-        ):
-            raise Rejected("ReceiptSignature", "the caller's signature does not fit")
-        if not crypto.verify(opened.callee, "close", genesis_hash, self.close_body, self.callee_signature):
-            raise Rejected("ReceiptSignature", "the callee's signature does not fit")
-        finished = bool(self.finish_signature)
-        if finished or (opened.max_asks > 0 and closed.status == OK):
-            content = finish_content(open_id, closed.asks, closed.head)
-            signed = caller_is_me or crypto.verify(
-                opened.caller, "finish", genesis_hash, content, self.finish_signature
-            )
-            if not finished or not signed:
-                raise Rejected("ReceiptSignature", "the caller did not sign this end")
         if closed.asks > opened.max_asks:
             raise Rejected("ReceiptMismatch", "more asks than were announced")
-        return Checked(open_id, opened, closed, both_sides=finished or opened.max_asks == 0)
+        if opened.max_asks > 0 and closed.status == OK and not self.finish_signature:
+            raise Rejected("ReceiptSignature", "the caller did not sign this end")
+        if not crypto.verify(opened.callee, "close", genesis_hash, self.close_body, self.callee_signature):
+            raise Rejected("ReceiptSignature", "the callee's signature does not fit")
+        return Checked(open_id, opened, closed, both_sides=bool(self.finish_signature) or opened.max_asks == 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +139,7 @@ MAX_HASH_FILES: Final = 20_000
 EPOCHS_ALWAYS_KEPT: Final = 2
 MAX_OPEN_FILES: Final = 16
 TRANSCRIPT_MAX_BYTES: Final = 3 << 20
+TRANSCRIPTS_BUFFERED_BYTES: Final = 64 << 10
 
 _HEAD_BYTES: Final = 4 + 32  # length of what follows the id, and the id
 
@@ -149,8 +148,9 @@ class ReceiptStore:
     """Receipts of one key, in files `NETUID/EPOCH.receipts` of records `u32 length | open_id | receipt`.
 
     Beside them `EPOCH.transcript` keeps bodies and payloads, in the same framing. After `keep_hours`, or earlier where
-    the space is used up, an epoch's receipts are replaced by their hashes (`EPOCH.hashes`, 32 bytes each). Written
-    without a sync: a killed process loses nothing, a torn last record is cut off when the file is opened again.
+    the space is used up, an epoch's receipts are replaced by their hashes (`EPOCH.hashes`, 32 bytes each). Receipts are
+    written at once and without a sync: a killed process loses none of them, only the last transcripts, which wait in
+    memory for each other. A torn last record is cut off when the file is opened again.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], int], keep_hours: int = KEEP_HOURS) -> None:
@@ -160,6 +160,9 @@ class ReceiptStore:
         self._keep_ms = keep_hours * 3_600_000
         self._open: dict[tuple[int, int, str], int] = {}
         self._counts: dict[tuple[int, int], int] = {}
+        self._sizes: dict[int, int] = {}  # bytes in each open file
+        self._waiting: list[tuple[int, int, bytes]] = []  # transcripts on their way to the disk
+        self._waiting_bytes = 0
         path.mkdir(parents=True, exist_ok=True)
 
     def append(self, open_id: bytes, receipt: Receipt, netuid: int, epoch: int, transcript: bytes = b"") -> bool:
@@ -167,11 +170,22 @@ class ReceiptStore:
         descriptor = self._descriptor(netuid, epoch, "receipts")  # first: opening it counts what is there
         if self._counts[netuid, epoch] >= MAX_RECEIPTS_PER_EPOCH:
             return False
-        _write_record(descriptor, open_id, receipt.encode())
+        self._sizes[descriptor] += _write(descriptor, _record(open_id, receipt.encode()), self._sizes[descriptor])
         self._counts[netuid, epoch] += 1
         if transcript and len(transcript) <= TRANSCRIPT_MAX_BYTES:
-            _write_record(self._descriptor(netuid, epoch, "transcript"), open_id, transcript)
+            self._waiting.append((netuid, epoch, _record(open_id, transcript)))
+            self._waiting_bytes += len(transcript)
+            if self._waiting_bytes >= TRANSCRIPTS_BUFFERED_BYTES:
+                self.flush()
         return True
+
+    def flush(self) -> None:
+        """Write the transcripts that wait in memory; receipts never wait."""
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        for (netuid, epoch), group in groupby(waiting, key=lambda item: item[:2]):
+            descriptor = self._descriptor(netuid, epoch, "transcript")
+            data = b"".join(record for _, _, record in group)
+            self._sizes[descriptor] += _write(descriptor, data, self._sizes[descriptor])
 
     def epochs(self, netuid: int) -> list[int]:
         """Epochs whose receipts are still here, ascending."""
@@ -216,10 +230,12 @@ class ReceiptStore:
 
     def transcript(self, netuid: int, epoch: int, open_id: bytes) -> bytes | None:
         """CBOR `[body, [payload, ...]]` of a session in the order in which the payloads travelled, if still here."""
+        self.flush()
         return next((data for found, data in self._records(netuid, epoch, "transcript") if found == open_id), None)
 
     def prune(self) -> None:
         """Enforce the limits. Runs by itself whenever an epoch begins."""
+        self.flush()
         self._prune_transcripts()
         newest = {netuid: self.epochs(netuid)[-EPOCHS_ALWAYS_KEPT:] for netuid in self.netuids()}
         total = 0
@@ -233,10 +249,12 @@ class ReceiptStore:
 
     def close(self) -> None:
         """Close the files. The store may be used again afterwards."""
+        self.flush()
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
         self._counts.clear()
+        self._sizes.clear()
 
     def _file(self, netuid: int, epoch: int, suffix: str) -> Path:
         return self._path / str(netuid) / f"{epoch:010d}.{suffix}"
@@ -254,6 +272,7 @@ class ReceiptStore:
             whole, count = _whole_records(file)
             os.ftruncate(descriptor, whole)
             self._open[key] = descriptor
+            self._sizes[descriptor] = whole
             if suffix == "receipts":
                 self._counts[netuid, epoch] = count
         return self._open[key]
@@ -262,6 +281,7 @@ class ReceiptStore:
         descriptor = self._open.pop((netuid, epoch, suffix), None)
         if descriptor is not None:
             os.close(descriptor)
+            del self._sizes[descriptor]
         if suffix == "receipts":
             self._counts.pop((netuid, epoch), None)
 
@@ -294,13 +314,17 @@ class ReceiptStore:
         file.unlink(missing_ok=True)
 
 
-def _write_record(descriptor: int, open_id: bytes, data: bytes) -> None:
-    record = len(data).to_bytes(4, "big") + open_id + data
-    before = os.fstat(descriptor).st_size
-    written = os.write(descriptor, record)
-    if written != len(record):  # a full disk: no torn record may stay in front of later ones
-        os.ftruncate(descriptor, before)
-        raise DiskFailure(f"wrote {written} of {len(record)} bytes of a receipt")
+def _record(open_id: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + open_id + data
+
+
+def _write(descriptor: int, data: bytes, size: int) -> int:
+    """Append to a file of `size` bytes; how many bytes were added. Raises DiskFailure and leaves the file as it was."""
+    written = os.write(descriptor, data)
+    if written != len(data):  # a full disk: no torn record may stay in front of later ones
+        os.ftruncate(descriptor, size)
+        raise DiskFailure(f"wrote {written} of {len(data)} bytes of a receipt")
+    return written
 
 
 def _record_bounds(data: bytes) -> Iterator[tuple[int, int]]:

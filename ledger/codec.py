@@ -251,6 +251,7 @@ class Record(Shape):
 
     def __init__(self, name: str, /, **fields: Shape) -> None:
         self.name, self.fields = name, fields
+        self._places = tuple((f"{name}.{field}", shape) for field, shape in fields.items())
 
     def check(self, value: Any, where: str = "") -> None:
         where = where or self.name
@@ -258,8 +259,11 @@ class Record(Shape):
             raise DecodeError(f"expected an array, got {type(value).__name__}", where=where)
         if len(value) != len(self.fields):
             raise DecodeError(f"{len(value)} fields, expected {len(self.fields)}", where=where)
-        for (field, shape), item in zip(self.fields.items(), value, strict=True):
-            shape.check(item, f"{where}.{field}")
+        places = self._places
+        if where != self.name:
+            places = tuple((f"{where}.{field}", shape) for field, shape in self.fields.items())
+        for (place, shape), item in zip(places, value, strict=True):
+            shape.check(item, place)
 
 
 class Optional(Shape):

@@ -261,6 +261,11 @@ class ClientSession:
         """The session's name, and its receipt's."""
         return self._protocol.open_id
 
+    @property
+    def over(self) -> bool:
+        """True once nothing more will come: the neuron has closed the session, or it has failed."""
+        return self.settled is not None or self._error is not None
+
     async def answer(self) -> bytes:
         """The next answer. Raises Refused, Timeout or Unreachable as the session ended, and at its regular end too."""
         while not self._answers:

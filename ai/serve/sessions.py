@@ -205,7 +205,7 @@ class CallerSession:
         receipt = Receipt(self.frame.open_body, self.frame.signature, finish, frame.close_body, frame.signature)
         self._check_chain(closed)
         try:
-            checked = receipt.verify(self._genesis_hash, caller_is_me=True)
+            checked = receipt.verify_callee(self._genesis_hash, self.open_id, self.open, closed)
         except Rejected as error:
             raise Refused("bad_signature", error.cause) from None
         if closed.status == OK and not checked.both_sides:

@@ -137,6 +137,7 @@ def test_space_is_bounded(tmp_path, monkeypatch):
     target = store(tmp_path)
     for epoch in range(30):
         fill(target, 5, epoch=epoch, start=100 * epoch)
+        target.flush()
         for suffix in ("receipts", "transcript"):
             file = tmp_path / "1" / f"{epoch:010d}.{suffix}"
             stamp = file.stat().st_mtime_ns - 10**9 * (30 - epoch)
