@@ -141,7 +141,7 @@ def cli() -> None:
     quorix devnet up                    run everything on this machine
     quorix subnet metagraph 1           who answers, who judges, who earns
     quorix epoch explain 1 latest       how the last pay came about
-    quorix ai query "def fib(n):"       ask the network
+    quorix ai query "import "       ask the network
     """
 
 

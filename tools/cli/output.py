@@ -86,12 +86,15 @@ class Output:
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        table = Table(title=title or None, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for name in columns:
             table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in right)
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
-        self.console().print(table)
+        console = self.console()
+        if title:  # a line of its own: rich would fold it to the width of the table
+            console.print(title, style="bold", soft_wrap=True)
+        console.print(table)
 
     def console(self, *, stderr: bool = False) -> Any:
         from rich.console import Console

@@ -47,7 +47,7 @@ def banner(out: Output, plan: DevnetPlan, ports: Ports, members: list[Member], c
     ]
     out.table("", columns, rows_text)
     console.print(f"[yellow]{KEYS_WARNING}[/]")
-    console.print("try  quorix subnet list · quorix epoch explain 1 latest · quorix ai query \"def fib(n):\"")
+    console.print("try  quorix subnet list · quorix epoch explain 1 latest · quorix ai query \"import \"")
     console.print(f"     quorix subnet metagraph 1 · quorix devnet check · open {ports.url(ports.explorer)}")
 
 
