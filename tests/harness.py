@@ -434,14 +434,14 @@ class Market:
         async with asyncio.timeout(within_s):
             for node in wanted:
                 assert node is not None
-                while node.chain.head.height < height:
+                while node.tip.height < height:
                     if node.ended.done():
                         raise node.ended.result()
                     await asyncio.sleep(0.01)
 
     def agree(self) -> int:
         """All running nodes have the same blocks up to the lowest head; returns that height."""
-        height = min(node.chain.head.height for node in self.nodes)
+        height = min(node.tip.height for node in self.nodes)
         first = self.nodes[0].chain
         for node in self.nodes[1:]:
             for h in range(first.params.initial_height, height + 1):

@@ -35,7 +35,7 @@ class Observed:
 
 _Reader = Callable[[Observed], Any]
 _GAUGES: Final[list[tuple[str, str, _Reader]]] = [
-    ("chain_height", "height of the head, which is final", lambda each: each.node.chain.head.height),
+    ("chain_height", "height of the head, which is final", lambda each: each.node.tip.height),
     ("chain_head_age_seconds", "age of the head by the wall clock", lambda each: each.node.health().head_age_ms / 1000),
     ("finality_seconds", "of the last block, from the proposal's arrival to the commit",
      lambda each: each.node.last_finality_ms / 1000),

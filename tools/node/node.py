@@ -90,7 +90,8 @@ class Node:
         )
         self.follower = Follower(self.shell)
         self.relay = Relay(self.shell, key)
-        self.heads = HeadSignal(self.chain.head.height)
+        self.tip = self.shell.tip()  # the newest durable block: what this node vouches for to the outside
+        self.heads = HeadSignal(self.tip.height)
         self.network: MeteredNetwork | None = None
         self.incident: dict[str, Any] = {}
         self.ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
@@ -129,7 +130,7 @@ class Node:
         self._early.clear()
         self.follower.pump()
         self.shell.work()
-        self.parts.journal("info", "started", height=self.chain.head.height, role=self.role)
+        self.parts.journal("info", "started", height=self.tip.height, role=self.role)
 
     async def _wait_for_company(self, network: MeteredNetwork) -> None:
         """Until enough authorities are connected, and reachable on their channels; BOOT_WAIT_S at most."""
@@ -158,7 +159,7 @@ class Node:
         if len(self._finality) > FINALITY_KEPT:
             self._finality.popitem(last=False)
         self._count(executed)
-        self._makers = tip.authorities
+        self._makers, self.tip = tip.authorities, tip
         self.heads.set(tip.height)
         self.follower.committed(tip.height, tip.hash)
         self.relay.committed([extrinsic.id for extrinsic in executed.extrinsics], tip.height)
@@ -284,7 +285,7 @@ class Node:
             raise UsageError(f"{count} blocks at once; 1 to {MAX_SEAL} are possible")
         if not self.shell.booted:
             raise NotReady("consensus has not started")
-        target = self.chain.head.height + count
+        target = self.tip.height + count
         self.shell.feed(Seal(count))
         async with asyncio.timeout(SEAL_TIMEOUT_S):
             await self.heads.reach(target)
@@ -301,7 +302,7 @@ class Node:
         return found
 
     def health(self) -> Health:
-        chain, head = self.chain, self.chain.head
+        chain, head = self.chain, self.tip
         params = chain.params
         peers = len(self._peers)
         age_ms = max(0, self.clock.wall_ms() - head.timestamp_ms) if head.height >= params.initial_height else 0

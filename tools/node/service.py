@@ -225,7 +225,7 @@ class Service:
             addresses = each.network.addresses() if each.network is not None else []
             self.announce({
                 "event": "started", "node": index, "role": each.node.role, "rpc": _url(each), "p2p": addresses,
-                "height": each.node.chain.head.height,
+                "height": each.node.tip.height,
             })
 
     def _freeze(self) -> None:
@@ -283,9 +283,9 @@ class Service:
         code = exit_code_of(error)
         incident = {
             "error": type(error).__name__, "cause": str(error), "exit_code": code,
-            "height": each.node.chain.head.height, **each.node.incident,
+            "height": each.node.tip.height, **each.node.incident,
         }
-        path = each.config.home / "incident" / f"{each.node.chain.head.height}-{code}.json"
+        path = each.config.home / "incident" / f"{each.node.tip.height}-{code}.json"
         try:
             write_file(path, json.dumps(to_json(incident), indent=1).encode())
         except OSError:
@@ -341,7 +341,7 @@ class Service:
         node = api.node
 
         async def alive() -> tuple[int, str, bytes]:
-            return 200, JSON_TYPE, _json({"alive": True, "height": node.chain.head.height})
+            return 200, JSON_TYPE, _json({"alive": True, "height": node.tip.height})
 
         async def ready() -> tuple[int, str, bytes]:
             health = node.health()

@@ -1,8 +1,9 @@
 """The chain API as a node answers it: every method of `ChainApi` over the node's chain, pool and network.
 
-Lookups are made on the event loop, in microseconds, on an immutable picture of the chain; what reads many rows or
-recomputes something runs on a read thread. Nothing here changes the chain but `author_submit_extrinsic` (through the
-pool) and the two groups `dev_` and `admin_`, which are served on the admin socket only.
+The head is the newest block that is durable here: what a caller has seen survives a crash of this node. Lookups are
+made on the event loop, in microseconds, on an immutable picture of the chain; what reads many rows or recomputes
+something runs on a read thread. Nothing here changes the chain but `author_submit_extrinsic` (through the pool) and the
+two groups `dev_` and `admin_`, which are served on the admin socket only.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ class NodeApi:
 
     async def chain_get_headers(self, before: int | None = None, limit: int = 20) -> list[HeaderRecord]:
         limit = _page(limit)
-        top = self.chain.head.height if before is None else min(before - 1, self.chain.head.height)
+        top = self.node.tip.height if before is None else min(before - 1, self.node.tip.height)
         lowest = max(self.chain.params.initial_height, top - limit + 1)
         return await self._heavy(lambda: [self._header(height) for height in range(top, lowest - 1, -1)])
 
@@ -135,7 +136,7 @@ class NodeApi:
         return self.chain.hash_at(self._height(height))
 
     async def chain_get_finalized_head(self) -> bytes:
-        return self.chain.head.hash
+        return self.node.tip.hash
 
     async def chain_get_authorities(self, at: AtLike = "head") -> Reading[list[AuthorityRecord]]:
         return await self._reading(at, self._authorities)
@@ -145,7 +146,7 @@ class NodeApi:
 
     async def chain_get_extrinsic(self, id: bytes) -> ExtrinsicRecord:
         place = self.chain.find_extrinsic(_key(id, "id"))
-        if place is not None:
+        if place is not None and place[0] <= self.node.tip.height:
             return render.extrinsic_record(self.chain, *place)
         waiting = self.node.pool.get(id)
         if waiting is not None:
@@ -228,7 +229,7 @@ class NodeApi:
 
     async def account_history(self, account: bytes, after: str | None = None, limit: int = 50) -> Page[ExtrinsicRecord]:
         who, limit = _key(account, "account"), _page(limit)
-        before = None if after is None else _cursor(after, 1)[0]
+        before = self.node.tip.height + 1 if after is None else _cursor(after, 1)[0]
 
         def history() -> Page[ExtrinsicRecord]:
             places, further = self.chain.account_extrinsics(who, before_height=before, limit=limit)
@@ -281,7 +282,7 @@ class NodeApi:
         start = b"" if after is None else epochs.history_key(netuid, _epoch(_cursor(after, 1)[0], "after"))
 
         def listing() -> Page[EpochRecord]:
-            reads.next_epoch(self.chain.view(), netuid, self.chain.head.height)  # NotFound for an unknown subnet
+            reads.next_epoch(self.chain.view(), netuid, self.node.tip.height)  # NotFound for an unknown subnet
             rows = self.chain.history(prefix, start, reverse=True)
             items = [reads.epoch_record(row) for (_, row), _ in zip(rows, range(limit), strict=False)]
             return Page(items, str(items[-1].epoch) if len(items) == limit else None)
@@ -329,7 +330,7 @@ class NodeApi:
 
     def _height(self, at: AtLike) -> int:
         """Height of a place on the chain. Raises NotFound, or DecodeError for what is no place."""
-        head = self.chain.head.height
+        head = self.node.tip.height
         if at == "head":
             return head
         if isinstance(at, int):
@@ -342,7 +343,10 @@ class NodeApi:
             block_hash = b""
         if len(block_hash) != 32:
             raise DecodeError("expected a height, a 0x hash or head", where="at")
-        return self.chain.height_of(block_hash)
+        height = self.chain.height_of(block_hash)
+        if height > head:
+            raise NotFound(f"there is no block {at}")
+        return height
 
     def _stamped(self, height: int, value: T) -> Reading[T]:
         return Reading(At(height, self.chain.hash_at(height)), value)
@@ -392,7 +396,7 @@ class NodeApi:
         return StateProof(at, key, proof.value, proof.state_root, proof.proof, finality)
 
     def _dry_run(self, extrinsic: Extrinsic) -> DryRun:
-        view, height = self.chain.view(), self.chain.head.height + 1
+        view, height = self.chain.view(self.node.tip.height), self.node.tip.height + 1
         try:
             outcome, events = cast(Runtime, self.chain.machine).dry_run(view, extrinsic, height)
         except Rejected as error:
@@ -404,7 +408,7 @@ class NodeApi:
     def _events(self, number: int | None, start: tuple[int, ...] | None, limit: int) -> Page[EventRecord]:
         """Events below the place (height, index), newest first. A page may be short although more follow."""
         chain = self.chain
-        top = chain.head.height if start is None else min(start[0], chain.head.height)
+        top = self.node.tip.height if start is None else min(start[0], self.node.tip.height)
         lowest = chain.params.initial_height
         if number is None:
             heights = list(range(top, max(lowest, top - EVENT_SCAN_BLOCKS + 1) - 1, -1))

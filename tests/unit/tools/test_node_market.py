@@ -13,7 +13,7 @@ from tools.node.shell import exit_code_of
 
 
 def transfer(market, node, nonce=0, amount_rao=10**9, sender=("validator", "0"), to=("owner", ""), birth=None):
-    head = node.chain.head if birth is None else birth
+    head = node.tip if birth is None else birth
     return Extrinsic.sign(
         market.account(*sender), market.genesis.genesis_hash, head.hash, nonce=nonce, birth_height=head.height,
         call_number=CALL_NUMBERS["accounts.transfer"], args=[market.account(*to).public, amount_rao, True],
@@ -115,7 +115,7 @@ def test_a_late_node_syncs_and_then_follows():
         follower = await market.start(4)
         await market.reach(22, within_s=15)
         market.agree()
-        head = follower.chain.head.height
+        head = follower.tip.height
         await market.reach(head + 5)
         assert not follower.follower.syncing and follower.health().ready
         assert not [fault for place in market.places for fault in place.network.faults]
@@ -131,7 +131,7 @@ def test_an_authority_that_crashes_comes_back_and_signs_again():
             await market.reach(5)
             await market.crash(2)
             await market.reach(12)
-            before = market.nodes[0].chain.head.height
+            before = market.nodes[0].tip.height
             await market.start(2)
             await market.reach(before + 8)
             market.agree()
@@ -170,7 +170,7 @@ def test_a_minority_stops_in_a_partition_and_catches_up_after_it():
             await market.hub.cut(ids[:3], ids[3:])
             await market.reach(10, of=[0, 1, 2])
             stuck = market.nodes[3]
-            assert stuck.chain.head.height <= 4 and "no peers" in stuck.health().blocking
+            assert stuck.tip.height <= 4 and "no peers" in stuck.health().blocking
             await market.hub.cut()
             await market.reach(14)
             market.agree()
@@ -185,9 +185,9 @@ def test_without_a_quorum_nothing_is_decided():
             ids = [place.network.id for place in market.places]
             await market.hub.cut(ids[:2], ids[2:])
             await asyncio.sleep(1)
-            heights = [node.chain.head.height for node in market.nodes]
+            heights = [node.tip.height for node in market.nodes]
             await asyncio.sleep(30)
-            assert [node.chain.head.height for node in market.nodes] == heights
+            assert [node.tip.height for node in market.nodes] == heights
             await market.hub.cut()
             await market.reach(max(heights) + 2, within_s=40)
             market.agree()
@@ -201,7 +201,7 @@ def test_lost_frames_delay_but_do_not_stop():
             market.hub.drops = lambda sender, receiver, kind: market.hub.random.random() < 0.2
             await market.reach(10, within_s=120)
             market.hub.drops = lambda sender, receiver, kind: False
-            await market.reach(max(node.chain.head.height for node in market.nodes) + 2)
+            await market.reach(max(node.tip.height for node in market.nodes) + 2)
             market.agree()
 
     run(scenario())
@@ -286,11 +286,11 @@ def test_manual_sealing_makes_exactly_the_blocks_asked_for():
         async with Market(authorities=1, seal="manual") as market:
             (node,) = market.nodes
             await asyncio.sleep(30)
-            assert node.chain.head.height == 0
+            assert node.tip.height == 0
             assert await node.seal(3) == 3
             await node.submit(transfer(market, node).encode())
             await asyncio.sleep(5)
-            assert node.chain.head.height == 3 and len(node.pool) == 1
+            assert node.tip.height == 3 and len(node.pool) == 1
             assert await node.seal(1) == 4 and len(node.pool) == 0
             for count in (0, 1001):
                 with pytest.raises(UsageError):
@@ -304,12 +304,12 @@ def test_instant_sealing_makes_a_block_for_a_transaction_and_never_an_empty_one(
         async with Market(authorities=1, seal="instant") as market:
             (node,) = market.nodes
             await asyncio.sleep(10)
-            assert node.chain.head.height == 0
+            assert node.tip.height == 0
             extrinsic = transfer(market, node)
             await node.submit(extrinsic.encode())
             await included([node], extrinsic, within_s=1)
             await asyncio.sleep(10)
-            assert node.chain.head.height == 1
+            assert node.tip.height == 1
         async with Market(authorities=1) as market:
             with pytest.raises(UsageError):
                 await market.nodes[0].seal(1)

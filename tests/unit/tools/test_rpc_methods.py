@@ -43,8 +43,8 @@ async def _life():
         out["raised"] = caught.value
         await market.reach(HEIGHT)
         out["waiting"] = Extrinsic.sign(
-            sender, market.genesis.genesis_hash, node.chain.head.hash, nonce=await api.author_next_nonce(sender.public),
-            birth_height=node.chain.head.height, call_number=1, args=[receiver.public, 1, True],
+            sender, market.genesis.genesis_hash, node.tip.hash, nonce=await api.author_next_nonce(sender.public),
+            birth_height=node.tip.height, call_number=1, args=[receiver.public, 1, True],
         )
         await api.author_submit_extrinsic(out["waiting"].encode())
         out["pending"] = await api.author_pending_extrinsics()
