@@ -79,7 +79,9 @@ async def _state_key(api: Any, settings: Any, text: str) -> bytes:
     from runtime.tables import Table
     from tools.cli.session import account
 
-    name, *parts = text.split("/")
+    plain, slashes, path = text.partition("///")  # a dev key's path, as the last part, brings its own two slashes
+    name, *parts = plain.split("/")
+    parts += [f"//{path}"] if slashes else []
     table = next((t for t in Table.registry.values() if t.name == name), None)
     if table is None:
         known = ", ".join(sorted(t.name for t in Table.registry.values()))
