@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from ai.client import address_of
 from ai.judge.probes import ask_batch, plan_batch
-from ai.judge.validator import address_of
 from ai.models.model import Card
 from ai.serve.client import NeuronAddress, NeuronClient
 from ledger.client.api import ChainApi

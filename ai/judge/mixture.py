@@ -22,6 +22,7 @@ ALPHABET: Final = 256
 SHARE: Final = 0.02
 FLOOR: Final = 0.01  # part of every answer that is spread over all bytes: no answer can cost more than 14.7 bits
 NULL_PROBABILITY: Final = 1.0 / ALPHABET
+CACHE_BYTES: Final = 1 << 18  # weights worked on at a time: they should stay in the processor's cache
 
 
 def floored(probabilities: Floats) -> Floats:
@@ -86,19 +87,22 @@ def coalition_values(hits: Floats) -> Floats:
     indexed by the bits of S; v of the empty coalition is exactly 0 (the null expert alone).
     """
     n, windows, positions = hits.shape
-    if windows * positions == 0:
-        return np.zeros(1 << n)
-    members = ((np.arange(1 << n)[:, None] >> np.arange(n)) & 1).astype(np.float64)
-    members = np.concatenate([members, np.ones((1 << n, 1))], axis=1)  # the null expert is in every coalition
-    even = members / members.sum(axis=1, keepdims=True)
-    chances = np.concatenate([hits, np.full((1, windows, positions), NULL_PROBABILITY)])
-    weights = np.repeat(even[:, None, :], windows, axis=1)  # (coalitions, windows, n + 1)
-    total_bits = np.zeros((1 << n, windows))
-    for position in range(positions):
-        weights = weights * chances[None, :, :, position].transpose(0, 2, 1)
-        probability = weights.sum(axis=2, keepdims=True)
-        total_bits += np.log2(probability[:, :, 0])
-        weights = (1.0 - SHARE) * weights / probability + SHARE * even[:, None, :]
-    values: Floats = 8.0 + total_bits.mean(axis=1) / positions
+    total_bits = np.zeros(1 << n)
+    members = ((np.arange(1 << n)[None, :] >> np.arange(n)[:, None]) & 1).astype(np.float64)
+    members = np.concatenate([members, np.ones((1, 1 << n))])  # the null expert is in every coalition
+    even = members / members.sum(axis=0)  # (n + 1, coalitions)
+    shared = SHARE * even[:, :, None]
+    at_once = max(1, CACHE_BYTES // even.nbytes)
+    for first in range(0, windows, at_once):
+        part = hits[:, first : first + at_once]
+        chances = np.concatenate([part, np.full((1, *part.shape[1:]), NULL_PROBABILITY)])
+        weights = np.repeat(even[:, :, None], part.shape[1], axis=2)  # (n + 1, coalitions, windows of this part)
+        for position in range(positions):
+            weights *= chances[:, None, :, position]
+            probability = weights.sum(axis=0)
+            total_bits += np.log2(probability).sum(axis=1)
+            weights *= (1.0 - SHARE) / probability
+            weights += shared
+    values: Floats = 8.0 + total_bits / (windows * positions) if windows * positions else np.zeros(1 << n)
     values[0] = 0.0
     return values

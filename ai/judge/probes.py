@@ -2,7 +2,8 @@
 
 A batch is a number of windows of text, stratified by domain, each with secret cut positions. All neurons of a subnet are
 asked about all windows at once, in lock-step: the bytes after a cut are sent only when every answer for that cut is in or
-late. A window is used once. A missing, late or malformed answer counts as the null distribution (every byte equal).
+late. A window is used once. A missing, late or malformed answer counts as the null distribution (every byte equal), and
+so do all answers of a session that the neuron did not close with its signature.
 
 `plan_batch` is pure (randomness comes in as an argument); `ask_batch` drives sessions that look like any user's.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -18,15 +20,22 @@ from typing import Final
 import numpy as np
 
 from ai.distribution import decode_distributions
-from ai.serve.client import NeuronAddress, NeuronClient
+from ai.serve.client import OWN_IDLE_SECONDS, ClientSession, NeuronAddress, NeuronClient
 from ai.serve.methods import encode_appended, encode_prefixes
-from ledger.errors import Error
+from ledger.errors import Error, UsageError
 
 from .mixture import NULL_PROBABILITY, Floats, floored
 
 MIN_CONTEXT: Final = 24
 WINDOW_BYTES: Final = 128
-MAX_WINDOWS: Final = 64
+MAX_WINDOWS: Final = 62  # of 127 bytes and their lengths: what fits the 8 KiB of a session's body
+MAX_CUTS: Final = 96
+STEP_TIMEOUT_S: Final = 3.0
+CLOSING_PATIENCE_S: Final = 2.0  # for the closing of a session that ended early
+CLOSING_POLL_S: Final = 0.02
+SESSION_TIMEOUT_MS: Final = 55_000  # also of users' sessions: a deadline shall not tell a probe from traffic
+
+assert STEP_TIMEOUT_S < OWN_IDLE_SECONDS, "who answered must be able to wait for those who have not"
 
 
 @dataclass(frozen=True)
@@ -39,101 +48,159 @@ class Window:
 
 
 def plan_batch(texts: Mapping[str, bytes], windows: int, cuts: int, random: Random) -> list[Window]:
-    """`windows` windows drawn evenly over the domains in `texts`, with `cuts` secret cuts each."""
+    """`windows` windows drawn evenly over the domains in `texts`, with `cuts` secret cuts each.
+
+    Raises UsageError for numbers out of bounds and texts shorter than a window.
+    """
+    if not 1 <= windows <= MAX_WINDOWS or not 1 <= cuts <= MAX_CUTS:
+        raise UsageError(f"a batch has 1 to {MAX_WINDOWS} windows with 1 to {MAX_CUTS} cuts each")
     domains = sorted(texts)
+    short = [domain for domain in domains if len(texts[domain]) < WINDOW_BYTES]
+    if short or not domains:
+        raise UsageError(f"no text of {WINDOW_BYTES} bytes to probe with ({', '.join(short) or 'no domain'})")
     out = []
-    for index in range(min(windows, MAX_WINDOWS)):
+    for index in range(windows):
         domain = domains[index % len(domains)]
-        source = texts[domain]
-        start = random.randrange(max(1, len(source) - WINDOW_BYTES - 1))
-        text = source[start : start + WINDOW_BYTES]
-        places = sorted(random.sample(range(MIN_CONTEXT, len(text)), min(cuts, len(text) - MIN_CONTEXT)))
-        out.append(Window(domain, text, tuple(places)))
+        start = random.randrange(len(texts[domain]) - WINDOW_BYTES + 1)
+        places = sorted(random.sample(range(MIN_CONTEXT, WINDOW_BYTES), cuts))
+        out.append(Window(domain, texts[domain][start : start + WINDOW_BYTES], tuple(places)))
     random.shuffle(out)
     return out
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """`hits` (neurons, windows, cuts): floored probability of the true byte; `answered`: cuts answered, by neuron."""
+    """`hits` (neurons, windows, cuts): floored probability of the true byte; `answered`: cuts that count, by neuron."""
 
     hits: Floats
     answered: list[int]
 
 
 async def ask_batch(
-    client: NeuronClient, neurons: Sequence[NeuronAddress], netuid: int, windows: Sequence[Window], *, step_timeout_s: float,
-    hops: int = 0,
+    client: NeuronClient, neurons: Sequence[NeuronAddress], netuid: int, windows: Sequence[Window], *,
+    step_timeout_s: float = STEP_TIMEOUT_S, hops: int = 0,
 ) -> BatchResult:
-    """Ask all neurons about all windows in lock-step. Never raises for what a neuron does or fails to do."""
+    """Ask all neurons about all windows in lock-step. Never raises for what a neuron does or fails to do.
+
+    `step_timeout_s`: how long a neuron may take for a cut, dialling included; below the 4 s that a session may idle.
+    """
     steps = len(windows[0].cuts) if windows else 0
     hits = np.full((len(neurons), len(windows), steps), NULL_PROBABILITY)
     answered = [0] * len(neurons)
-    if not steps:
-        return BatchResult(hits, answered)
-    gate = _LockStep(len(neurons))
-
-    async def ask_one(index: int) -> None:
-        done = 0
-        try:
-            prefixes = encode_prefixes([w.text[: w.cuts[0]] for w in windows])
-            timeout_ms = int(1000 * step_timeout_s * (steps + 1))
-            async with client.session(
-                neurons[index], "distribution", prefixes, netuid=netuid, max_asks=steps - 1, timeout_ms=timeout_ms, hops=hops
-            ) as session:
-                for step in range(steps):
-                    payload = await asyncio.wait_for(
-                        session.answer() if step == 0 else session.ask(_appended(windows, step)), step_timeout_s
-                    )
-                    hits[index, :, step] = _hits(payload, windows, step)
-                    done = step + 1
-                    answered[index] = done
-                    if step + 1 < steps:
-                        await gate.pass_step(step)
-                await session.finish()
-        except (Error, TimeoutError, OSError, ValueError):
-            pass
-        finally:
-            gate.leave(done)
-
-    await asyncio.gather(*(ask_one(i) for i in range(len(neurons))))
+    if steps and neurons:
+        gate = _LockStep(len(neurons), step_timeout_s)
+        examinations = [_Examination(client, neuron, netuid, windows, gate, hops) for neuron in neurons]
+        async with asyncio.TaskGroup() as group:
+            for examination in examinations:
+                group.create_task(examination.run())
+        for index, examination in enumerate(examinations):
+            if examination.signed:
+                answered[index] = examination.answered
+                hits[index, :, : examination.answered] = examination.hits[:, : examination.answered]
     return BatchResult(hits, answered)
 
 
-def _appended(windows: Sequence[Window], step: int) -> bytes:
-    return encode_appended([w.text[w.cuts[step - 1] : w.cuts[step]] for w in windows])
+class _Examination:
+    """One neuron's session of a batch. `hits` (windows, cuts) hold for the first `answered` cuts, if `signed`."""
+
+    def __init__(
+        self, client: NeuronClient, neuron: NeuronAddress, netuid: int, windows: Sequence[Window], gate: _LockStep, hops: int
+    ) -> None:
+        self._client, self._neuron, self._netuid, self._windows = client, neuron, netuid, windows
+        self._gate, self._hops = gate, hops
+        self.hits = np.full((len(windows), len(windows[0].cuts)), NULL_PROBABILITY)
+        self.answered = 0
+        self.signed = False
+        self._left = False
+        self._patience_over = 0.0
+
+    async def run(self) -> None:
+        session: ClientSession | None = None
+        try:
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout_at(self._gate.deadline):
+                    session = await stack.enter_async_context(self._open())
+                    self._note(await session.answer())
+                await self._follow(session)
+                await self._finish(session)
+        except (Error, TimeoutError, OSError):
+            pass
+        finally:
+            self._leave()
+        if session is not None:
+            self.signed = await _closed(session, self._patience_over)
+
+    def _open(self) -> AbstractAsyncContextManager[ClientSession]:
+        prefixes = encode_prefixes([window.text[: window.cuts[0]] for window in self._windows])
+        asks = len(self._windows[0].cuts) - 1
+        return self._client.session(
+            self._neuron, "distribution", prefixes, netuid=self._netuid, max_asks=asks, timeout_ms=SESSION_TIMEOUT_MS,
+            hops=self._hops,
+        )
+
+    async def _follow(self, session: ClientSession) -> None:
+        """The cuts after the first: each is asked when nobody is still to answer the one before."""
+        for step in range(1, len(self._windows[0].cuts)):
+            await self._gate.pass_step()
+            appended = [window.text[window.cuts[step - 1] : window.cuts[step]] for window in self._windows]
+            async with asyncio.timeout_at(self._gate.deadline):
+                self._note(await session.ask(encode_appended(appended)))
+
+    async def _finish(self, session: ClientSession) -> None:
+        self._leave()
+        async with asyncio.timeout_at(self._patience_over):
+            await session.finish()
+
+    def _leave(self) -> None:
+        """Nobody waits for this neuron any more; its closing may still come for a while."""
+        if not self._left:
+            self._left = True
+            self._patience_over = asyncio.get_running_loop().time() + CLOSING_PATIENCE_S
+            self._gate.leave()
+
+    def _note(self, payload: bytes) -> None:
+        """Score the answer for the next cut. Raises DecodeError."""
+        probabilities = floored(decode_distributions(payload, len(self._windows)))
+        truth = [window.text[window.cuts[self.answered]] for window in self._windows]
+        self.hits[:, self.answered] = probabilities[np.arange(len(truth)), truth]
+        self.answered += 1
 
 
-def _hits(payload: bytes, windows: Sequence[Window], step: int) -> Floats:
-    probabilities = floored(decode_distributions(payload, len(windows)))
-    truth = np.array([w.text[w.cuts[step]] for w in windows])
-    picked: Floats = probabilities[np.arange(len(windows)), truth]
-    return picked
+async def _closed(session: ClientSession, patience_over: float) -> bool:
+    """True once a session that is over has a valid closing. After a cancel it comes a little later."""
+    while not session.over and asyncio.get_running_loop().time() < patience_over:
+        await asyncio.sleep(CLOSING_POLL_S)
+    return session.settled is not None
 
 
 class _LockStep:
-    """Everybody passes step k only when all who still take part have answered it."""
+    """Everybody passes to the next cut only when all who still take part have answered the last one.
 
-    def __init__(self, members: int) -> None:
-        self._members = members
-        self._arrived = 0
-        self._step = 0
-        self._open = asyncio.Event()
+    `deadline`: loop time until which the running cut is to be answered. Whoever is late leaves, so the wait is bounded.
+    """
 
-    async def pass_step(self, step: int) -> None:
-        assert step == self._step
-        self._arrived += 1
-        gate = self._open
+    def __init__(self, members: int, step_timeout_s: float) -> None:
+        self._members, self._step_timeout_s = members, step_timeout_s
+        self._waiting: list[asyncio.Future[None]] = []
+        self._loop = asyncio.get_running_loop()
+        self.deadline = self._loop.time() + step_timeout_s
+
+    async def pass_step(self) -> None:
+        """Return when the next cut may be asked."""
+        passed = self._loop.create_future()
+        self._waiting.append(passed)
         self._release()
-        await gate.wait()
+        await passed
 
-    def leave(self, _done: int) -> None:
+    def leave(self) -> None:
+        """One member less to wait for."""
         self._members -= 1
         self._release()
 
     def _release(self) -> None:
-        if self._arrived and self._arrived >= self._members:
-            self._arrived = 0
-            self._step += 1
-            gate, self._open = self._open, asyncio.Event()
-            gate.set()
+        if self._waiting and len(self._waiting) >= self._members:
+            self.deadline = self._loop.time() + self._step_timeout_s
+            waiting, self._waiting = self._waiting, []
+            for passed in waiting:
+                if not passed.done():
+                    passed.set_result(None)

@@ -1,12 +1,15 @@
 """Exact Shapley values: what each expert adds to the mixture that serves users (Shapley 1953).
 
 phi_i = sum over coalitions S without i of |S|! (n - |S| - 1)! / n! * (v(S + i) - v(S)). The values sum to v(all): nothing
-is invented or lost; copies of one expert share its value; an expert that adds nothing gets nothing. Pure.
+is invented or lost; copies of one expert share its value; an expert that adds nothing gets nothing. With more than ten
+players the game is played in groups of at most eight, drawn anew for every eight windows: nobody asks more experts than
+that at once, and nobody can arrange with whom it sits. Pure: randomness comes in as an argument.
 """
 
 from __future__ import annotations
 
 from math import factorial
+from random import Random
 from typing import Final
 
 import numpy as np
@@ -15,6 +18,9 @@ from numpy.typing import NDArray
 from .mixture import Floats, coalition_values
 
 MAX_EXACT: Final = 12  # 4,096 coalitions
+MAX_AT_ONCE: Final = 10  # players in one exact game of a batch
+GROUP_PLAYERS: Final = 8
+GROUP_WINDOWS: Final = 8
 
 
 def shapley_values(values: Floats, n: int) -> Floats:
@@ -31,22 +37,44 @@ def shapley_values(values: Floats, n: int) -> Floats:
     return phi
 
 
-def score_batch(hits: Floats, clusters: list[list[int]] | None = None) -> Floats:
+def score_batch(hits: Floats, clusters: list[list[int]] | None = None, random: Random | None = None) -> Floats:
     """phi (n,) >= 0 of one batch of probes, in bits per byte.
 
     `hits` (n, windows, positions): floored probability of the true byte; a missing answer is the null distribution. Each
     cluster of similar experts plays as one player, their average answer, and its value is shared equally inside.
+    `random` draws the groups where there are more than ten players.
     """
     n = hits.shape[0]
-    groups = clusters if clusters is not None else [[i] for i in range(n)]
-    if sorted(i for group in groups for i in group) != list(range(n)):
+    players = clusters if clusters is not None else [[i] for i in range(n)]
+    if sorted(i for player in players for i in player) != list(range(n)):
         raise ValueError("clusters must hold each expert once")
-    played = np.stack([hits[group].mean(axis=0) for group in groups]) if groups else hits
-    phi_groups = shapley_values(coalition_values(played), len(groups))
     phi = np.zeros(n)
-    for value, group in zip(phi_groups, groups, strict=True):
-        phi[group] = max(0.0, float(value)) / len(group)
+    if not players:
+        return phi
+    played = np.stack([hits[player].mean(axis=0) for player in players])
+    values = _all_at_once(played) if len(players) <= MAX_AT_ONCE else _in_groups(played, random or Random(0))
+    for value, player in zip(values, players, strict=True):
+        phi[player] = max(0.0, float(value)) / len(player)
     return phi
+
+
+def _all_at_once(hits: Floats) -> Floats:
+    return shapley_values(coalition_values(hits), hits.shape[0])
+
+
+def _in_groups(hits: Floats, random: Random) -> Floats:
+    """Mean over rounds of eight windows; in each round every player plays in one group, all groups of about one size."""
+    players, windows, _ = hits.shape
+    count = -(-players // GROUP_PLAYERS)
+    total, weight = np.zeros(players), 0
+    for first in range(0, windows, GROUP_WINDOWS):
+        part = hits[:, first : first + GROUP_WINDOWS]
+        order = random.sample(range(players), players)
+        for number in range(count):
+            group = order[number::count]
+            total[group] += part.shape[1] * _all_at_once(part[group])
+        weight += part.shape[1]
+    return total / max(1, weight)
 
 
 def to_weights(scores: Floats) -> NDArray[np.int64]:
@@ -77,7 +105,7 @@ class ScoreBook:
         self.deviations: int = 0
 
     def add(self, phi: dict[bytes, float]) -> None:
-        """One batch."""
+        """One batch: the values of those that were asked, 0 for those that are known but did not serve."""
         for hotkey, value in phi.items():
             count = self.count.get(hotkey, 0)
             if count == 0:
@@ -114,10 +142,14 @@ class ScoreBook:
 
     @classmethod
     def from_value(cls, value: object) -> ScoreBook:
+        """Raises ValueError or TypeError where the value is not one that `to_value` made."""
         book = cls()
         if not (isinstance(value, list) and len(value) == 3 and isinstance(value[0], list)):
             raise ValueError("not a stored score book")
         for hotkey, mean, count in value[0]:
             book.mean[bytes.fromhex(hotkey)], book.count[bytes.fromhex(hotkey)] = float(mean), int(count)
         book.squares, book.deviations = float(value[1]), int(value[2])
+        numbers = [book.squares, *book.mean.values(), *book.count.values()]
+        if not all(np.isfinite(number) and number >= 0 for number in numbers) or 0 in book.count.values():
+            raise ValueError("numbers out of range")
         return book

@@ -1,22 +1,19 @@
 """The validator: probes neurons, scores them by what they add, and votes with commit and reveal.
 
-For each subnet, in each epoch e (rules 4.1 to 4.3 of the protocol):
+For each subnet, at each block, in epoch e:
 
-    reveal   weights committed in epoch e - reveal_period, in the first blocks of e
-    probe    one batch of lock-step probes; exact Shapley values; smoothed scores
-    commit   a hash of the new weights, while enough blocks of e are left; the weights are stored first
-    root     the Merkle root of the receipts of epoch e - 1
+    duties   reveal what is due, put the receipts' root of epoch e - 1 on chain, commit new weights (`ballot`)
+    probe    once an epoch, beside the duties: one batch of lock-step probes, exact Shapley values, smoothed scores
 
-A validator that has nothing new commits nothing and keeps its weights. It holds its hotkey and no coldkey.
+A batch may take longer than an epoch; its scores are then committed in the next one. A validator that has nothing new, or
+no permit, commits nothing and keeps its weights. It holds its hotkey and no coldkey.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random, SystemRandom
@@ -24,32 +21,33 @@ from typing import Any, Final
 
 import numpy as np
 
+from ai.client import address_of
 from ai.models.corpus import DOMAINS, load
 from ai.receipts import ReceiptStore
-from ai.serve.client import NeuronAddress, NeuronClient
+from ai.serve.client import NeuronClient
 from ai.serve.clock import wall_ms
 from ledger.client.api import ChainApi
-from ledger.client.calls import Wallet
 from ledger.client.keys import read_key_file
 from ledger.client.records import Metagraph, NeuronRecord, Properties, SubnetRecord
-from ledger.codec import pack_u16
-from ledger.commitments import weights_commitment
 from ledger.crypto import KeyPair
 from ledger.errors import Error, Rejected
 
+from .ballot import COMMIT_MARGIN_BLOCKS, Ballot, Report, commit_root
 from .clusters import clusters, similar_pairs
-from .memory import Memory, Pending
-from .probes import ask_batch, plan_batch
+from .memory import Memory
+from .mixture import Floats
+from .probes import STEP_TIMEOUT_S, BatchResult, ask_batch, plan_batch
 from .shapley import ScoreBook, score_batch, to_weights
 
-COMMIT_MARGIN_BLOCKS: Final = 3  # a commitment must be final in the epoch it names
-STEP_TIMEOUT_S: Final = 3.0
-MAX_EXPERTS: Final = 10  # exact Shapley values of all at once
+FAVOURITE_SHARE: Final = 0.9
+NODE_RETRY_S: Final = 1.0
+MAX_ASKED: Final = 128  # neurons in one batch; of more, as many are drawn
 
 
 @dataclass(frozen=True)
 class ValidatorConfig:
-    """What a validator needs to know. `favourite`: a hotkey that gets nine tenths of the vote, whatever it answers."""
+    """What a validator needs to know. `favourites`: by subnet, a hotkey that gets nine tenths of the vote, whatever it
+    answers (for showing what such a vote is worth)."""
 
     name: str
     key: KeyPair
@@ -58,20 +56,23 @@ class ValidatorConfig:
     cache: Path | None = None
     probe_windows: int = 32
     probe_cuts: int = 4
+    step_timeout_s: float = STEP_TIMEOUT_S
     favourites: dict[int, bytes] = field(default_factory=dict)
     seed: int | None = None  # of the probes; None: from the system's randomness
-
-
-Report = Callable[[dict[str, Any]], None]
 
 
 class Validator:
     """One validator on all its subnets."""
 
-    def __init__(self, config: ValidatorConfig, api: ChainApi, properties: Properties, report: Report) -> None:
-        self.config, self.api, self.genesis_hash, self.report = config, api, properties.genesis_hash, report
+    def __init__(
+        self, config: ValidatorConfig, api: ChainApi, properties: Properties, report: Report,
+        texts: dict[str, bytes] | None = None,
+    ) -> None:  # fmt: skip
+        """`texts`: what to probe with, by domain; the default is the held-out part of the corpus. Raises Locked."""
+        self.config, self.api = config, api
+        self._report = report
         self.memory = Memory(config.home / "scores.db")
-        self.wallet = Wallet(api, config.key)
+        self.ballot = Ballot(api, config.key, properties.genesis_hash, self.memory, self._tell)
         self.receipts = ReceiptStore(config.home / "receipts", clock=wall_ms)
         self.epochs: dict[int, int] = {}
         self.client = NeuronClient(
@@ -80,174 +81,178 @@ class Validator:
         )
         self.books = {netuid: self.memory.book(netuid) for netuid in config.netuids}
         self.similar: dict[int, frozenset[tuple[bytes, bytes]]] = {}
-        self.texts = {domain: load(domain, config.cache).held_out for domain in DOMAINS}
+        self.texts = texts or {domain: load(domain, config.cache).held_out for domain in DOMAINS}
         self.random: Random = SystemRandom() if config.seed is None else Random(config.seed)
-        self._busy: dict[int, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._last_trouble: dict[str, str] = {}
+        self._closed = False
+        if self.memory.damaged is not None:
+            self._tell({"event": "trouble", "error": "Corruption", "cause": f"scores were lost: see {self.memory.damaged}"})
 
     async def run(self) -> None:
-        """Follow the chain until cancelled."""
+        """Follow the chain until cancelled. Raises Unreachable when the node is gone for good."""
         try:
             async for _ in self.api.chain_subscribe_new_heads():
                 for netuid in self.config.netuids:
-                    if netuid not in self._busy or self._busy[netuid].done():
-                        self._busy[netuid] = asyncio.create_task(self._guarded(netuid))
+                    self._keep_going(f"duties of {netuid}", lambda n=netuid: self.duties(n))  # type: ignore[misc]
+                    self._keep_going(f"probe of {netuid}", lambda n=netuid: self.probe(n))  # type: ignore[misc]
         finally:
             await self.close()
 
     async def close(self) -> None:
-        """Stop what runs, store what is known."""
-        for task in self._busy.values():
+        """Stop what runs, store what is known. Again changes nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        tasks, self._tasks = list(self._tasks.values()), {}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._busy.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for netuid, book in self.books.items():
             self.memory.store_book(netuid, book)
         await self.client.close()
         self.receipts.close()
         self.memory.close()
 
-    async def _guarded(self, netuid: int) -> None:
+    def _keep_going(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start a piece of work unless it is still at it since an earlier block. A bug in it is raised here."""
+        task = self._tasks.get(name)
+        if task is not None:
+            if not task.done():
+                return
+            task.result()
+        self._tasks[name] = asyncio.create_task(self._guarded(name, work), name=name)
+
+    async def _guarded(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A refused call or a lost node must not end the validator; the same trouble is told once."""
         try:
-            await self.turn(netuid)
-        except Error as error:  # a refused call or a lost node must not end the validator
-            name = getattr(error, "error_name", error.name)
-            self._trouble(netuid, name, error.cause)
+            await work()
+            self._last_trouble.pop(name, None)
+        except Error as error:
+            rule = error.error_name if isinstance(error, Rejected) else error.name
+            if self._last_trouble.get(name) != rule:
+                self._last_trouble[name] = rule
+                self._tell({"event": "trouble", "doing": name, "error": rule, "cause": error.cause})
 
-    def _trouble(self, netuid: int, name: str, cause: str) -> None:
-        self.report({"event": "trouble", "validator": self.config.name, "netuid": netuid, "error": name, "cause": cause})
+    def _tell(self, line: dict[str, Any]) -> None:
+        self._report({**line, "validator": self.config.name})
 
-    async def turn(self, netuid: int) -> None:
-        """Whatever is due on a subnet at this block."""
+    # --- duties
+
+    async def duties(self, netuid: int) -> None:
+        """Whatever is due on chain at this block. What one duty fails with keeps none of the others from being done."""
         subnet = (await self.api.subnet_get(netuid)).value
         self.epochs[netuid] = subnet.epoch
-        await self._reveal(subnet)
-        await self._commit_receipts(subnet)
-        if self.memory.last(f"probe/{netuid}") < subnet.epoch and self._time_to_probe(subnet):
-            graph = (await self.api.subnet_get_metagraph(netuid)).value
-            me = next((n for n in graph.neurons if n.hotkey == self.config.key.public), None)
-            if me is not None and await self._probe(subnet, graph):
-                await self._commit(netuid, graph, subnet.epoch, me)
+        problem: Error | None = None
+        for duty in (self.ballot.reveal, self._commit_root, self._vote):
+            try:
+                await duty(subnet)
+            except Error as error:
+                problem = problem or error
+        if problem is not None:
+            raise problem
 
-    def _time_to_probe(self, subnet: SubnetRecord) -> bool:
-        return subnet.started and subnet.blocks_left > COMMIT_MARGIN_BLOCKS
+    async def _vote(self, subnet: SubnetRecord) -> None:
+        """Commit new scores, if there are any."""
+        scored, what = self.memory.last(f"scored/{subnet.netuid}"), f"voted/{subnet.netuid}"
+        if scored > self.memory.last(what) and await self._commit(subnet):
+            self.memory.note(what, scored)
+
+    async def _commit(self, subnet: SubnetRecord) -> bool:
+        if subnet.blocks_left <= COMMIT_MARGIN_BLOCKS:
+            return False
+        graph = (await self.api.subnet_get_metagraph(subnet.netuid)).value
+        me = self._me(graph)
+        if me is None or not me.permit:
+            return False
+        uids, values = self.weights(graph, me)
+        if not uids:
+            return False
+        subnet = (await self.api.subnet_get(subnet.netuid)).value  # revealing may have taken some blocks
+        return await self.ballot.commit(subnet, uids, values)
+
+    async def _commit_root(self, subnet: SubnetRecord) -> None:
+        """The root of the previous epoch's receipts, once."""
+        epoch, what = subnet.epoch - 1, f"receipts/{subnet.netuid}"
+        if epoch >= 0 and self.memory.last(what) < epoch:
+            await commit_root(self.ballot.wallet, self.receipts, subnet.netuid, epoch)
+            self.memory.note(what, epoch)
+
+    def _me(self, graph: Metagraph) -> NeuronRecord | None:
+        return next((n for n in graph.neurons if n.hotkey == self.config.key.public), None)
+
+    def weights(self, graph: Metagraph, me: NeuronRecord) -> tuple[list[int], list[int]]:
+        """(uids, u16 values) of the vote: smoothed scores, or what a favourite leaves of them; zeros are left out."""
+        neurons = [n for n in graph.neurons if n.uid != me.uid]
+        scores = self.books[graph.netuid].scores([n.hotkey for n in neurons])
+        favourite = self.config.favourites.get(graph.netuid)
+        if any(n.hotkey == favourite for n in neurons):
+            others = np.array([n.hotkey != favourite for n in neurons])
+            rest = float(scores[others].sum()) or 1.0
+            scores = np.where(others, (1.0 - FAVOURITE_SHARE) * scores / rest, FAVOURITE_SHARE)
+        rows = [(n.uid, int(v)) for n, v in zip(neurons, to_weights(scores), strict=True) if v > 0]
+        return [uid for uid, _ in rows], [value for _, value in rows]
 
     # --- probe
 
-    async def _probe(self, subnet: SubnetRecord, graph: Metagraph) -> bool:
-        """One batch. False if there was nobody to ask."""
+    async def probe(self, netuid: int) -> None:
+        """One batch, if this epoch has had none yet."""
+        subnet = (await self.api.subnet_get(netuid)).value
+        self.epochs[netuid] = subnet.epoch
+        if not subnet.started or self.memory.last(f"probed/{netuid}") >= subnet.epoch:
+            return
+        graph = (await self.api.subnet_get_metagraph(netuid)).value
         serving = [n for n in graph.neurons if n.serving is not None and n.hotkey != self.config.key.public]
-        serving = sorted(serving, key=lambda n: n.uid)
-        if not serving:
-            return False
-        if len(serving) > MAX_EXPERTS:  # groups that nobody can arrange: drawn afresh each time
-            serving = sorted(self.random.sample(serving, MAX_EXPERTS), key=lambda n: n.uid)
+        if not serving or self._me(graph) is None:
+            return
+        if len(serving) > MAX_ASKED:
+            serving = self.random.sample(serving, MAX_ASKED)
+        serving.sort(key=lambda n: n.uid)
         windows = plan_batch(self._domains(serving), self.config.probe_windows, self.config.probe_cuts, self.random)
-        hops = self.random.randrange(2)
-        addresses = [address_of(n) for n in serving]
         result = await ask_batch(
-            self.client, addresses, subnet.netuid, windows, step_timeout_s=STEP_TIMEOUT_S, hops=hops
+            self.client, [address_of(n) for n in serving], netuid, windows, step_timeout_s=self.config.step_timeout_s,
+            hops=self.random.randrange(2),
         )
         if not any(result.answered):
-            return False
-        groups = self._clusters(subnet.netuid, [n.hotkey for n in serving], result.hits)
-        phi = score_batch(result.hits, groups)
-        book = self.books[subnet.netuid]
+            return  # nobody at all: more likely this side's fault; tried again at the next block
+        self.memory.note(f"probed/{netuid}", subnet.epoch)
+        await self._score(subnet, graph, serving, result)
+
+    async def _score(
+        self, subnet: SubnetRecord, graph: Metagraph, serving: list[NeuronRecord], result: BatchResult
+    ) -> None:
+        """Values of a batch into the book. Who is known but serves no more gets 0, as if it had not answered."""
+        netuid, book = subnet.netuid, self.books[subnet.netuid]
+        groups = self._clusters(netuid, [n.hotkey for n in serving], result.hits)
+        phi = await asyncio.to_thread(score_batch, result.hits, groups, Random(self.random.getrandbits(64)))
+        silent = {n.hotkey for n in graph.neurons if n.serving is None and n.hotkey in book.mean}
         book.forget({n.hotkey for n in graph.neurons})
-        book.add({n.hotkey: float(value) for n, value in zip(serving, phi, strict=True)})
-        self.memory.store_book(subnet.netuid, book)
-        self.memory.note(f"probe/{subnet.netuid}", subnet.epoch)
-        self.report({
-            "event": "probed", "validator": self.config.name, "netuid": subnet.netuid, "epoch": subnet.epoch,
-            "answered": sum(result.answered), "asked": len(serving) * len(windows[0].cuts),
+        book.add({n.hotkey: float(value) for n, value in zip(serving, phi, strict=True)} | dict.fromkeys(silent, 0.0))
+        self.memory.store_book(netuid, book)
+        self.memory.note(f"scored/{netuid}", self.memory.last(f"scored/{netuid}") + 1)
+        self._tell({
+            "event": "probed", "netuid": netuid, "epoch": subnet.epoch, "answered": sum(result.answered),
+            "asked": len(serving) * result.hits.shape[2],
             "phi": {n.name or str(n.uid): round(float(v), 4) for n, v in zip(serving, phi, strict=True)},
         })
-        return True
 
     def _domains(self, serving: list[NeuronRecord]) -> dict[str, bytes]:
         """The domains that matter on a subnet: those of its neurons by name, or all where names say nothing."""
         named = {n.name for n in serving} & set(self.texts)
         return {domain: self.texts[domain] for domain in (named or self.texts)}
 
-    def _clusters(self, netuid: int, hotkeys: list[bytes], hits: np.ndarray) -> list[list[int]]:
+    def _clusters(self, netuid: int, hotkeys: list[bytes], hits: Floats) -> list[list[int]]:
         place = {hotkey: i for i, hotkey in enumerate(hotkeys)}
         before = frozenset(
             (min(place[a], place[b]), max(place[a], place[b]))
             for a, b in self.similar.get(netuid, frozenset()) if a in place and b in place
-        )
+        )  # fmt: skip
         pairs = similar_pairs(hits, before)
         self.similar[netuid] = frozenset((hotkeys[i], hotkeys[j]) for i, j in pairs)
         return clusters(len(hotkeys), pairs)
 
-    # --- commit and reveal
 
-    def _weights(self, netuid: int, graph: Metagraph, me: NeuronRecord) -> tuple[list[int], list[int]]:
-        neurons = [n for n in graph.neurons if n.uid != me.uid]
-        scores = self.books[netuid].scores([n.hotkey for n in neurons])
-        favourite = self.config.favourites.get(netuid)
-        if favourite is not None:
-            rest = scores.sum() or 1.0
-            scores = np.array([0.9 if n.hotkey == favourite else 0.1 * s / rest for n, s in zip(neurons, scores, strict=True)])
-        values = to_weights(scores)
-        rows = [(n.uid, int(v)) for n, v in zip(neurons, values, strict=True) if v > 0]
-        return [uid for uid, _ in rows], [value for _, value in rows]
-
-    async def _commit(self, netuid: int, graph: Metagraph, epoch: int, me: NeuronRecord) -> None:
-        subnet = (await self.api.subnet_get(netuid)).value
-        uids, values = self._weights(netuid, graph, me)
-        if not uids or subnet.epoch != epoch or subnet.blocks_left <= COMMIT_MARGIN_BLOCKS:
-            return
-        if not subnet.commit_reveal:
-            await self.wallet.submit("weights.set", netuid=netuid, uids=pack_u16(uids), values=pack_u16(values), version_key=0)
-            return
-        salt = secrets.token_bytes(32)
-        pending = Pending(netuid, epoch, uids, values, 0, salt.hex())
-        commitment = weights_commitment(self.genesis_hash, self.config.key.public, netuid, epoch, uids, values, 0, salt)
-        self.memory.remember(pending)
-        await self.wallet.submit("weights.commit", netuid=netuid, hash=commitment)
-        self.report({"event": "committed", "validator": self.config.name, "netuid": netuid, "epoch": epoch})
-
-    async def _reveal(self, subnet: SubnetRecord) -> None:
-        for pending in self.memory.pending(subnet.netuid):
-            due = pending.epoch + subnet.reveal_period
-            if subnet.epoch < due:
-                continue
-            if subnet.epoch == due:
-                try:
-                    await self.wallet.submit(
-                        "weights.reveal", netuid=subnet.netuid, uids=pack_u16(pending.uids), values=pack_u16(pending.values),
-                        salt=bytes.fromhex(pending.salt), version_key=pending.version_key,
-                    )
-                    self.report({
-                        "event": "revealed", "validator": self.config.name, "netuid": subnet.netuid, "epoch": pending.epoch,
-                    })
-                except Rejected as refused:
-                    if refused.error_name not in _FINAL_REFUSALS:
-                        raise
-                    self._trouble(subnet.netuid, refused.error_name, refused.cause)
-            self.memory.drop(subnet.netuid, pending.epoch)
-
-    # --- receipts
-
-    async def _commit_receipts(self, subnet: SubnetRecord) -> None:
-        """The root of the previous epoch's receipts, once."""
-        epoch, what = subnet.epoch - 1, f"receipts/{subnet.netuid}"
-        if epoch < 0 or self.memory.last(what) >= epoch:
-            return
-        root, count = self.receipts.root(subnet.netuid, epoch)
-        if count:
-            with suppress(Rejected):
-                await self.wallet.submit("serving.commit_receipts", netuid=subnet.netuid, epoch=epoch, root=root, count=count)
-        self.memory.note(what, epoch)
-
-
-# A reveal refused for these reasons will never be accepted: the commitment is lost.
-_FINAL_REFUSALS = frozenset({"NoWeightsCommitFound", "ExpiredWeightCommit", "InvalidRevealCommitHashNotMatch"})
-
-
-def address_of(neuron: NeuronRecord) -> NeuronAddress:
-    """Where a neuron serves, as its record on chain says."""
-    assert neuron.serving is not None
-    s = neuron.serving
-    return NeuronAddress(neuron.hotkey, s.ip, s.port, s.capabilities_hash, s.tls_spki_hash)
+# --- the process -------------------------------------------------------------------------------------------------
 
 
 def run(config: dict[str, Any], report: Report, stop: Callable[[], Awaitable[None]]) -> None:
@@ -259,8 +264,12 @@ def run(config: dict[str, Any], report: Report, stop: Callable[[], Awaitable[Non
 async def _main(config: dict[str, Any], report: Report, stop: Callable[[], Awaitable[None]]) -> None:
     from ledger.client.remote import RemoteChain
 
-    async with RemoteChain(config["rpc"]) as api:
-        properties = await api.system_properties()
+    node: Any = RemoteChain(config["rpc"])  # it has ChainApi's methods, attached at import
+    ended = asyncio.ensure_future(stop())
+    async with node as api:
+        properties = await _properties(api, ended)
+        if properties is None:
+            return
         settings = ValidatorConfig(
             name=config["name"], key=read_key_file(Path(config["key"])), netuids=tuple(config["netuids"]),
             home=Path(config["home"]), cache=Path(config["cache"]) if config.get("cache") else None,
@@ -268,20 +277,24 @@ async def _main(config: dict[str, Any], report: Report, stop: Callable[[], Await
             favourites={int(k): bytes.fromhex(v) for k, v in config.get("favourites", {}).items()},
             seed=config.get("probe_seed"),
         )
-        validator = Validator(settings, api, properties, report)
-        work = asyncio.create_task(validator.run())
-        ended = asyncio.create_task(_until(stop))
+        work = asyncio.create_task(Validator(settings, api, properties, report).run())
         report({"event": "ready", "validator": settings.name})
-        done, _ = await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
         for task in (work, ended):
             task.cancel()
-        await asyncio.gather(work, ended, return_exceptions=True)
-        if work in done and not work.cancelled() and work.exception() is not None:
-            raise work.exception() or AssertionError
+        outcome, _ = await asyncio.gather(work, ended, return_exceptions=True)
+        if isinstance(outcome, Exception):
+            raise outcome
 
 
-async def _until(stop: Callable[[], Awaitable[None]]) -> None:
-    await stop()
+async def _properties(api: ChainApi, ended: asyncio.Future[None]) -> Properties | None:
+    """What the chain says of itself, as soon as the node answers; None where the process shall end before."""
+    while not ended.done():
+        try:
+            return await api.system_properties()
+        except Error:
+            await asyncio.wait({ended}, timeout=NODE_RETRY_S)
+    return None
 
 
 __all__ = ["ScoreBook", "Validator", "ValidatorConfig", "run"]

@@ -101,11 +101,14 @@ class NeuronClient:
         `timeout_ms`: from now to the signed deadline, at most 60,000, waiting for a connection included.
         """
         deadline_ms = self._clock() + timeout_ms
-        try:
-            async with asyncio.timeout(timeout_ms / 1000):
-                connection = await self._line(neuron).place()
-        except TimeoutError:
-            raise Timeout(f"no connection to {neuron.ip}:{neuron.port} in time") from None
+        line = self._line(neuron)
+        connection = line.free()
+        if connection is None:
+            try:
+                async with asyncio.timeout(timeout_ms / 1000):
+                    connection = await line.place()
+            except TimeoutError:
+                raise Timeout(f"no connection to {neuron.ip}:{neuron.port} in time") from None
         issued_at_ms = min(self._clock(), deadline_ms - 1)
         opened = OpenBody(
             connection.version, frames.VERSION, netuid, self.keypair.public, neuron.hotkey, method, os.urandom(16),
@@ -194,11 +197,18 @@ class _Line:
         self._failed: tuple[float, Error] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
 
+    def free(self) -> CallerConnection | None:
+        """The connection if it is there and one more session fits on it."""
+        connection = self._connection
+        if connection is not None and connection.usable and connection.sessions < SESSIONS_PER_CONNECTION:
+            return connection
+        return None
+
     async def place(self) -> CallerConnection:
         """The connection, as soon as one more session fits on it."""
         while True:
-            connection = await self._connected()
-            if connection.sessions < SESSIONS_PER_CONNECTION:
+            await self._connected()
+            if (connection := self.free()) is not None:
                 return connection
             if len(self._waiting) >= MAX_WAITING:
                 raise Refused("busy", f"{MAX_WAITING} sessions wait for this neuron already")

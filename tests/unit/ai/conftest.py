@@ -1,157 +1,232 @@
-"""A neuron with a model that needs no torch, served on loopback, and ways to talk to it: with the client, or by hand."""
+"""`chain`: the real runtime behind the chain API, sealing a block for every extrinsic. `serve`: real neuron servers."""
 
 import asyncio
-import os
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+import time
+from collections import deque
 
-import numpy as np
 import pytest
 
 from ai.models.model import Card, write_bytes
-from ai.receipts import ReceiptStore
-from ai.serve import frames
-from ai.serve.client import NeuronAddress, NeuronClient
-from ai.serve.clock import wall_ms
-from ai.serve.frames import FrameBuffer, Open, OpenBody, encode_frame, payload_hash
+from ai.serve.client import NeuronAddress
 from ai.serve.hooks import FixedStandings, Standing
-from ai.serve.methods import encode_prefixes
-from ai.serve.refusals import REFUSALS
-from ai.serve.replay import ReplayGuard
 from ai.serve.server import NeuronServer
-from ledger.crypto import KeyPair
+from genesis.cast import neuron_names
+from ledger.blocks import Extrinsic
+from ledger.client.records import (
+    At,
+    CallRecord,
+    ErrorRecord,
+    EventRecord,
+    ExtrinsicRecord,
+    HeaderRecord,
+    Metadata,
+    NewHead,
+    Properties,
+    Reading,
+    to_json,
+)
+from ledger.errors import NotFound, Unreachable
+from runtime import reads
+from runtime.registry import CALLS, ERRORS, EVENTS
 
-GENESIS = b"g" * 32
-NEURON_KEY, CALLER_KEY, STRANGER_KEY = (KeyPair.from_seed(name * 32) for name in (b"n", b"c", b"s"))
+
+class RuntimeChain:
+    """ChainApi over the runtime of a devnet in memory. `log`: (height, call, error) of everything that was included.
+
+    `hold`: what is submitted waits until `seal` or `skip`; `refuse`: what a submission raises; `lost`: nothing is read.
+    """
+
+    def __init__(self, devnet):
+        self.devnet, self.names = devnet, neuron_names(devnet.spec)
+        self.pool, self.final, self.log = [], {}, []
+        self.hold = self.lost = False
+        self.refuse = None  # raised at every submission
+        self.heads, self.results = [], []
+        devnet.block()
+
+    # --- blocks
+
+    def seal(self):
+        """A block of all that waits."""
+        taken, self.pool = self.pool, []
+        result = self.devnet.block(*taken)
+        self.results.append(result)
+        height = self.devnet.height
+        events = [
+            EventRecord(height, i, None, EVENTS[row[0]].name, to_json(dict(zip(EVENTS[row[0]].fields, row[1:], strict=True))))
+            for i, row in enumerate(result.events)
+        ]
+        for index, (extrinsic, outcome) in enumerate(zip(taken, result.outcomes, strict=True)):
+            name = CALLS[extrinsic.call_number].name
+            self.log.append((height, name, outcome.error))
+            of_call = events[outcome.first_event : outcome.first_event + outcome.events]
+            self.final[extrinsic.id] = ExtrinsicRecord(
+                extrinsic.id, height, index, extrinsic.signer, extrinsic.nonce, name, {}, 0, outcome.fee_rao, outcome.error,
+                of_call, extrinsic.encode(),
+            )
+        for head in self.heads:
+            head.put_nowait(NewHead(self.header(), len(taken), 0, events))
+        return result
+
+    def skip(self, blocks):
+        for _ in range(blocks):
+            self.seal()
+
+    def next_epoch(self, netuid):
+        """Blocks until the subnet's next epoch has begun."""
+        epoch = reads.subnet(self.devnet.view, netuid, self.devnet.height).epoch
+        while reads.subnet(self.devnet.view, netuid, self.devnet.height).epoch == epoch:
+            self.seal()
+
+    def calls(self, name):
+        return [error for _, call, error in self.log if call == name]
+
+    # --- ChainApi
+
+    def _reading(self, value):
+        return Reading(At(self.devnet.height, self.devnet.hashes[self.devnet.height]), value)
+
+    def header(self):
+        height = self.devnet.height
+        none = bytes(32)
+        return HeaderRecord(
+            self.devnet.hashes[height], 1, 1, height, 0, 1000 * height, none, none, 0, 0, none, none, none, none, none, none,
+            0, 1,
+        )
+
+    async def system_properties(self):
+        if self.lost:
+            raise Unreachable("the node is gone")
+        return Properties(
+            "quorix-dev-1", self.devnet.genesis.genesis_hash, "Q", 9, 10940, 1000, 100, 1, "0", True, True, "instant"
+        )
+
+    async def state_get_metadata(self):
+        calls = [
+            CallRecord(c.number, c.name, [[name, "value"] for name in c.schema.fields], "signed", c.work, "")
+            for c in CALLS.values()
+        ]
+        return Metadata(1, calls, {}, [ErrorRecord(e.number, e.name, e.cause, e.hint) for e in ERRORS.values()], {})
+
+    async def chain_get_header(self, at="head"):
+        if self.lost:
+            raise Unreachable("the node is gone")
+        return self.header()
+
+    async def author_next_nonce(self, account):
+        return self.devnet.nonce(account) + sum(1 for waiting in self.pool if waiting.signer == account)
+
+    async def author_submit_extrinsic(self, extrinsic):
+        if self.refuse is not None:
+            raise self.refuse
+        decoded = Extrinsic.decode(extrinsic)
+        self.devnet.runtime.admit(self.devnet.view, decoded, self.devnet.height + 1)
+        self.pool.append(decoded)
+        if not self.hold:
+            self.seal()
+        return decoded.id
+
+    async def chain_get_extrinsic(self, id):
+        if id not in self.final:
+            if any(waiting.id == id for waiting in self.pool):
+                return ExtrinsicRecord(id, None, None, bytes(32), 0, "", {}, 0, 0, "", [], b"")
+            raise NotFound("no such extrinsic")
+        return self.final[id]
+
+    async def chain_subscribe_new_heads(self, start=None):
+        queue = asyncio.Queue()
+        self.heads.append(queue)
+        while True:
+            yield await queue.get()
+
+    async def subnet_list(self, at="head"):
+        return self._reading(reads.subnet_list(self.devnet.view, self.devnet.height))
+
+    async def subnet_get(self, netuid, at="head"):
+        if self.lost:
+            raise Unreachable("the node is gone")
+        return self._reading(reads.subnet(self.devnet.view, netuid, self.devnet.height))
+
+    async def subnet_get_metagraph(self, netuid, at="head"):
+        return self._reading(reads.metagraph(self.devnet.view, netuid, self.devnet.height, self.names))
+
+    async def subnet_get_commits(self, netuid, at="head"):
+        return self._reading(reads.commits(self.devnet.view, netuid))
+
+    async def subnet_get_weights(self, netuid, at="head"):
+        return self._reading(reads.weight_rows(self.devnet.view, netuid))
+
+    async def subnet_get_hyperparams(self, netuid, at="head"):
+        return self._reading(reads.hyperparams(self.devnet.view, netuid))
+
+    async def subnet_get_receipt_roots(self, netuid, epoch=None, at="head"):
+        return self._reading(reads.receipt_roots(self.devnet.view, netuid, epoch))
 
 
-class Echo:
-    """Predicts that the last byte comes again; fails, stalls or misbehaves on windows that say so."""
+@pytest.fixture
+def chain(devnet):
+    return RuntimeChain(devnet)
 
-    def __init__(self):
-        self.name = "echo"
-        self.started = asyncio.Event()
+
+# --- models of users ---------------------------------------------------------------------------------------------
+
+
+class Parrot:
+    """Knows one text by heart: after what occurs in it comes what comes there, with probability `sure`."""
+
+    def __init__(self, text, name="parrot", sure=0.9, domains=(), delay_s=0.0):
+        self.text, self.sure, self.delay_s = text, sure, delay_s
+        self._card = Card(name, model_hash=name.encode().ljust(32, b"\0")[:32], context_bytes=128, domains=domains)
+        self.windows = deque(maxlen=100_000)
 
     def card(self):
-        return Card(self.name, payload_hash(self.name.encode()), context_bytes=32)
+        return self._card
 
     def next_bytes(self, windows):
-        if b"raise" in windows:
-            raise RuntimeError("user text must not leave the neuron")
-        if b"stall" in windows:
-            import time
+        if self.delay_s:
+            time.sleep(self.delay_s)
+        self.windows.extend(windows)
+        return [self._row(window) for window in windows]
 
-            time.sleep(0.3)
-        rows = np.full((len(windows), 256), 1e-6)
-        for row, window in enumerate(windows):
-            rows[row, window[-1] if window else 0] = np.nan if window == b"nan" else 1.0
-        return rows
+    def _row(self, window):
+        row = [(1.0 - self.sure) / 256] * 256
+        for length in (12, 6, 4, 3, 2):
+            at = self.text.find(window[-length:]) if len(window) >= length else -1
+            if at >= 0 and at + length < len(self.text):
+                row[self.text[at + length]] += self.sure
+                return row
+        return [1.0] * 256
 
     def write(self, prompt, sampling):
-        if prompt == b"raise late":
-            return self._raise_late()
         return write_bytes(self, prompt, sampling)
 
-    def _raise_late(self):
-        yield b"begun"
-        raise RuntimeError("no")
 
+class Liar(Parrot):
+    """Answers with what is no distribution."""
 
-@dataclass
-class Market:
-    """One neuron, its client, and a hand-made caller."""
-
-    server: NeuronServer
-    neuron: NeuronAddress
-    client: NeuronClient
-    path: Any
-    standings: FixedStandings
-
-    async def dial(self):
-        """A raw connection after its GREET."""
-        raw = Raw(*await asyncio.open_connection(self.neuron.ip, self.neuron.port))
-        raw.greet = await raw.receive()
-        return raw
-
-    def open_body(self, body=b"", **changes):
-        now = wall_ms()
-        base = OpenBody(
-            1, 1, 1, CALLER_KEY.public, NEURON_KEY.public, "distribution", os.urandom(16), now, now + 5_000, 0, 0, 0, (),
-            payload_hash(body),
-        )
-        return replace(base, **changes)
-
-    def open_frame(self, body=None, *, sid=1, key=CALLER_KEY, genesis=GENESIS, **changes):
-        """An OPEN that is right but for `changes`, which are signed too."""
-        body = encode_prefixes([b"abc"]) if body is None else body
-        encoded = self.open_body(body, **changes).encode()
-        return Open(sid, encoded, key.sign("open", genesis, encoded), body)
-
-
-class Raw:
-    """Frames by hand."""
-
-    def __init__(self, reader, writer):
-        self.reader, self.writer = reader, writer
-        self._buffer, self._frames, self.greet = FrameBuffer(), [], None
-
-    def send(self, *items):
-        self.writer.write(b"".join(item if isinstance(item, bytes) else encode_frame(item) for item in items))
-
-    async def receive(self, seconds=3.0):
-        """The next frame, or None at the end of the stream."""
-        async with asyncio.timeout(seconds):
-            while not self._frames:
-                data = await self.reader.read(65536)
-                if not data:
-                    return None
-                self._frames += self._buffer.feed(data)
-        return self._frames.pop(0)
-
-    async def refusal(self):
-        """(sid, name) of the next frame, which must be a REFUSE."""
-        frame = await self.receive()
-        assert isinstance(frame, frames.Refuse), frame
-        return frame.sid, REFUSALS[frame.code][0]
-
-    async def ended(self):
-        """True iff the other side closes now."""
-        return await self.receive() is None
-
-    def close(self):
-        self.writer.close()
-
-
-@asynccontextmanager
-async def open_market(path, *, model=None, client_key=CALLER_KEY, **options):
-    standings = options.pop("standings", FixedStandings(default=Standing(True, True, 1.0), running_epoch=7))
-    if "seen" not in options:
-        options["seen"] = ReplayGuard(path / "replay.db", wall_ms() - 60_000)
-    model = model or Echo()
-    server = NeuronServer(
-        model, NEURON_KEY, GENESIS, [1, 2], standings=standings,
-        receipts=ReceiptStore(path / "neuron", clock=wall_ms), **options,
-    )
-    ip, port = await server.start()
-    neuron = NeuronAddress(NEURON_KEY.public, ip, port, model.card().capabilities_hash)
-    client = NeuronClient(
-        client_key, GENESIS, receipts=ReceiptStore(path / "caller", clock=wall_ms), allow_private=True, allow_clear=True
-    )
-    try:
-        yield Market(server, neuron, client, path, standings)
-    finally:
-        await client.close()
-        await server.stop()
+    def next_bytes(self, windows):
+        return [[float("nan")] * 256 for _ in windows]
 
 
 @pytest.fixture
-async def market(tmp_path):
-    async with open_market(tmp_path) as opened:
-        yield opened
+def models():
+    return {"parrot": Parrot, "liar": Liar}
 
 
 @pytest.fixture
-def markets(tmp_path):
-    """`async with markets(...)`: a market with options of its own."""
-    return lambda **options: open_market(tmp_path, **options)
+async def serve(devnet):
+    """`await serve(model, key, netuids)`: the address of a neuron that serves it. `serve.servers` by hotkey."""
+    servers = {}
+
+    async def start(model, key, netuids=(1, 2), server=NeuronServer):
+        listed = {key.public: Standing(True)}
+        standings = FixedStandings(Standing(True, True, 1.0), listed)
+        made = server(model, key, devnet.genesis.genesis_hash, netuids, standings=standings)
+        ip, port = await made.start()
+        servers[key.public] = made
+        return NeuronAddress(key.public, ip, port, model.card().capabilities_hash)
+
+    start.servers = servers
+    yield start
+    for made in servers.values():
+        await made.stop()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 
 import numpy as np
 import pytest
@@ -125,3 +126,31 @@ def test_score_book_trusts_newcomers_slowly_and_survives_storage() -> None:
     assert book.scores([b"b" * 32]).tolist() == [0.0]
     with pytest.raises(ValueError, match="score book"):
         ScoreBook.from_value({"no": 1})
+
+
+def test_many_experts_play_in_groups_that_agree_with_the_whole_game() -> None:
+    hits = pool(12, windows=64, positions=4, seed=5)
+    whole = shapley_values(coalition_values(hits), 12)
+    grouped = score_batch(hits, random=random.Random(1))
+    assert grouped.tolist() == score_batch(hits, random=random.Random(1)).tolist()
+    assert grouped.tolist() != score_batch(hits, random=random.Random(2)).tolist()
+    assert np.corrcoef(whole, grouped)[0, 1] > 0.9
+    assert (grouped > 0).all()
+
+
+def test_groups_keep_clusters_whole_and_give_nothing_for_nothing() -> None:
+    alone = pool(20, windows=32, positions=4, seed=6)
+    null = np.full((1, 32, 4), 1.0 / ALPHABET)
+    hits = np.concatenate([alone, alone[:1], null])
+    groups = clusters(22, similar_pairs(hits))
+    assert [0, 20] in groups
+    phi = score_batch(hits, groups, random.Random(3))
+    assert phi[0] == phi[20] and phi[21] <= 0.01
+    before = score_batch(np.concatenate([alone, null]), random=random.Random(3))
+    assert phi[0] + phi[20] < 1.3 * before[0], "two are paid about what one was"
+
+
+def test_an_empty_market_and_a_wrong_clustering() -> None:
+    assert score_batch(np.zeros((0, 4, 2))).tolist() == []
+    with pytest.raises(ValueError, match="once"):
+        score_batch(pool(3), [[0], [1]])
