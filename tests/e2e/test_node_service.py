@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -128,6 +130,22 @@ def test_a_kill_at_any_moment_loses_nothing_final_and_a_signal_ends_it_cleanly(t
         assert running.until("started")["height"] >= height
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(START_S) == 0
+
+
+def test_a_fault_ends_the_process_with_its_code_and_an_incident(tmp_path):
+    home = make_chain(tmp_path, block_time_ms=100)
+    with node(tmp_path, home) as running:
+        (url,) = running.until("rpc")["urls"]
+        running.until("started")
+        while httpx.get(url + "/healthz", trust_env=False).json()["height"] < 3:
+            time.sleep(0.05)
+        assert running.end() == 0
+    shutil.rmtree(home / "chain")  # the sign database remembers what the chain has lost
+    with node(tmp_path, home) as running:
+        fault = running.until("fault")
+        assert (fault["code"], running.process.wait(START_S)) == (20, 20)
+        incident = json.loads(Path(fault["incident"]).read_text())
+        assert incident["exit_code"] == 20 and "chain database" in incident["cause"]
 
 
 @pytest.mark.parametrize(("words", "python", "code"), [

@@ -10,14 +10,14 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from ledger.chain import Chain, ExecutedBlock
 from ledger.client.records import Health
 from ledger.crypto import KeyPair
 from ledger.effects import Frame, Gossip, PeerDown, PeerUp, Seal, Sync, Tip
 from ledger.engine import Engine
-from ledger.errors import NotReady, UsageError
+from ledger.errors import InvariantBroken, NotReady, UsageError
 from ledger.inherents import HEARTBEAT, Heartbeat
 from ledger.machine import Clock
 from ledger.pool import Pool
@@ -26,6 +26,7 @@ from ledger.votes import leader, quorum
 from p2p.messages import PROTOCOL_VERSION, sign_proof
 from p2p.network import Handlers, Hello, Network, PeerId
 from runtime import epochs, versions
+from runtime.executor import Runtime
 from runtime.modules import accounts, authorities
 from tools.rpc.subscriptions import HeadSignal
 
@@ -33,7 +34,7 @@ from .follow import Follower, Source, serve
 from .meter import MeteredNetwork, metered_handlers
 from .relay import TOPIC, Relay
 from .shell import FINALITY_ROW, Shell
-from .threads import Threads, Workers
+from .threads import Lane, Threads, Workers
 
 BOOT_WAIT_S: Final = 3.0  # for a quorum of connected authorities, before consensus starts without it
 GOSSIP_VERDICT_S: Final = 4.0
@@ -44,6 +45,7 @@ LEAST_STALE_MS: Final = 3_000
 SEAL_TIMEOUT_S: Final = 60.0
 MAX_SEAL: Final = 1000
 HEARTBEAT_EVERY_BLOCKS: Final = 4
+AUDIT_EVERY_BLOCKS: Final = 100
 CHANNEL_POLL_S: Final = 0.01
 MAX_ROUNDS_COUNTED: Final = 100
 MAX_EARLY_FRAMES: Final = 64
@@ -168,6 +170,8 @@ class Node:
             self._tell_authorities()
         if tip.height % HEARTBEAT_EVERY_BLOCKS == 0:
             self._heartbeat()
+        if tip.height % AUDIT_EVERY_BLOCKS == 0:
+            self.shell.spawn(self._audit(tip.height))
 
     def _count(self, executed: ExecutedBlock) -> None:
         """What metrics say about turns, epochs and emission."""
@@ -276,6 +280,15 @@ class Node:
             key, chain.domain_at(height), session, chain.head.hash, self.parts.node_version[:32], known
         )
         self.relay.offer_inherent(HEARTBEAT, beat.encode())
+
+    async def _audit(self, height: int) -> None:
+        """The full audit of a state that is too large to be audited in every block, on a read thread."""
+        machine, view = cast(Runtime, self.chain.machine), self.chain.view(height)
+        if machine.audits_itself(view):
+            return
+        violations = await self.parts.threads.read.call(machine.audit, view, lane=Lane.SYNC)
+        if violations:
+            raise InvariantBroken(f"the audit of block {height} found: {'; '.join(violations[:5])}")
 
     async def seal(self, count: int) -> int:
         """Make blocks now. Raises UsageError where blocks are made at intervals."""

@@ -56,7 +56,7 @@ from ledger.errors import DecodeError, NotFound, Rejected
 from ledger.machine import View
 from runtime import epochs, reads
 from runtime.executor import Runtime
-from runtime.modules import authorities
+from runtime.modules import accounts, authorities
 from runtime.registry import CALLS, ERRORS, EVENTS
 from runtime.tables import Table
 from tools.node.node import Node
@@ -71,6 +71,7 @@ TOKEN: Final = "Q"
 DECIMALS: Final = 9
 MAX_KEY_BYTES: Final = 1024
 MAX_CURSOR_CHARACTERS: Final = 64
+HEADERS_KEPT: Final = 1024
 HEADS_KEPT: Final = 16  # rendered heads, so that many subscribers cost one rendering
 EVENT_SCAN_BLOCKS: Final = 1000  # looked at in one call for events of any kind
 
@@ -86,6 +87,7 @@ class NodeApi:
 
     def __post_init__(self) -> None:
         self._heads: OrderedDict[int, NewHead] = OrderedDict()
+        self._headers: OrderedDict[int, HeaderRecord] = OrderedDict()
 
     @property
     def chain(self) -> Chain:
@@ -214,14 +216,14 @@ class NodeApi:
         return await self._heavy(self._dry_run, decoded)
 
     async def author_next_nonce(self, account: bytes) -> int:
-        state_nonce = reads.account(self.chain.view(), _key(account, "account")).nonce
+        state_nonce = accounts.account(self.chain.view(), _key(account, "account")).nonce
         return self.node.pool.next_nonce(account, state_nonce)
 
     # --- accounts ----------------------------------------------------------------------------------------------------
 
     async def account_get(self, account: bytes, at: AtLike = "head") -> Reading[AccountRecord]:
-        who = _key(account, "account")
-        return await self._reading(at, lambda view, height: reads.account(view, who))
+        height, who = self._height(at), _key(account, "account")
+        return self._stamped(height, reads.account(self.chain.view(height), who))
 
     async def account_stakes(self, account: bytes, at: AtLike = "head") -> Reading[list[StakeRecord]]:
         who = _key(account, "account")
@@ -359,7 +361,16 @@ class NodeApi:
         return await self.node.parts.threads.read.call(function, *arguments, lane=Lane.TRANSACTIONS)
 
     def _header(self, height: int) -> HeaderRecord:
-        return render.header_record(self.chain, height, self.node.finality_ms(height))
+        """A header's record never changes, so the latest that were asked for are kept."""
+        known = self._headers.get(height)
+        if known is None:
+            known = render.header_record(self.chain, height, self.node.finality_ms(height))
+            if height == self.chain.params.genesis_height:
+                return known
+            self._headers[height] = known
+            if len(self._headers) > HEADERS_KEPT:
+                self._headers.popitem(last=False)
+        return known
 
     async def _new_head(self, height: int) -> NewHead:
         """A head with its events, rendered once for all subscribers."""

@@ -351,3 +351,25 @@ def test_finality_survives_a_restart():
             assert node.finality_ms(2) == known > 0
 
     run(scenario())
+
+
+def test_a_large_state_is_audited_now_and_then_and_a_violation_stops_the_node(monkeypatch):
+    from runtime.executor import Runtime
+
+    audited = []
+
+    def audit(self, view, *, deep=False):
+        audited.append(view)
+        return [] if len(audited) < 2 else ["a unit is missing"]
+
+    monkeypatch.setattr("tools.node.node.AUDIT_EVERY_BLOCKS", 3)
+    monkeypatch.setattr(Runtime, "audits_itself", lambda self, view: False)
+    monkeypatch.setattr(Runtime, "audit", audit)
+
+    async def scenario():
+        async with Market(authorities=1) as market:
+            (node,) = market.nodes
+            assert exit_code_of(await node.ended) == 22
+            assert len(audited) == 2 and node.tip.height == 6
+
+    run(scenario())
