@@ -319,9 +319,11 @@ def test_mixed_prevotes_wait_once_and_end_in_nil() -> None:
 
 
 def test_q_prevotes_for_a_body_that_is_missing_start_the_timer_too() -> None:
+    """Mixed means "not one thing that this node can act on", not "not all equal"."""
     bench = Bench()
-    bench.timer("propose")
-    made = bench.hear(*(prevote(index, block().hash) for index in (1, 2, 3)))
+    bench.hear(*(prevote(index, block().hash) for index in (1, 2, 3)))
+    made = bench.timer("propose")
+    assert bench.votes(made) == [(PREVOTE, 0, NIL)] and bench.core.tally(PREVOTE).winner() == block().hash
     assert bench.timers(made)["prevote"] == 150 and bench.core.valid_round == -1
 
 
