@@ -88,7 +88,7 @@ class NeuronClient:
         self.keypair, self.genesis_hash, self.receipts = keypair, genesis_hash, receipts
         self._epoch_of, self._clock = epoch_of, clock
         self._allow_private, self._allow_clear = allow_private, allow_clear
-        self._connections: dict[bytes, _Line] = {}
+        self._lines: dict[NeuronAddress, _Line] = {}
 
     @contextlib.asynccontextmanager
     async def session(
@@ -156,20 +156,16 @@ class NeuronClient:
 
     async def close(self) -> None:
         """Close all connections; open sessions fail."""
-        for line in self._connections.values():
+        for line in self._lines.values():
             line.close()
-        self._connections.clear()
+        self._lines.clear()
 
     def _line(self, neuron: NeuronAddress) -> _Line:
-        line = self._connections.pop(neuron.hotkey, None)
-        if line is None or line.neuron != neuron:  # a new record on chain: another address or model
-            if line is not None:
-                line.close()
-            line = _Line(self._dial, neuron)
-        self._connections[neuron.hotkey] = line
-        while len(self._connections) > MAX_CONNECTIONS:
-            oldest = next(iter(self._connections))
-            self._connections.pop(oldest).close()
+        """The line to exactly this address; another address or model of the same neuron is another line."""
+        line = self._lines.pop(neuron, None) or _Line(self._dial, neuron)
+        self._lines[neuron] = line  # the one used last is the last to be dropped
+        while len(self._lines) > MAX_CONNECTIONS:
+            self._lines.pop(next(iter(self._lines))).close()
         return line
 
     async def _dial(self, neuron: NeuronAddress) -> CallerConnection:

@@ -15,6 +15,8 @@ from ledger.errors import DecodeError, UsageError
 POLL_SECONDS: Final = 3.0  # how often the metagraph is read
 MEMORY_LIMIT_MIB: Final = 8_192  # address space of a neuron's process; torch alone reserves more than it uses
 
+_TYPES: Final[dict[str, tuple[type, ...]]] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}
+
 
 @dataclass(frozen=True, slots=True)
 class NeuronConfig:
@@ -51,6 +53,10 @@ class NeuronConfig:
         if unknown:
             raise UsageError(f"unknown setting {unknown[0]!r} of a neuron", hint=f"known: {', '.join(sorted(known))}")
         lists = {name: tuple(value[name]) for name in ("netuids", "rpc") if isinstance(value.get(name), list)}
+        for field in fields(cls):
+            expected = _TYPES.get(str(field.type))
+            if expected and field.name in value and type(value[field.name]) not in expected:
+                raise UsageError(f"neuron {value.get('name', '?')}: {field.name} must be {field.type}")
         try:
             config = cls(**{**value, **lists})
         except TypeError as error:

@@ -68,6 +68,7 @@ class Neuron:
         self._home, self._certificate, self._hooks = home, certificate, hooks
         self._report: Report = lambda line: report({**line, "name": name})
         self._poll_seconds, self._keep_hours = poll_seconds, receipts_keep_hours
+        self._seen: ReplayGuard | None = None
         self._presence = Presence(rpc, key, netuids, self._report)
         if certificate and home is None:
             raise UsageError("a certificate needs a home to be kept in")
@@ -113,6 +114,8 @@ class Neuron:
             for task in (ended, follow, status):
                 task.cancel()
             await server.stop()
+            if self._seen is not None:
+                self._seen.close()
 
     @property
     def _pem(self) -> Path:
@@ -120,14 +123,14 @@ class Neuron:
         return self._home / "tls.pem"
 
     def _server(self, genesis_hash: bytes) -> NeuronServer:
-        receipts = seen = None
+        receipts = None
         if self._home is not None:
             receipts = ReceiptStore(self._home / "receipts", clock=wall_ms, keep_hours=self._keep_hours)
-            seen = ReplayGuard(self._home / "replay.db", wall_ms())
+            self._seen = ReplayGuard(self._home / "replay.db", wall_ms())
         context = tls.server_context(tls.ensure_certificate(self._pem)) if self._certificate else None
         return NeuronServer(
             self.model, self.key, genesis_hash, self._netuids, standings=self._presence, hooks=self._hooks,
-            receipts=receipts, seen=seen, tls=context,
+            receipts=receipts, seen=self._seen, tls=context,
         )  # fmt: skip
 
     async def _tell(self, server: NeuronServer) -> None:
@@ -141,6 +144,7 @@ class Neuron:
                 self._report({
                     "event": "status", "sessions": counters.sessions, "answers": counters.answers,
                     "units": counters.units, "receipts": counters.receipts, "refused": dict(counters.refused),
+                    "failed": dict(counters.failed),
                 })  # fmt: skip
 
 

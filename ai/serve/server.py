@@ -36,6 +36,7 @@ MAX_SESSIONS_PER_CONNECTION: Final = 64
 STEP_IDLE_SECONDS: Final = 5.0
 DRAIN_SECONDS: Final = 3.0
 CLOSING_RETRY_MS: Final = 2_000
+MAX_FAILURE_NAMES: Final = 32
 ABANDONED: Final = -1  # ended without a closing
 MAX_CONNECTIONS_PER_CALLER: Final = 2
 
@@ -49,9 +50,17 @@ class Counters:
     units: int = 0
     receipts: int = 0
     refused: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)  # by the type of the model's error; its text may be a user's
 
     def refuse(self, name: str) -> None:
+        """Count a refusal by its name."""
         self.refused[name] = self.refused.get(name, 0) + 1
+
+    def fail(self, error: BaseException) -> None:
+        """Count a failure of the model or of a method."""
+        name = type(error.__cause__ or error).__name__
+        if name in self.failed or len(self.failed) < MAX_FAILURE_NAMES:
+            self.failed[name] = self.failed.get(name, 0) + 1
 
 
 class NeuronServer:
@@ -233,12 +242,14 @@ class ServedSession:
         except asyncio.CancelledError:
             if self._stopped is not None and self._stopped != ABANDONED:
                 self._close(self._stopped)
-        except ModelFailed:
+        except ModelFailed as error:
+            self._server.counters.fail(error)
             self._end_badly(Refused("model_failed"), frames.MODEL_FAILED)
         except Refused as refused:
             self._end_badly(refused, frames.LIMIT)
         except Exception as error:  # a method is the author's code too; its bug ends this session alone
-            self._end_badly(Refused("model_failed", type(error).__name__), frames.MODEL_FAILED)
+            self._server.counters.fail(error)
+            self._end_badly(Refused("model_failed"), frames.MODEL_FAILED)
         finally:
             self._end()
 

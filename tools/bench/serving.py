@@ -31,6 +31,7 @@ GENESIS = digest("genesis", b"bench serving")
 NEURON, CALLER = (KeyPair.from_seed(digest("seed", name)) for name in (b"neuron", b"caller"))
 NETUID = 1
 CONCURRENT = (1, 16, 64)
+MODELS = ("none", "expert")
 WARM_UP = 50
 WINDOW = b"the quick brown fox jumps over the lazy dog. " * 3
 
@@ -49,7 +50,7 @@ def serving(run: Run, requests: int) -> None:
 
 async def _serving(run: Run, requests: int) -> None:
     rows: list[dict[str, Any]] = []
-    for model in run.track(("none", "expert"), "models"):
+    for model in run.track(MODELS, "models"):
         async with _Neuron(model) as neuron:
             for concurrent in CONCURRENT:
                 row = await _measure(neuron, concurrent, requests)

@@ -249,7 +249,7 @@ GOOD = {"name": "a", "model": "code", "netuids": [1], "rpc": ["http://x"], "home
 @pytest.mark.parametrize(
     ("change", "named"),
     [({"colour": 1}, "colour"), ({"netuids": []}, "netuids"), ({"netuids": ["1"]}, "netuids"), ({"key_file": "x"}, "either"),
-     ({"seed_hex": ""}, "either"), ({"model": None}, "model")],
+     ({"seed_hex": ""}, "either"), ({"model": None}, "model"), ({"port": "9950"}, "port"), ({"tls": 1}, "tls")],
 )
 def test_configuration_mistakes_are_named(change, named):
     value = {**GOOD, **change}

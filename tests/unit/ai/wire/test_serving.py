@@ -149,6 +149,7 @@ async def test_a_model_that_fails_before_its_first_answer(market):
     with refuses("model_failed"):
         await market.client.distribution(market.neuron, [b"nan"], netuid=1)
     await market.client.distribution(market.neuron, [b"fine"], netuid=1)
+    assert market.server.counters.failed == {"RuntimeError": 1, "DecodeError": 1}
 
 
 async def test_a_model_that_fails_later(market):
