@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from ledger.chain import Chain, ExecutedBlock
 from ledger.client.records import Health
@@ -35,6 +35,8 @@ from .meter import MeteredNetwork, metered_handlers
 from .relay import TOPIC, Relay
 from .shell import FINALITY_ROW, Shell
 from .threads import Lane, Threads, Workers
+
+T = TypeVar("T")
 
 BOOT_WAIT_S: Final = 3.0  # for a quorum of connected authorities, before consensus starts without it
 GOSSIP_VERDICT_S: Final = 4.0
@@ -337,6 +339,10 @@ class Node:
         return Health(
             head.height, age_ms, peers, self.follower.syncing, target, self.role, not blocking, blocking
         )
+
+    async def read(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a read on a read thread, behind what consensus and sync want there."""
+        return await self.parts.threads.read.call(function, *arguments, lane=Lane.TRANSACTIONS)
 
     async def submit(self, raw: bytes) -> bytes:
         """An extrinsic from RPC."""

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from genesis.cast import neuron_names
 from genesis.spec import ChainSpec
@@ -59,11 +59,12 @@ from runtime.executor import Runtime
 from runtime.modules import accounts, authorities
 from runtime.registry import CALLS, ERRORS, EVENTS
 from runtime.tables import Table
-from tools.node.node import Node
-from tools.node.threads import Lane
 
 from . import render
 from .subscriptions import Follower
+
+if TYPE_CHECKING:
+    from tools.node.node import Node
 
 T = TypeVar("T")
 
@@ -358,7 +359,7 @@ class NodeApi:
         return await self._heavy(lambda: self._stamped(height, compute(self.chain.view(height), height)))
 
     async def _heavy(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await self.node.parts.threads.read.call(function, *arguments, lane=Lane.TRANSACTIONS)
+        return await self.node.read(function, *arguments)
 
     def _header(self, height: int) -> HeaderRecord:
         """A header's record never changes, so the latest that were asked for are kept."""

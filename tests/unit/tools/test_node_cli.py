@@ -1,0 +1,67 @@
+"""`quorix node`: what its commands make and print, and that help is cheap."""
+
+import json
+import subprocess
+import sys
+import time
+
+from click.testing import CliRunner
+
+from genesis.cast import devnet_spec
+from genesis.spec import format_spec
+from ledger.client.keys import read_key_file, write_key_file
+from ledger.crypto import KeyPair
+from ledger.errors import Error
+from tools.cli.main import cli
+
+
+def invoke(*words):
+    return CliRunner().invoke(cli, [str(word) for word in words], standalone_mode=False)
+
+
+def write_spec(tmp_path):
+    spec = devnet_spec(1, authorities=1, genesis_time_ms=time.time_ns() // 1_000_000)
+    (tmp_path / "spec.toml").write_text(format_spec(spec))
+    return tmp_path / "spec.toml"
+
+
+def test_init_makes_a_node_once(tmp_path):
+    spec, home = write_spec(tmp_path), tmp_path / "n"
+    made = invoke("--json", "node", "init", "--home", home, "--spec", spec)
+    assert made.exception is None, made.exception
+    answer = json.loads(made.stdout)
+    assert answer["role"] == "full" and answer["genesis_hash"].startswith("0x")
+    assert (home / "spec.toml").read_text() == spec.read_text()
+    assert {item.name for item in home.iterdir()} == {"chain", "node.key", "spec.toml"}
+    again = invoke("node", "init", "--home", home, "--spec", spec)
+    assert isinstance(again.exception, Error) and "holds a node already" in again.exception.cause
+
+
+def test_init_of_an_authority_copies_its_session_key_and_makes_its_guard(tmp_path, monkeypatch):
+    monkeypatch.setenv("QUORIX_HOME", str(tmp_path / "home"))
+    key = KeyPair.from_seed(b"s" * 32)
+    write_key_file(tmp_path / "home" / "keys" / "mine.json", key, "session", password=None)
+    home = tmp_path / "a"
+    made = invoke("--json", "node", "init", "--home", home, "--spec", write_spec(tmp_path), "--session-key", "mine")
+    assert made.exception is None and json.loads(made.stdout)["role"] == "authority"
+    assert read_key_file(home / "session.key").public == key.public and (home / "sign").is_dir()
+
+
+def test_run_refuses_the_same_home_twice(tmp_path):
+    failed = invoke("node", "run", "--home", tmp_path, "--home", tmp_path)
+    assert isinstance(failed.exception, Error) and "twice" in failed.exception.cause
+
+
+def test_status_of_nobody_is_unreachable():
+    failed = invoke("node", "status", "--rpc", "http://127.0.0.1:1")
+    assert isinstance(failed.exception, Error) and failed.exception.exit_code == 4
+
+
+def test_help_imports_neither_libp2p_nor_numpy_nor_a_server():
+    code = (
+        "import sys\nfrom tools.cli.main import cli\n"
+        "try:\n    cli.main(['node', 'run', '--help'], standalone_mode=False)\nfinally:\n"
+        "    print([m for m in ('libp2p', 'trio', 'numpy', 'torch', 'uvicorn', 'plyvel', 'structlog') if m in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.rstrip().endswith("[]") and "--new-sign-db" in done.stdout
