@@ -183,7 +183,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class SendFinal:
-    """Read header and certificate of the committed `height` and send `messages.encode_final` of them to the peer."""
+    """Read header and certificate of the committed `height` and send them to the peer, as `final` of a bundle."""
 
     peer: PeerId
     height: int

@@ -218,8 +218,11 @@ class Node:
             raise NotReady("consensus has not started")
         number, verdict = self.shell.ticket()
         self.shell.feed_frame(Gossip(peer, data, number))
-        async with asyncio.timeout(GOSSIP_VERDICT_S):
-            return await verdict
+        try:
+            async with asyncio.timeout(GOSSIP_VERDICT_S):
+                return await verdict
+        except TimeoutError:
+            raise NotReady("no verdict in time") from None
 
     async def _on_request(self, peer: PeerId, data: bytes) -> bytes:
         return await serve(self.shell, self._source, data)
