@@ -24,7 +24,8 @@ MAX_VOTE_FRAMES: Final = 4096
 MAX_OTHER_FRAMES: Final = 64
 FRAMES_PER_WRITE: Final = 32
 FRAMES_PER_DELIVERY: Final = 64
-REOPEN_S: Final = 0.2
+REOPEN_S: Final = 0.2  # wait before a lost stream is opened again, doubling to
+LONGEST_REOPEN_S: Final = 10.0
 
 log = logging.getLogger("quorix.p2p")
 
@@ -51,7 +52,9 @@ class Channel:
 
     async def run(self) -> None:
         """Write until cancelled; after a failure the stream is opened again and what waited is dropped."""
+        wait_s = REOPEN_S
         while True:
+            began = trio.current_time()
             try:
                 await self._write_all(FrameStream(await self._open_stream(), MAX_CHANNEL_FRAME_BYTES))
             except Unreachable as error:
@@ -60,7 +63,8 @@ class Channel:
                 self.open = False
                 self._votes.clear()
                 self._others.clear()
-            await trio.sleep(REOPEN_S)
+            wait_s = REOPEN_S if trio.current_time() - began > LONGEST_REOPEN_S else min(LONGEST_REOPEN_S, 2 * wait_s)
+            await trio.sleep(wait_s)
 
     async def _write_all(self, stream: FrameStream) -> None:
         self.open = True

@@ -26,6 +26,7 @@ from libp2p.tools.anyio_service import background_trio_service
 
 from .host import Host
 from .messages import MAX_GOSSIP_BYTES
+from .pace import TokenBuckets
 from .thread import wall_ms
 
 DEGREE, DEGREE_LOW, DEGREE_HIGH = 8, 6, 48  # a hub keeps 48 leaves in its mesh; with less it prunes and is flooded
@@ -41,6 +42,7 @@ MAX_WAITING: Final = 256  # messages whose validation has not ended
 HANDLER_SECONDS: Final = 5.0
 RATE_PER_S: Final = 20  # new messages of one peer on one topic
 BURST: Final = 256
+MAX_BUCKETS: Final = 1024
 
 log = logging.getLogger("quorix.p2p")
 
@@ -74,22 +76,6 @@ class Seen:
         return key in self._new or key in self._old
 
 
-class TokenBucket:
-    """At most `rate` a second in the long run and `burst` at once."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self.rate, self.burst, self.tokens, self.at = rate, burst, burst, trio.current_time()
-
-    def take(self) -> bool:
-        now = trio.current_time()
-        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.rate)
-        self.at = now
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
-
-
 class GuardedPubsub(Pubsub):  # type: ignore[misc]
     """Pubsub in which no message can end the host, and whose verdicts are ours."""
 
@@ -106,7 +92,7 @@ class GuardedPubsub(Pubsub):  # type: ignore[misc]
         self.seen_messages = Seen()
         self._handlers = trio.Semaphore(HANDLERS_AT_ONCE)
         self._waiting: set[bytes] = set()
-        self._buckets: dict[tuple[ID, str], TokenBucket] = {}
+        self._buckets = TokenBuckets(RATE_PER_S, BURST, MAX_BUCKETS)
 
     async def push_msg(self, msg_forwarder: ID, msg: Any) -> None:
         """Bounds first; then the library's own path (seen, signature, `validate_msg`, delivery)."""
@@ -119,8 +105,7 @@ class GuardedPubsub(Pubsub):  # type: ignore[misc]
         key = message_id(msg)
         if key in self._waiting or len(self._waiting) >= MAX_WAITING or self.seen_messages.has(key):
             return
-        bucket = (msg_forwarder, msg.topicIDs[0])
-        if not self._buckets.setdefault(bucket, TokenBucket(RATE_PER_S, BURST)).take():
+        if not self._buckets.take((msg_forwarder, msg.topicIDs[0])):
             return
         self._waiting.add(key)
         try:
@@ -144,11 +129,6 @@ class GuardedPubsub(Pubsub):  # type: ignore[misc]
             self._mark_msg_seen(msg)
             self.fault(msg_forwarder, ValueError("gossip message that can never be valid"))
             raise ValidationError("invalid")
-
-    def _handle_dead_peer(self, peer_id: ID) -> None:
-        for bucket in [bucket for bucket in self._buckets if bucket[0] == peer_id]:
-            del self._buckets[bucket]
-        super()._handle_dead_peer(peer_id)
 
 
 class Gossip:
@@ -219,4 +199,4 @@ async def _drain(subscription: Any) -> None:
         await subscription.get()
 
 
-__all__ = ["Gossip", "TokenBucket", "message_id"]
+__all__ = ["Gossip", "message_id"]

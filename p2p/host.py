@@ -11,7 +11,7 @@ import ipaddress
 import logging
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ from ledger.errors import Unreachable, UsageError
 
 from .addresses import address_of
 from .frames import StreamEnded
+from .pace import TokenBuckets
 from .thread import wall_ms
 
 DIAL_SECONDS: Final = 10.0
@@ -48,7 +49,12 @@ NEGOTIATE_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 2.0
 STREAMS_PER_PEER: Final = 16  # inbound: gossip, identify, hello, sync, authority and some to spare
 RECEIVE_WINDOW_BYTES: Final = 1 << 20
+STREAMS_PER_S: Final = 20  # new inbound streams of one peer
+STREAM_BURST: Final = 60
 MAX_PER_SUBNET: Final = 8  # inbound, of one /24 or /48, where private addresses are not allowed
+HANDSHAKES_PER_S: Final = 2  # of one /24 or /48, likewise
+HANDSHAKE_BURST: Final = 20
+MAX_BUCKETS: Final = 1024
 
 log = logging.getLogger("quorix.p2p")
 
@@ -157,6 +163,8 @@ class Host:
         self._max_per_subnet = max_per_subnet
         self._dialling: set[ID] = set()
         self._streams: Counter[ID] = Counter()
+        self._stream_pace = TokenBuckets(STREAMS_PER_S, STREAM_BURST, MAX_BUCKETS)
+        self._handshake_pace = TokenBuckets(HANDSHAKES_PER_S, HANDSHAKE_BURST, MAX_BUCKETS)
         keys = create_new_key_pair(seed)
         room = 2 * max_connections  # the library counts a connection twice while it is being upgraded
         self.library: Any = new_host(
@@ -278,7 +286,7 @@ class Host:
 
         async def guarded(stream: Any) -> None:
             peer = stream.muxed_conn.peer_id
-            if self._streams[peer] >= STREAMS_PER_PEER:
+            if self._streams[peer] >= STREAMS_PER_PEER or not self._stream_pace.take(peer):
                 await _quietly(stream.reset)
                 return
             self._streams[peer] += 1
@@ -323,6 +331,8 @@ class Host:
         if remote is None or not self._max_per_subnet:
             return False
         group = _subnet(remote[0])
+        if not self._handshake_pace.take(group):
+            return True
         same = 0
         for connection in self.network.get_connections():
             other = connection.muxed_conn.get_remote_address()
@@ -362,7 +372,7 @@ def is_ending(error: BaseException) -> bool:
     return isinstance(error, _ENDINGS)
 
 
-def _subnet(ip: str) -> object:
+def _subnet(ip: str) -> Hashable:
     return ipaddress.ip_network((ip, 48 if ":" in ip else 24), strict=False)
 
 

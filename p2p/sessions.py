@@ -16,10 +16,10 @@ from libp2p.peer.id import ID
 from ledger.errors import DecodeError, Error, Rejected, Unreachable
 
 from .channel import Channel
-from .gossip import TokenBucket
 from .hello import HELLO_SECONDS, greet, hello_stream, welcome
 from .host import Connection, Host
 from .network import Hello, PeerInfo
+from .pace import TokenBucket
 from .requests import REQUEST_BURST, REQUESTS_PER_S, RequestClient
 
 RESERVED: Final = 32  # slots that only authorities may take (at most half of all)
@@ -77,7 +77,7 @@ class Sessions:
         self._by_id: dict[ID, Session] = {}
         self.channels: dict[str, Channel] = {}  # to authorities; the sending side only looks things up in it
         self._authorities: frozenset[bytes] | None = None  # session keys, if the owner has told them
-        self._my_role = "full"
+        self._mine: Hello | None = None  # the last own hello
         host.serve(f"{prefix}/hello/1", self._on_hello)
 
     # --- who is there
@@ -190,6 +190,7 @@ class Sessions:
         if session is None:
             return
         with trio.move_on_after(HELLO_SECONDS):
+            await session.pace()
             mine = await self._hello_for(session.peer)
             try:
                 hello = await welcome(hello_stream(raw), mine, session.peer, self._veto(session))
@@ -205,7 +206,7 @@ class Sessions:
 
     async def _hello_for(self, peer: str) -> Hello:
         mine = await self._my_hello(peer)
-        self._my_role = mine.role
+        self._mine = mine
         return mine
 
     def _veto(self, session: Session) -> Callable[[Hello], str]:
@@ -251,9 +252,12 @@ class Sessions:
             self._on_up(session)
             while True:
                 with trio.CancelScope() as session.channel_scope:
-                    if self._my_role == "authority" and self.is_authority(session):
+                    if self._wants_channel(session):
                         await self._run_channel(session)
                     await trio.sleep_forever()
+
+    def _wants_channel(self, session: Session) -> bool:
+        return self._mine is not None and self._trusted(self._mine) and self.is_authority(session)
 
     async def _run_channel(self, session: Session) -> None:
         protocol = f"{self._prefix}/authority/1"
@@ -268,6 +272,5 @@ class Sessions:
         """The present set: only its members get channels and reserved slots."""
         self._authorities = frozenset(keys)
         for session in self.all_up():
-            wanted = self._my_role == "authority" and self.is_authority(session)
-            if wanted != (session.peer in self.channels) and session.channel_scope is not None:
+            if self._wants_channel(session) != (session.peer in self.channels) and session.channel_scope is not None:
                 session.channel_scope.cancel()

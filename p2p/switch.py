@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +36,7 @@ from .thread import Bridge, monotonic_ms, wall_ms
 
 EXCHANGE_S: Final = 120  # own record is published that often; equal bytes would vanish within two minutes
 FIRST_EXCHANGE_S: Final = 1.0  # after a peer came up: its subscriptions must have arrived
+AGAIN_S: Final = (4.0, 15.0)  # and later, in case they had not
 SAVE_S: Final = 30
 PEERS_TOPIC: Final = "peers"
 HEAD_REQUEST_BYTES: Final = 12  # no other request is as short
@@ -315,11 +316,14 @@ class Switch:
 
     async def _exchange_for_ever(self) -> None:
         """Publish the own record, with others of the book, at times and soon after a new peer came up."""
+        again: Iterator[float] = iter(())
         while True:
             self._exchange_now = trio.Event()
-            with trio.move_on_after(EXCHANGE_S):
+            with trio.move_on_after(next(again, EXCHANGE_S)) as timer:
                 await self._exchange_now.wait()
-            await trio.sleep(FIRST_EXCHANGE_S)
+            if not timer.cancelled_caught:
+                again = iter(AGAIN_S)
+                await trio.sleep(FIRST_EXCHANGE_S)
             records = self._lasting.book.fresh(wall_ms())
             own = self._own_record()
             if own is not None:
@@ -340,7 +344,9 @@ class Switch:
     async def _save_for_ever(self) -> None:
         while True:
             await trio.sleep(SAVE_S)
-            await trio.to_thread.run_sync(self._lasting.save, self._setting.book_path)
+            data = self._lasting.dump(self._setting.book_path)
+            if data:
+                await trio.to_thread.run_sync(self._lasting.write, self._setting.book_path, data)
 
 
 class Lasting:
@@ -362,13 +368,21 @@ class Lasting:
         except (DecodeError, OSError) as error:
             log.warning("address book %s is not used: %s", path, error)
 
-    def save(self, path: Path | None) -> None:
-        if path is None or not self.book.changed:
-            return
+    def dump(self, path: Path | None) -> bytes:
+        """What the book's file should hold now, or b"" if it need not be written."""
+        return self.book.dump() if path is not None and self.book.changed else b""
+
+    def write(self, path: Path, data: bytes) -> None:
         try:
-            write_book(path, self.book.dump())
+            write_book(path, data)
         except OSError as error:
             log.warning("address book %s is not written: %s", path, error)
+
+    def save(self, path: Path | None) -> None:
+        """Write the book if it changed; when the host has ended."""
+        data = self.dump(path)
+        if path is not None and data:
+            self.write(path, data)
 
 
 async def _one_by_one(handler: Callable[[str, bytes], Any], peer: str, frames: list[bytes]) -> None:

@@ -101,8 +101,10 @@ class P2PThread:
                 return
             if cause is None:
                 continue
-            wait_s = FIRST_WAIT_S if time.monotonic() - began > STEADY_S else min(LONGEST_WAIT_S, wait_s * 2)
+            if time.monotonic() - began > STEADY_S:
+                wait_s = FIRST_WAIT_S
             time.sleep(wait_s)
+            wait_s = min(LONGEST_WAIT_S, wait_s * 2)
 
     def _survivors(self, cause: BaseException) -> bool:
         """After the loop has ended: tell its residents. True if some want to be started again."""
@@ -149,9 +151,11 @@ class P2PThread:
             resident.died(error or Unreachable("p2p host ended"))
             if resident.leaving:  # it never came up: there is nothing to start again
                 break
-            wait_s = FIRST_WAIT_S if time.monotonic() - began > STEADY_S else min(LONGEST_WAIT_S, wait_s * 2)
+            if time.monotonic() - began > STEADY_S:
+                wait_s = FIRST_WAIT_S
             with trio.CancelScope() as resident.scope:
                 await trio.sleep(wait_s)
+            wait_s = min(LONGEST_WAIT_S, wait_s * 2)
         resident.scope = None
         with self._lock:
             del self._residents[resident]
