@@ -15,7 +15,7 @@ def cache_dir() -> Path:
         return Path(named).expanduser()
     from platformdirs import user_cache_path
 
-    return user_cache_path("quorix")
+    return user_cache_path("quorix", appauthor=False)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -137,6 +137,8 @@ TRANSCRIPTS_MAX_BYTES: Final = 64 << 20
 MAX_RECEIPTS_PER_EPOCH: Final = 1 << 16
 MAX_HASH_FILES: Final = 20_000
 EPOCHS_ALWAYS_KEPT: Final = 2
+PRUNE_EVERY_MS: Final = 600_000  # looking at all files costs more the more there are
+PRUNE_EVERY_BYTES: Final = 16 << 20
 MAX_OPEN_FILES: Final = 16
 TRANSCRIPT_MAX_BYTES: Final = 3 << 20
 TRANSCRIPTS_BUFFERED_BYTES: Final = 64 << 10
@@ -163,6 +165,7 @@ class ReceiptStore:
         self._sizes: dict[int, int] = {}  # bytes in each open file
         self._waiting: list[tuple[int, int, bytes]] = []  # transcripts on their way to the disk
         self._waiting_bytes = 0
+        self._pruned_at_ms, self._written_bytes = 0, 0
         path.mkdir(parents=True, exist_ok=True)
 
     def append(self, open_id: bytes, receipt: Receipt, netuid: int, epoch: int, transcript: bytes = b"") -> bool:
@@ -170,7 +173,7 @@ class ReceiptStore:
         descriptor = self._descriptor(netuid, epoch, "receipts")  # first: opening it counts what is there
         if self._counts[netuid, epoch] >= MAX_RECEIPTS_PER_EPOCH:
             return False
-        self._sizes[descriptor] += _write(descriptor, _record(open_id, receipt.encode()), self._sizes[descriptor])
+        self._write(descriptor, _record(open_id, receipt.encode()))
         self._counts[netuid, epoch] += 1
         if transcript and len(transcript) <= TRANSCRIPT_MAX_BYTES:
             self._waiting.append((netuid, epoch, _record(open_id, transcript)))
@@ -184,8 +187,7 @@ class ReceiptStore:
         waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
         for (netuid, epoch), group in groupby(waiting, key=lambda item: item[:2]):
             descriptor = self._descriptor(netuid, epoch, "transcript")
-            data = b"".join(record for _, _, record in group)
-            self._sizes[descriptor] += _write(descriptor, data, self._sizes[descriptor])
+            self._write(descriptor, b"".join(record for _, _, record in group))
 
     def epochs(self, netuid: int) -> list[int]:
         """Epochs whose receipts are still here, ascending."""
@@ -208,6 +210,8 @@ class ReceiptStore:
         """The receipt of a session with its proof. Raises NotFound."""
         for netuid in self.netuids():
             for epoch in reversed(self.epochs(netuid)):
+                if open_id not in self._file(netuid, epoch, "receipts").read_bytes():
+                    continue
                 records = list(self._records(netuid, epoch, "receipts"))
                 for index, (found, receipt) in enumerate(records):
                     if found == open_id:
@@ -234,7 +238,8 @@ class ReceiptStore:
         return next((data for found, data in self._records(netuid, epoch, "transcript") if found == open_id), None)
 
     def prune(self) -> None:
-        """Enforce the limits. Runs by itself whenever an epoch begins."""
+        """Enforce the limits. Runs by itself when an epoch begins, every few minutes."""
+        self._pruned_at_ms, self._written_bytes = self._clock(), 0
         self.flush()
         self._prune_transcripts()
         newest = {netuid: self.epochs(netuid)[-EPOCHS_ALWAYS_KEPT:] for netuid in self.netuids()}
@@ -246,6 +251,10 @@ class ReceiptStore:
                 self._shorten(netuid, epoch, file)
         for _, _, file in self._by_age("hashes")[MAX_HASH_FILES:]:
             file.unlink(missing_ok=True)
+
+    def _prune_due(self) -> bool:
+        waited_ms = self._clock() - self._pruned_at_ms
+        return not 0 <= waited_ms < PRUNE_EVERY_MS or self._written_bytes > PRUNE_EVERY_BYTES
 
     def close(self) -> None:
         """Close the files. The store may be used again afterwards."""
@@ -262,7 +271,7 @@ class ReceiptStore:
     def _descriptor(self, netuid: int, epoch: int, suffix: str) -> int:
         key = (netuid, epoch, suffix)
         if key not in self._open:
-            if suffix == "receipts":
+            if suffix == "receipts" and self._prune_due():
                 self.prune()
             while len(self._open) >= MAX_OPEN_FILES:
                 self._close(*next(iter(self._open)))
@@ -284,6 +293,18 @@ class ReceiptStore:
             del self._sizes[descriptor]
         if suffix == "receipts":
             self._counts.pop((netuid, epoch), None)
+
+    def _write(self, descriptor: int, data: bytes) -> None:
+        """Append to an open file. Raises DiskFailure and leaves the file as it was."""
+        try:
+            written = os.write(descriptor, data)
+        except OSError as error:
+            raise DiskFailure(f"a receipt cannot be written: {error.strerror}") from None
+        if written != len(data):  # a full disk: no torn record may stay in front of later ones
+            os.ftruncate(descriptor, self._sizes[descriptor])
+            raise DiskFailure(f"wrote {written} of {len(data)} bytes of a receipt")
+        self._sizes[descriptor] += written
+        self._written_bytes += written
 
     def _records(self, netuid: int, epoch: int, suffix: str) -> Iterator[tuple[bytes, bytes]]:
         file = self._file(netuid, epoch, suffix)
@@ -316,15 +337,6 @@ class ReceiptStore:
 
 def _record(open_id: bytes, data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + open_id + data
-
-
-def _write(descriptor: int, data: bytes, size: int) -> int:
-    """Append to a file of `size` bytes; how many bytes were added. Raises DiskFailure and leaves the file as it was."""
-    written = os.write(descriptor, data)
-    if written != len(data):  # a full disk: no torn record may stay in front of later ones
-        os.ftruncate(descriptor, size)
-        raise DiskFailure(f"wrote {written} of {len(data)} bytes of a receipt")
-    return written
 
 
 def _record_bounds(data: bytes) -> Iterator[tuple[int, int]]:

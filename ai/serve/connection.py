@@ -13,6 +13,8 @@ from collections import OrderedDict, deque
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, cast
 
+from ledger.errors import Fault
+
 from .frames import Frame, FrameBuffer, Refuse, encode_frame
 from .refusals import Refused
 
@@ -156,6 +158,9 @@ class Connection(asyncio.Protocol):
             self._server.handle(self, frame)
         except Refused as refused:
             self.refuse(getattr(frame, "sid", 0), refused)
+        except Fault as fault:
+            self._server.fault(fault)
+            self.close()
 
     def _send_refusal(self, sid: int, refused: Refused) -> None:
         self._server.counters.refuse(refused.error_name)

@@ -212,8 +212,8 @@ class CallerConnection(asyncio.Protocol):
             if sink is not None:
                 try:
                     sink.deliver(frame)
-                except Refused as refused:
-                    sink.fail(refused)
+                except Error as error:  # the neuron broke the protocol, or the receipt could not be kept
+                    sink.fail(error)
                     self.detach(frame.sid)
                     self.send(Cancel(frame.sid))
             elif not 0 < frame.sid <= self._last_sid:

@@ -105,11 +105,12 @@ class Neuron:
             )
         )
         status = asyncio.create_task(self._tell(server))
+        assert server.broken is not None
         try:
-            await asyncio.wait({ended, follow, status}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (follow, status):
+            await asyncio.wait({ended, follow, status, server.broken}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (follow, status, server.broken):
                 if task.done():
-                    task.result()  # they only end by a bug, which must not be lost
+                    task.result()  # they only end by a fault or a bug, which must not be lost
         finally:
             for task in (ended, follow, status):
                 task.cancel()

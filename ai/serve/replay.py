@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ai.files import read_bounded, write_atomic
+from ledger.errors import DiskFailure
 
 from .frames import CLOCK_WINDOW_MS
 from .refusals import Refused
@@ -107,14 +108,19 @@ class ReplayGuard:
         self._seen.check(caller, nonce, issued_at_ms, now_ms)
 
     def note(self, caller: bytes, nonce: bytes, issued_at_ms: int, now_ms: int) -> None:
-        """Remember an OPEN, on disk first."""
+        """Remember an OPEN, on disk first. Raises DiskFailure."""
         if now_ms - self._began_ms > HALF_SPAN_MS:
             os.close(self._file)
             os.replace(self._path, self._old)  # what it replaces is older than anything that could still be accepted
             self._file = self._open()
             os.write(self._file, self._head)
             self._began_ms = now_ms
-        os.write(self._file, _encode(caller, nonce, issued_at_ms))
+        try:
+            whole = os.write(self._file, _encode(caller, nonce, issued_at_ms)) == ENTRY_BYTES
+        except OSError:
+            whole = False
+        if not whole:  # what cannot be remembered must not be served
+            raise DiskFailure("the replay file cannot be written")
         self._seen.note(caller, nonce, issued_at_ms, now_ms)
 
     def close(self) -> None:

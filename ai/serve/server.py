@@ -17,6 +17,7 @@ from typing import Any, Final
 from ai.models.model import Card, Model, Sampling
 from ai.receipts import ReceiptStore
 from ledger.crypto import KeyPair
+from ledger.errors import Fault
 
 from . import frames
 from .admission import Admission, Seen
@@ -84,6 +85,7 @@ class NeuronServer:
         self.queue = WorkQueue()
         self.batcher = Batcher(model, self.queue, lambda: len(self.sessions), clock)
         self.sessions: dict[tuple[Connection, int], ServedSession] = {}
+        self.broken: asyncio.Future[None] | None = None  # set by `start`; fails when the neuron must not go on
         self.starting = 0  # sessions let in whose method has not begun
         self.doorkeeper = Doorkeeper()
         self._server: asyncio.Server | None = None
@@ -92,6 +94,7 @@ class NeuronServer:
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> tuple[str, int]:
         """Begin to listen; returns the real address. Raises OSError where the port is taken."""
         loop = asyncio.get_running_loop()
+        self.broken = loop.create_future()
         self._server = await loop.create_server(lambda: Connection(self), host, port, ssl=self._tls, backlog=128)
         self.batcher.start()
         address = self._server.sockets[0].getsockname()
@@ -113,6 +116,13 @@ class NeuronServer:
         await self.batcher.stop()
         if self.receipts is not None:
             self.receipts.close()
+
+    def fault(self, fault: Fault) -> None:
+        """The disk failed: without replay protection and receipts the neuron must not serve. `broken` says so."""
+        if self.broken is not None and not self.broken.done():
+            self.broken.set_exception(fault)
+            self.broken.exception()  # whoever waits still sees it; nobody waiting is no mistake
+        self._closing = True
 
     def greeting(self) -> Greet:
         """The first frame on a connection."""
@@ -276,7 +286,11 @@ class ServedSession:
         )  # fmt: skip
         server, opened = self._server, self._protocol.open
         if server.receipts is not None:
-            server.receipts.append(self._protocol.open_id, receipt, opened.netuid, self._epoch, transcript)
+            try:
+                server.receipts.append(self._protocol.open_id, receipt, opened.netuid, self._epoch, transcript)
+            except Fault as fault:
+                server.fault(fault)
+                return
             server.counters.receipts += 1
         self._connection.send(frame)
 

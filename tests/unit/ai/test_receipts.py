@@ -6,7 +6,7 @@ import pytest
 
 from ai import receipts
 from ai.receipts import Receipt, ReceiptStore, receipts_root
-from ledger.errors import DecodeError, NotFound
+from ledger.errors import DecodeError, DiskFailure, NotFound
 
 DAY_MS = 24 * 3_600_000
 
@@ -147,6 +147,33 @@ def test_space_is_bounded(tmp_path, monkeypatch):
     assert sizes["receipts"] <= 4_000 + 2 * 5 * 300
     assert len(list(tmp_path.glob("1/*.hashes"))) <= 3
     assert target.root(1, 29)[1] == 5
+
+
+def test_pruning_waits_for_time_or_bytes(tmp_path, monkeypatch):
+    clock, times = Clock(), []
+    target = store(tmp_path, clock)
+    prune = target.prune
+    monkeypatch.setattr(target, "prune", lambda: (times.append(clock.now_ms), prune()))
+    for epoch in range(10):
+        fill(target, 1, epoch=epoch)
+    assert len(times) == 1
+    clock.now_ms += receipts.PRUNE_EVERY_MS
+    fill(target, 1, epoch=10)
+    monkeypatch.setattr(receipts, "PRUNE_EVERY_BYTES", 100)
+    fill(target, 1, epoch=11)
+    assert len(times) == 3
+
+
+def test_a_full_disk_leaves_no_torn_record(tmp_path, monkeypatch):
+    target = store(tmp_path)
+    fill(target, 2)
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[: len(data) // 2]))
+    with pytest.raises(DiskFailure):
+        target.append(b"x" * 32, receipt(2), 1, 5)
+    monkeypatch.undo()
+    fill(target, 1, start=3)
+    assert [r for _, r in target.recent(1)] == [receipt(3), receipt(1), receipt(0)]
 
 
 def test_files_are_closed_when_many_epochs_are_written(tmp_path):

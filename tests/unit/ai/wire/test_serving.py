@@ -1,6 +1,7 @@
 """Sessions over real sockets, with the client that everybody uses."""
 
 import asyncio
+import os
 import time
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from ai.serve.hooks import FixedStandings, Hooks, Standing, only_registered
 from ai.serve.methods import TextRequest, encode_appended, encode_prefixes
 from ai.serve.refusals import Refused
 from ledger.crypto import KeyPair
-from ledger.errors import DecodeError, Timeout, Unreachable
+from ledger.errors import DecodeError, DiskFailure, Timeout, Unreachable
 
 ONE = KeyPair.from_seed(b"1" * 32)
 GENESIS = b"g" * 32
@@ -183,6 +184,27 @@ async def test_a_neuron_that_stops_refuses_and_drains(markets):
         await stopping
         with pytest.raises(Unreachable):
             await market.client.distribution(market.neuron, [b"x"], netuid=1)
+
+
+@pytest.mark.parametrize("what", ["receipts", "replay file"])
+async def test_a_full_disk_stops_the_neuron(market, monkeypatch, what):
+    await market.client.distribution(market.neuron, [b"x"], netuid=1)
+    module = "ai.receipts.os" if what == "receipts" else "ai.serve.replay.os"
+    real = os.write
+
+    def full(descriptor, data):
+        mine = descriptor in market.server.receipts._sizes or descriptor == market.server._seen._file
+        if mine and (len(data) > 56) == (what == "receipts"):
+            raise OSError(28, "No space left on device")
+        return real(descriptor, data)
+
+    monkeypatch.setattr(f"{module}.write", full)
+    with pytest.raises((Unreachable, Timeout)):
+        await market.client.distribution(market.neuron, [b"x"], netuid=1, timeout_ms=200)
+    assert isinstance(market.server.broken.exception(), DiskFailure)
+    monkeypatch.undo()
+    with refuses("closing"):
+        await market.client.distribution(market.neuron, [b"x"], netuid=1)
 
 
 # --- hooks and limits
