@@ -6,13 +6,16 @@ from random import Random
 
 import pytest
 
+from genesis.build import build_genesis
+from genesis.cast import cast, devnet_spec
 from ledger.bft import Core
 from ledger.effects import Event, Persist
 from ledger.signer import Signer
 from ledger.votes import Tally, Vote
+from runtime.executor import Runtime
 from tools.lab.sim.network import Weather
 from tools.lab.sim.node import Node
-from tools.lab.sim.world import Plan, Violation, World
+from tools.lab.sim.world import Plan, Rules, Violation, World
 
 
 def storm(seed: int, n: int, drop: float = 0.3) -> Weather:
@@ -135,3 +138,19 @@ def test_mutant_without_why_gets_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Core._go_on
     monkeypatch.setattr(Core, "_go_on", lambda self, rule, round_, why: real(self, rule, round_, ()))
     assert any(killed(range(60), Plan(n=4, actors={index: "silent"}, weather=storm(index, 4, 0.4))) for index in range(4))
+
+
+# --- the real rules -------------------------------------------------------------------------------------------------------
+
+
+def test_the_real_runtime_disables_an_equivocator_and_goes_on_without_it() -> None:
+    spec = devnet_spec(1, block_time_ms=250)
+    genesis = build_genesis(spec)
+    by_key = {member.session.public: member.session for member in cast(1) if member.session is not None}
+    keys = tuple(by_key[public] for public in genesis.authorities.keys)
+    rules = Rules(Runtime(genesis.genesis_hash), genesis.state, genesis.params, keys)
+    plan = Plan(n=4, actors={1: "equivocator"}, real_signatures=True, followers=1, trouble_ms=1_500)
+    world = World(1, plan, rules=rules).run()
+    chain = world.nodes[0].chain
+    assert chain.authorities().active == (0, 2, 3) and chain.authorities().keys == genesis.authorities.keys
+    assert len({node.chain.header(4).state_root for node in world.nodes}) == 1

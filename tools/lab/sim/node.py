@@ -15,6 +15,7 @@ from ledger.blocks import Block
 from ledger.chain import Chain
 from ledger.engine import Engine
 from ledger.errors import NotFound, Pruned, Rejected
+from ledger.inherents import EVIDENCE
 from ledger.messages import Bundle, FinalBlock, encode_bundle
 from ledger.signer import Signer
 from ledger.votes import Certificate
@@ -52,6 +53,7 @@ class Node:
         self._lane_busy = False
         self._timers: dict[str, int] = {}
         self._gossip: dict[bytes, int] = {}  # what was heard -> ticket
+        self._inherents: dict[tuple[int, bytes], None] = {}  # candidates; the machine chooses
         self._sync_peer: Node | None = None
         domains = self.signer.domains if self.signer else ((params.initial_height, params.genesis_hash),)
         signing = (None, None) if self.key is None else (self.key.public, self.key.sign)
@@ -188,7 +190,9 @@ class Node:
 
     def _build(self, effect: fx.Build) -> None:
         def build() -> None:
-            executed = self.chain.build(timestamp_ms=effect.timestamp_ms, round_=effect.round)
+            executed = self.chain.build(
+                timestamp_ms=effect.timestamp_ms, round_=effect.round, inherents=list(self._inherents)
+            )
             self.feed(fx.Built(effect.height, effect.round, executed.block))
 
         self.later(self.world.work_delay_ms(), build)
@@ -236,6 +240,10 @@ class Node:
         event = fx.Synced(peer.chain.block(height), peer.chain.certificate(height))
         self.later(delay_ms, lambda: self.feed(event))
 
+    def _report(self, effect: fx.ReportEvidence) -> None:
+        self.world.evidence.append(effect.evidence)
+        self._inherents[EVIDENCE, effect.evidence.encode()] = None
+
     def _stop(self, effect: fx.Stop) -> None:
         self.stop_code = effect.code
         self.world.stopped(self, effect)
@@ -247,8 +255,8 @@ class Node:
 _FREE: dict[type, Callable[[Node, Any], None]] = {
     fx.SetTimer: Node._set_timer, fx.Verify: Node._verify, fx.Build: Node._build, fx.Check: Node._check,
     fx.Fetch: Node._fetch, fx.Sync: Node._sync, fx.Stop: Node._stop, fx.Log: Node._ignore, fx.Verdict: Node._verdict,
-    fx.ReportEvidence: lambda node, effect: node.world.evidence.append(effect.evidence),
-    fx.Penalise: lambda node, effect: node.world.penalised(node, effect), fx.SyncRefused: Node._ignore,
+    fx.ReportEvidence: Node._report, fx.SyncRefused: Node._ignore,
+    fx.Penalise: lambda node, effect: node.world.penalised(node, effect),
 }
 _SENDS: dict[type, Callable[[Node, Any], None]] = {
     fx.Send: Node._send, fx.SendFinal: Node._send_final, fx.Publish: Node._publish,

@@ -71,25 +71,39 @@ class Plan:
         )
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What the nodes run: a state machine, its genesis, and the keys of the authorities named there, in order."""
+
+    machine: StateMachine
+    genesis_state: Mapping[bytes, bytes]
+    params: ChainSpecParams
+    keys: tuple[Any, ...]  # KeyPair, or HashKey without real signatures
+
+    @classmethod
+    def counter(cls, seed: int, plan: Plan) -> Rules:
+        """The default: every seed has a genesis hash of its own."""
+        make: Any = KeyPair.from_seed if plan.real_signatures else HashKey.from_seed
+        keys = tuple(make(bytes([index]) * 32) for index in range(plan.n))
+        params = ChainSpecParams(
+            genesis_hash=blake2b(f"genesis {seed}".encode(), digest_size=32).digest(), genesis_time_ms=EPOCH_MS,
+            block_time_ms=plan.block_time_ms,
+        )
+        return cls(CounterMachine(), CounterMachine.genesis([key.public for key in keys]), params, keys)
+
+
 class World:
-    """`machine` and `genesis_state` default to the counter; `trace` (if given) gets every line that is digested."""
+    """`rules` default to the counter; `trace` (if given) gets every line that is digested."""
 
     def __init__(
-        self, seed: int, plan: Plan | None = None, *, machine: StateMachine | None = None,
-        genesis_state: Mapping[bytes, bytes] | None = None, trace: list[str] | None = None,
+        self, seed: int, plan: Plan | None = None, *, rules: Rules | None = None, trace: list[str] | None = None
     ) -> None:
         self.seed, self.plan = seed, plan or Plan.random(seed)
         self.rng = Random(f"world {seed}")
         self.timeline = Timeline()
         self.weather = self.plan.weather or Weather.fine()
-        make: Any = KeyPair.from_seed if self.plan.real_signatures else HashKey.from_seed
-        keys = [make(bytes([index]) * 32) for index in range(self.plan.n)]
-        self.machine = machine or CounterMachine()
-        self.genesis_state = genesis_state or CounterMachine.genesis([key.public for key in keys])
-        self.params = ChainSpecParams(
-            genesis_hash=blake2b(f"genesis {seed}".encode(), digest_size=32).digest(), genesis_time_ms=EPOCH_MS,
-            block_time_ms=self.plan.block_time_ms,
-        )
+        rules = rules or Rules.counter(seed, self.plan)
+        self.machine, self.genesis_state, self.params = rules.machine, rules.genesis_state, rules.params
         self.decided: dict[int, bytes] = {}
         self.rounds: dict[int, int] = {}  # round of the first certificate of each height
         self.evidence: list[Evidence] = []
@@ -99,7 +113,7 @@ class World:
         self._trace = trace
         self._actors = {index: Actor(kind, self.rng) for index, kind in (self.plan.actors or {}).items()}
         self.nodes: list[Node] = []
-        everybody = [*keys, *[None] * self.plan.followers]
+        everybody = [*rules.keys, *[None] * self.plan.followers]
         self.nodes = [Node(self, index, key, index not in self._actors) for index, key in enumerate(everybody)]
         self.honest = [node for node in self.nodes if node.honest]
 
