@@ -18,7 +18,7 @@ from ledger.errors import Rejected
 from ledger.machine import OPERATIONAL_PRIORITY, Admission, AuthoritySet, BlockResult
 from ledger.spec import ChainSpecParams
 from ledger.store import MemoryStore
-from ledger.votes import PRECOMMIT, Certificate, Vote, vote_body
+from ledger.votes import KIND_TAG, PRECOMMIT, Certificate, Vote, vote_body
 
 FEE_RAO = 10
 CALL_WEIGHT = 100
@@ -118,12 +118,14 @@ class Ledger:
         self.chain = Chain.open(self.store, self.params, self.machine, **options)
         return self.chain
 
-    def certificate(self, block, *, round_=0, signers=None, keys=None):
+    def certificate(self, block, *, round_=0, signers=None, keys=None, kind=PRECOMMIT):
         keys = keys or self.authority_keys
         body = vote_body(block.height, round_, block.hash)
         domain = self.chain.domain_at(block.height)
         votes = {
-            index: Vote(PRECOMMIT, block.height, round_, block.hash, index, keys[index].sign("precommit", domain, body))
+            index: Vote(
+                kind, block.height, round_, block.hash, index, keys[index].sign(KIND_TAG[kind], domain, body)
+            )
             for index in (range(len(keys)) if signers is None else signers)
         }
         return Certificate.build(votes, len(keys))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ledger import layout
+from ledger import history, layout
 from ledger.blocks import NO_CERTIFICATE, Block, Body, encode_inherents
 from ledger.chain import MAX_EXECUTED_KEPT, MAX_PENDING_COMMITS, Chain
 from ledger.client.proofs import verify_state
@@ -26,8 +26,8 @@ from ledger.errors import (
     WrongGenesis,
 )
 from ledger.state_tree import state_root
-from ledger.store import SCHEMA_KEY, LevelStore
-from ledger.votes import authorities_hash
+from ledger.store import SCHEMA_KEY, LevelStore, MemoryStore
+from ledger.votes import PREVOTE, authorities_hash
 
 
 def other(ledger):
@@ -106,6 +106,14 @@ def test_indexes(ledger):
     assert chain.event_heights(2, before_height=5) == [1]
     assert chain.event_heights(1, limit=2) == [5, 4]
     assert chain.event_heights(99) == []
+
+
+def test_an_account_is_found_at_its_own_place_only():
+    """The bytes of an account may also appear across two entries of a row."""
+    store = MemoryStore()
+    store.write({layout.at(layout.ACCOUNTS, 5): b"AAAAAAAB" + b"BB" + b"BBBBBCCC" + b"\0\3"}, sync=True)
+    assert history.account_extrinsics(store, b"BBBBBBBB" + bytes(24), None, 10) == ([], None)
+    assert history.account_extrinsics(store, b"BBBBBCCC" + bytes(24), None, 10) == ([(5, 3)], None)
 
 
 def test_history_rows_and_extra_rows(ledger):
@@ -281,7 +289,7 @@ def test_any_valid_parent_certificate_is_accepted_and_no_other(ledger):
     wrong_set = ledger.certificate(first.block, keys=ledger.accounts)
     other_block = ledger.certificate(good.block)
     too_few = ledger.certificate(first.block, signers=[0, 1])
-    prevotes = replace(ledger.certificate(first.block), kind=1)
+    prevotes = ledger.certificate(first.block, kind=PREVOTE)
     one_bad = ledger.certificate(first.block)
     one_bad = replace(one_bad, signatures=one_bad.signatures[:-64] + bytes(64))
     for bad in (wrong_set, other_block, too_few, prevotes, one_bad):

@@ -105,6 +105,12 @@ def test_mistakes_are_refused_alone_nested_and_in_long_inputs(name):
             decode(data)
 
 
+@pytest.mark.parametrize("name", [name for name in MISTAKES if name != "bad utf-8"])
+def test_the_prescan_alone_refuses_them_too(name):
+    with pytest.raises(DecodeError):
+        prescan(MISTAKES[name])
+
+
 def nested(levels):
     return b"\x81" * levels + b"\x01"
 

@@ -1,6 +1,7 @@
 """The pool: what enters, what is refused under which name, what a block gets, what leaves and why."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -113,6 +114,23 @@ def test_a_full_pool_gives_room_to_what_is_worth_more(ledger):
     assert operational in pool and better not in pool
 
 
+def test_worth_is_that_of_the_newest_admission(ledger):
+    pool = Pool(ledger.chain, PoolLimits(extrinsics=2))
+    admit, price = ledger.machine.admit, {}
+
+    def dearer(view, extrinsic, height):
+        admission = admit(view, extrinsic, height)
+        return replace(admission, fee_rao=admission.fee_rao + price.get(extrinsic.signer, 0))
+
+    ledger.machine.admit = dearer
+    risen = pool.submit(ledger.extrinsic(0, tip=1).encode())
+    cheap = pool.submit(ledger.extrinsic(1, tip=50).encode())
+    price[ledger.accounts[0].public] = 10_000
+    assert pool.on_block(ledger.grow()) == []
+    pool.submit(ledger.extrinsic(2, tip=90).encode())
+    assert risen in pool and cheap not in pool
+
+
 def test_bytes_are_bounded(ledger):
     pool = Pool(ledger.chain, PoolLimits(bytes=5_000))
     for nonce in range(4):
@@ -199,6 +217,14 @@ def test_selection_obeys_bytes_and_weight(pool, ledger):
     assert pool.select(1 << 20, 0) == []
 
 
+def test_selection_leaves_room_for_inherents(pool, ledger):
+    fill(pool, ledger, 0, 40)
+    pool.add_inherent(7, ledger.genesis[b"auth"])
+    pool.add_inherent(7, ledger.genesis[b"auth"] * 12)
+    chosen = pool.select(4_000, 100_000)
+    assert chosen and len(ledger.build(chosen, pool.inherents()).block.body.encode()) <= 4_000
+
+
 def test_a_quarter_is_kept_for_the_operational_class(pool, ledger):
     fill(pool, ledger, 0, 20)
     for nonce in range(10):
@@ -244,7 +270,9 @@ def test_untouched_accounts_are_checked_in_turn(ledger):
     assert pool.on_block(ledger.grow()) == [waiting]
 
 
-def test_expiry_is_exact(pool, ledger):
+@pytest.mark.parametrize("revalidated", [0, 256])
+def test_expiry_is_exact(pool, ledger, revalidated, monkeypatch):
+    monkeypatch.setattr("ledger.pool.REVALIDATED_PER_BLOCK", revalidated)
     extrinsic = ledger.extrinsic(0, birth=0, period=8)
     pool.submit(extrinsic.encode())
     for _ in range(7):

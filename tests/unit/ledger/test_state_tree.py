@@ -136,6 +136,18 @@ def test_misshapen_proofs_are_refused(proof):
     assert verify_state(ZERO_HASH, b"k", None, proof) is False
 
 
+def test_a_proof_has_one_form():
+    """A mask that names the path itself, or a child that does not exist, is refused even if the hashes would fit."""
+    tree, _ = StateTree().updated(state(300))
+    masks, siblings, page = decode(tree.prove(key(5)))
+    own = leaf_hash(key(5))[0] >> 6
+    named = bytes([masks[0] | 1 << own]) + masks[1:]
+    filled = siblings[: 32 * own] + bytes(32) + siblings[32 * own :]
+    assert not verify_state(tree.root, key(5), b"value5", encode([named, filled, page]))
+    beyond = bytes([masks[0] | 0x10]) + masks[1:]
+    assert not verify_state(tree.root, key(5), b"value5", encode([beyond, siblings, page]))
+
+
 def test_page_order_and_duplicates_are_refused():
     tree, _ = StateTree().updated(state(2))
     masks, siblings, page = decode(tree.prove(key(0)))

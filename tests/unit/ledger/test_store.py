@@ -139,15 +139,15 @@ def test_lost_table_is_corruption(tmp_path):
 def test_a_flipped_bit_in_the_log_is_noticed(tmp_path, seed):
     rows = filled(tmp_path / "db")
     flip(tmp_path / "db", "*.log", seed)
-    assert noticed(tmp_path / "db", rows)
+    assert noticed(tmp_path / "db", rows, seed)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(24))
 def test_a_flipped_bit_in_a_table_is_noticed_or_harmless(tmp_path, seed):
     rows = filled(tmp_path / "db")
     LevelStore.open(tmp_path / "db").close()
     flip(tmp_path / "db", "*.ldb", seed)
-    noticed(tmp_path / "db", rows)
+    noticed(tmp_path / "db", rows, seed)
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40, 700])
@@ -195,7 +195,7 @@ def test_stamp(store):
 def filled(path):
     """A closed database whose rows are all in the log."""
     store = LevelStore.create(path)
-    rows = {b"key%03d" % index: bytes([index]) * 50 for index in range(200)}
+    rows = {b"key%03d" % index: random.Random(index).randbytes(50) for index in range(200)}  # does not compress
     for key, value in rows.items():
         store.write({key: value}, sync=False)
     store.write({b"last": b"row"}, sync=True)
@@ -211,16 +211,17 @@ def flip(folder, pattern, seed):
     file.write_bytes(data)
 
 
-def noticed(path, rows):
-    """True if opening or reading reports corruption; never may it yield other rows silently."""
+def noticed(path, rows, seed):
+    """True if opening or reading (one by one, or all) reports corruption; never may it yield other rows silently."""
     try:
         store = LevelStore.open(path)
     except Corruption:
         return True
     try:
-        found = dict(store.items(b""))
-        assert found == rows
-        assert all(store.get(key) == value for key, value in rows.items())
+        if seed % 2:
+            assert dict(store.items(b"")) == rows
+        else:
+            assert all(store.get(key) == value for key, value in rows.items())
         return False
     except Corruption:
         return True
