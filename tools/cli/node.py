@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ledger.errors import UsageError
-from tools.cli.main import Noun
+from tools.cli.main import Noun, Settings
 from tools.cli.output import Output
 from tools.cli.session import run, signing_key
 
@@ -22,23 +22,46 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @group.command("init")
 @click.option("--home", "folder", type=_FOLDER, required=True, help="Where the node lives.")
-@click.option("--spec", type=_FILE, required=True, help="The chain's specification.")
+@click.option("--spec", type=_FILE, default=None, help="The chain's specification.")
+@click.option("--devnet", metavar="NAME", default=None, help="A devnet of this machine: its specification and its peers.")
+@click.option("--peer", "peers", multiple=True, metavar="MULTIADDR", help="/ip4/1.2.3.4/tcp/9920/p2p/ID; kept in config.toml.")
 @click.option("--session-key", metavar="NAME", default=None, help="An authority's session key: key file or //path.")
 @click.pass_context
-def init_command(ctx: click.Context, folder: Path, spec: Path, session_key: str | None) -> None:
+def init_command(
+    ctx: click.Context, folder: Path, spec: Path | None, devnet: str | None, peers: tuple[str, ...], session_key: str | None
+) -> None:
     """Make a new node: keys, databases, the chain's genesis."""
+    import tomli_w
+
     from tools.node.home import Specification, make_home, write_file
 
+    if (spec is None) == (devnet is None):
+        raise UsageError("name the chain: give either --spec or --devnet")
+    if devnet is not None:
+        spec, peers = _of_devnet(ctx.obj, devnet, peers)
+    assert spec is not None
     specification = Specification.load(spec)
     key = None if session_key is None else signing_key(ctx.obj, session_key)
     make_home(folder, specification, session_key=key)
     write_file(folder / "spec.toml", spec.read_bytes())
+    if peers:
+        write_file(folder / "config.toml", tomli_w.dumps({"peers": list(peers)}).encode())
     made = {
         "home": str(folder), "chain": specification.spec.name, "genesis_hash": specification.genesis.genesis_hash,
         "role": "authority" if key is not None else "full",
     }
     text = f"a {made['role']} node of {made['chain']} at {folder}\nstart it: quorix node run --home {folder}"
     Output(ctx.obj).data(made, text)
+
+
+def _of_devnet(settings: Settings, name: str, peers: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    """Specification of a running devnet, and the addresses of its nodes beside those given."""
+    from tools.devnet.layout import Layout, Ports, home_directory
+    from tools.devnet.prepare import node_address
+
+    layout = Layout(home_directory(settings.home), name)
+    ports = Ports.load(layout)
+    return layout.spec, (*peers, *(node_address(layout, ports, index) for index in range(ports.nodes)))
 
 
 @group.command("run")

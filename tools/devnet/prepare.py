@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from genesis.cast import Member, cast, devnet_spec
-from genesis.spec import ChainSpec, format_spec, load_spec
-from ledger.client.keys import DevKeys, encode_address, write_key_file
+from genesis.spec import format_spec
+from ledger.client.keys import DevKeys, encode_address, read_key_file, write_key_file
 from ledger.crypto import KeyPair
+from p2p.addresses import Address, peer_id_of
 
 from .layout import Layout, Ports
 from .plan import CABAL_VALIDATOR, DevnetPlan, write_atomic
@@ -61,8 +62,10 @@ def _cast_file(members: list[Member]) -> str:
     return "# Everybody in this devnet. These keys are public: never use them elsewhere.\n" + tomli_w.dumps({"member": rows})
 
 
-def spec_of(layout: Layout) -> ChainSpec:
-    return load_spec(layout.spec)
+def node_address(layout: Layout, ports: Ports, index: int) -> str:
+    """Multiaddress of a node of the devnet."""
+    seed = read_key_file(layout.node(index) / "node.key").seed
+    return str(Address("ip4", ports.host, ports.p2p(index), peer_id_of(seed)))
 
 
 def ai_config(layout: Layout, plan: DevnetPlan, ports: Ports, cache: Path) -> Path:

@@ -20,10 +20,8 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from genesis.cast import cast
-from ledger.client.keys import read_key_file
 from ledger.client.remote import RemoteChain
 from ledger.errors import Error, Locked, Timeout, Unreachable, UsageError
-from p2p.addresses import Address, peer_id_of
 from tools.cli.output import Output
 
 from . import prepare
@@ -167,8 +165,7 @@ class Supervisor:
             words += ["--admin-socket", str(self.layout.run / f"admin{'' if group[0] == 0 else group[0]}.sock")]
             if plan.nodes > 1:
                 for index in range(plan.nodes):
-                    seed = read_key_file(self.layout.node(index) / "node.key").seed
-                    words += ["--peer", str(Address("ip4", ports.host, ports.p2p(index), peer_id_of(seed)))]
+                    words += ["--peer", prepare.node_address(self.layout, ports, index)]
             children.append(Child("node" if not plan.processes else f"node-{group[0]}", command(*words), on_line=self._line))
         return children
 
