@@ -106,7 +106,8 @@ class Supervisor:
                 await self._start(processes)
                 follow = asyncio.create_task(self._follow(status))
                 ended = asyncio.create_task(self.stop.wait())
-                done, _ = await asyncio.wait({ended, processes.failed, follow}, return_when=asyncio.FIRST_COMPLETED)
+                waiting: set[asyncio.Future[Any]] = {ended, processes.failed, follow}
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 ended.cancel()
                 if processes.failed in done:
                     raise Unreachable(processes.failed.result(), hint="mend the cause and start again: nothing final is lost")
