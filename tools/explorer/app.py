@@ -24,11 +24,12 @@ from starlette.staticfiles import StaticFiles
 
 from ledger.client.api import ChainApi
 from ledger.client.records import to_json
-from ledger.errors import DecodeError, Error, NotFound, Pruned, RateLimited, Unreachable, UsageError
+from ledger.errors import DecodeError, Error, NotFound, Pruned, RateLimited, Timeout, Unreachable, UsageError
 
 from .live import Live
-from .pages import PAGES, Page, find
+from .pages import PAGES, Page
 from .render import Renderer
+from .search import find
 
 CSP: Final = (
     "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -45,10 +46,11 @@ HERE: Final = Path(__file__).parent
 
 def build_app(api: ChainApi, *, gateway: str | None = None, hosts: frozenset[str] | None = None) -> Starlette:
     """The ASGI application. `hosts`: names that may be asked for (against DNS rebinding); None allows all."""
-    renderer, live = Renderer(gateway is not None), Live(api)
+    renderer = Renderer(gateway is not None)
+    live = Live(api, lambda: renderer.live(api))
 
     async def page(request: Request, entry: Page, form: str) -> Response:
-        arguments = {name: _plain(value) for name, value in request.path_params.items() if name != "form"}
+        arguments = {name: str(value) for name, value in request.path_params.items()}
         values = await entry.load(api, arguments, dict(request.query_params))
         if form == "json":
             return JSONResponse(to_json(values.data), headers=HEADERS)
@@ -56,7 +58,8 @@ def build_app(api: ChainApi, *, gateway: str | None = None, hosts: frozenset[str
             if values.table is None:
                 raise NotFound("this page has no table")
             return PlainTextResponse(renderer.csv(values.table), media_type="text/csv", headers=HEADERS)
-        return Response(renderer.page(entry, values, str(request.url.path)), media_type="text/html", headers=HEADERS)
+        text = renderer.page(entry, values, request.url.path, arguments)
+        return Response(text, media_type="text/html", headers=HEADERS)
 
     def endpoint(entry: Page, form: str) -> Callable[[Request], Awaitable[Response]]:
         async def serve_page(request: Request) -> Response:
@@ -66,7 +69,7 @@ def build_app(api: ChainApi, *, gateway: str | None = None, hosts: frozenset[str
 
     async def search(request: Request) -> Response:
         async def go() -> Response:
-            return RedirectResponse(await find(api, request.query_params.get("q", "").strip()), 303, HEADERS)
+            return RedirectResponse(await find(api, request.query_params.get("q", "")), 303, HEADERS)
 
         return await _guard(request, renderer, hosts, "html", go)
 
@@ -79,8 +82,11 @@ def build_app(api: ChainApi, *, gateway: str | None = None, hosts: frozenset[str
         return await _guard(request, renderer, hosts, "html", go)
 
     async def events(request: Request) -> Response:
-        headers = {**HEADERS, "x-accel-buffering": "no"}
-        return StreamingResponse(live.stream(renderer), media_type="text/event-stream", headers=headers)
+        async def go() -> Response:
+            headers = {**HEADERS, "x-accel-buffering": "no"}
+            return StreamingResponse(live.stream(), media_type="text/event-stream", headers=headers)
+
+        return await _guard(request, renderer, hosts, "json", go)
 
     async def health(_: Request) -> Response:
         return JSONResponse({"ok": True}, headers=HEADERS)
@@ -88,6 +94,10 @@ def build_app(api: ChainApi, *, gateway: str | None = None, hosts: frozenset[str
     async def missing(request: Request, _: Exception) -> Response:
         error = NotFound(f"there is no page {request.url.path[:100]}")
         return Response(renderer.error(404, error), 404, HEADERS, "text/html")
+
+    async def broken(_: Request, failure: Exception) -> Response:  # the server logs the failure itself
+        error = Error(f"this page could not be made ({type(failure).__name__})", hint="the explorer's log says why")
+        return Response(renderer.error(500, error), 500, HEADERS, "text/html")
 
     routes: list[BaseRoute] = []
     for entry in PAGES:
@@ -100,11 +110,7 @@ def build_app(api: ChainApi, *, gateway: str | None = None, hosts: frozenset[str
         Route("/search", search), Route("/ask", ask), Route("/live", events), Route("/healthz", health),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
-    return Starlette(routes=routes, exception_handlers={404: missing})
-
-
-def _plain(value: Any) -> str:
-    return str(value)
+    return Starlette(routes=routes, exception_handlers={404: missing, 500: broken})
 
 
 async def _guard(
@@ -132,7 +138,9 @@ def _status(error: Error) -> int:
         return 400
     if isinstance(error, Pruned):
         return 410
-    return 429 if isinstance(error, RateLimited) else 503
+    if isinstance(error, RateLimited):
+        return 429
+    return 504 if isinstance(error, Timeout) else 503
 
 
 async def _ask(gateway: str | None, text: str) -> dict[str, Any]:

@@ -11,26 +11,34 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ledger.client.api import ChainApi
-from ledger.client.keys import decode_address, encode_address
+from ledger.client.keys import decode_address
 from ledger.client.records import EpochTraceRecord, Metagraph, NeuronRecord, Row
-from ledger.errors import Error, NotFound, UsageError
+from ledger.errors import NotFound, UsageError
 
-from .epoch import explain
+from .epoch import earned_rao, explain
 
 Query = Mapping[str, str]
 Table = tuple[list[str], list[list[Any]]]
 
 HOME_BLOCKS: Final = 12
 LIST_BLOCKS: Final = 50
+LIST_EVENTS: Final = 50
 HISTORY: Final = 25
-MAX_QUERY_CHARS: Final = 200
+EPOCHS: Final = 12
+EARNERS: Final = 8
+ROOTS: Final = 24
+JUDGED: Final = 24
+MAX_DIGITS: Final = 18
 
 
 @dataclass(frozen=True)
 class Values:
+    """`fields`: values of the path's fields where the page knows them better than the path."""
+
     data: Any
     show: dict[str, Any]
     table: Table | None = None
+    fields: dict[str, str] = field(default_factory=dict)
 
 
 Loader = Callable[[ChainApi, dict[str, str], Query], Awaitable[Values]]
@@ -38,7 +46,7 @@ Loader = Callable[[ChainApi, dict[str, str], Query], Awaitable[Values]]
 
 @dataclass(frozen=True)
 class Page:
-    """`snippet`: the same thing by RPC, CLI and Python, with {fields} of the path filled in."""
+    """`snippet`: the same thing by RPC, CLI and Python, with {fields} of the path filled in; "" where there is no way."""
 
     path: str
     title: str
@@ -47,25 +55,35 @@ class Page:
     snippet: tuple[str, str, str]
     nav: str = ""
     live: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def _number(text: str, what: str) -> int:
-    if not text.isdecimal() or len(text) > 18:
-        raise UsageError(f"{text[:40]!r} is no {what}")
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
+        raise UsageError(f"{text[:40]!r} is no {what}", hint=f"a {what} is a whole number")
     return int(text)
 
 
-def _key(text: str) -> bytes:
+def _place(text: str) -> int | str:
+    """A block's height, its 0x hash, or head."""
+    if text == "head":
+        return text
     if text.startswith("0x"):
-        try:
-            key = bytes.fromhex(text[2:])
-        except ValueError:
-            key = b""
-        if len(key) != 32:
-            raise UsageError(f"{text[:80]!r} is no 32-byte public key")
-        return key
-    return decode_address(text)
+        return "0x" + _hash(text, "block hash").hex()
+    return _number(text, "block")
+
+
+def _hash(text: str, what: str) -> bytes:
+    try:
+        value = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        value = b""
+    if len(value) != 32:
+        raise UsageError(f"{text[:80]!r} is no {what}", hint=f"a {what} is 0x and 64 hexadecimal digits")
+    return value
+
+
+def _key(text: str) -> bytes:
+    return _hash(text, "public key") if text.startswith("0x") else decode_address(text)
 
 
 async def names(api: ChainApi) -> dict[bytes, str]:
@@ -100,7 +118,7 @@ async def home(api: ChainApi, _: dict[str, str], __: Query) -> Values:
 def _earners(graphs: dict[int, Metagraph]) -> list[tuple[int, NeuronRecord]]:
     """Neurons with the most pay in the last epochs."""
     rows = [(netuid, n) for netuid, graph in graphs.items() for n in graph.neurons if n.emission_rao]
-    return sorted(rows, key=lambda row: (-row[1].emission_rao, row[0], row[1].uid))[:8]
+    return sorted(rows, key=lambda row: (-row[1].emission_rao, row[0], row[1].uid))[:EARNERS]
 
 
 async def blocks(api: ChainApi, _: dict[str, str], query: Query) -> Values:
@@ -112,22 +130,16 @@ async def blocks(api: ChainApi, _: dict[str, str], query: Query) -> Values:
 
 
 async def block(api: ChainApi, path: dict[str, str], _: Query) -> Values:
-    where = path["block"]
-    record = await api.chain_get_block(int(where) if where.isdecimal() and len(where) < 19 else where)
+    record, newest = await asyncio.gather(api.chain_get_block(_place(path["block"])), api.chain_get_header())
     authorities = (await api.chain_get_authorities(record.header.height)).value
     columns = ["index", "id", "call", "signer", "fee_rao", "error"]
     table = columns, [[getattr(x, c) for c in columns] for x in record.extrinsics]
-    show = {"block": record, "authorities": authorities, "names": await names(api)}
-    return Values(record, show, table)
+    show = {"block": record, "authorities": authorities, "newest": newest.height, "names": await names(api)}
+    return Values(record, show, table, {"block": str(record.header.height)})
 
 
 async def extrinsic(api: ChainApi, path: dict[str, str], _: Query) -> Values:
-    text = path["id"].removeprefix("0x")
-    try:
-        identity = bytes.fromhex(text)
-    except ValueError:
-        raise UsageError(f"{text[:80]!r} is not hex") from None
-    record = await api.chain_get_extrinsic(identity)
+    record = await api.chain_get_extrinsic(_hash(path["id"], "extrinsic id"))
     return Values(record, {"extrinsic": record, "names": await names(api)})
 
 
@@ -137,6 +149,11 @@ async def account(api: ChainApi, path: dict[str, str], query: Query) -> Values:
         api.account_get(key), api.account_stakes(key),
         api.account_history(key, after=query.get("after"), limit=HISTORY), names(api),
     )
+    value = reading.value
+    known_to_chain = value.nonce or value.free_rao or value.reserved_rao or value.owner or value.hotkeys or history.items
+    if not (known_to_chain or value.staked_rao or value.unbonding_rao or stakes.value):
+        cause = "nothing on this chain mentions that account"
+        raise NotFound(cause, hint="it exists as soon as somebody sends to it; an address of another chain never will")
     columns = ["height", "index", "call", "fee_rao", "error", "id"]
     table = columns, [[getattr(x, c) for c in columns] for x in history.items]
     show = {"key": key, "account": reading.value, "at": reading.at, "stakes": stakes.value, "history": history, "names": known}
@@ -158,22 +175,32 @@ METAGRAPH_COLUMNS: Final = [
 
 async def subnet(api: ChainApi, path: dict[str, str], query: Query) -> Values:
     netuid = _number(path["netuid"], "subnet")
-    info, graph, parameters, commits, epochs = await asyncio.gather(
-        api.subnet_get(netuid), api.subnet_get_metagraph(netuid), api.subnet_get_hyperparams(netuid),
-        api.subnet_get_commits(netuid), api.epoch_list(netuid, limit=12),
+    info, graph, parameters = await asyncio.gather(
+        api.subnet_get(netuid), api.subnet_get_metagraph(netuid), api.subnet_get_hyperparams(netuid)
     )
-    weights = await api.subnet_get_weights(netuid)
+    commits, epochs, weights, roots = await asyncio.gather(
+        api.subnet_get_commits(netuid), api.epoch_list(netuid, limit=EPOCHS), api.subnet_get_weights(netuid),
+        api.subnet_get_receipt_roots(netuid),
+    )
     sort = query.get("sort", "uid")
     if sort not in METAGRAPH_COLUMNS:
         raise UsageError(f"{sort[:40]!r} is no column", hint=", ".join(METAGRAPH_COLUMNS))
-    neurons = sorted(graph.value.neurons, key=lambda n: getattr(n, sort), reverse=sort not in ("uid", "name", "hotkey"))
+    ascending = sort in ("uid", "name", "hotkey", "coldkey")
+    neurons = sorted(graph.value.neurons, key=lambda n: getattr(n, sort), reverse=not ascending)
+    shares = {row.uid: _shares(row) for row in weights.value}
+    voted_for = {uid for row in weights.value for uid in row.uids}
+    judged = [n for n in graph.value.neurons if n.uid in voted_for or n.serving is not None]
+    newest_roots = sorted(roots.value, key=lambda root: (-root.epoch, root.hotkey))
     table = METAGRAPH_COLUMNS, [[getattr(n, c) for c in METAGRAPH_COLUMNS] for n in neurons]
     show = {
         "subnet": info.value, "graph": graph.value, "neurons": neurons, "sort": sort, "parameters": parameters.value,
-        "commits": commits.value, "epochs": epochs.items, "weights": {row.uid: row for row in weights.value},
-        "names": {n.hotkey: n.name for n in neurons},
+        "commits": commits.value, "epochs": epochs.items, "weights": shares,
+        "roots": newest_roots[:ROOTS], "more_roots": max(0, len(newest_roots) - ROOTS),
+        "judges": [n for n in graph.value.neurons if n.permit],
+        "judged": judged[:JUDGED], "more_judged": max(0, len(judged) - JUDGED), "names": {n.hotkey: n.name for n in neurons},
     }
-    return Values({"subnet": info, "metagraph": graph, "parameters": parameters.value}, show, table)
+    data = {"subnet": info, "metagraph": graph, "parameters": parameters.value, "receipt_roots": roots.value}
+    return Values(data, show, table)
 
 
 async def neuron(api: ChainApi, path: dict[str, str], _: Query) -> Values:
@@ -183,7 +210,7 @@ async def neuron(api: ChainApi, path: dict[str, str], _: Query) -> Values:
         api.subnet_get_bonds(netuid),
     )
     by_uid = {n.uid: n for n in graph.value.neurons}
-    history = await _pay_history(api, netuid, uid)
+    history = await _pay_history(api, netuid, reading.value)
     show = {
         "neuron": reading.value, "netuid": netuid, "by_uid": by_uid, "history": history,
         "given": next((row for row in weights.value if row.uid == uid), None),
@@ -193,18 +220,21 @@ async def neuron(api: ChainApi, path: dict[str, str], _: Query) -> Values:
     return Values(reading, show)
 
 
+def _shares(row: Row) -> dict[int, float]:
+    total = sum(row.values)
+    return {uid: value / total if total else 0.0 for uid, value in zip(row.uids, row.values, strict=True)}
+
+
 def _value(row: Row, uid: int) -> int:
     return row.values[row.uids.index(uid)]
 
 
-async def _pay_history(api: ChainApi, netuid: int, uid: int) -> list[tuple[int, int]]:
-    """(epoch, pay in rao) of the newest epochs, oldest first."""
-    rows = []
-    for entry in (await api.epoch_list(netuid, limit=12)).items:
-        record = await api.epoch_explain(netuid, entry.epoch)
-        pay = record.trace["pay_rao"]
-        rows.append((entry.epoch, int(pay[uid]) if uid < len(pay) else 0))
-    return rows[::-1]
+async def _pay_history(api: ChainApi, netuid: int, neuron: NeuronRecord) -> list[tuple[int, int]]:
+    """(epoch, pay in rao) of the newest epochs in which the uid was this neuron's, newest first."""
+    listed = (await api.epoch_list(netuid, limit=EPOCHS)).items
+    records = await asyncio.gather(*(api.epoch_explain(netuid, entry.epoch) for entry in listed))
+    mine = [r for r in records if neuron.uid < len(r.hotkeys) and r.hotkeys[neuron.uid] == neuron.hotkey]
+    return [(record.epoch, earned_rao(record, neuron.uid)) for record in mine]
 
 
 async def epoch(api: ChainApi, path: dict[str, str], _: Query) -> Values:
@@ -214,12 +244,13 @@ async def epoch(api: ChainApi, path: dict[str, str], _: Query) -> Values:
     listed = await api.epoch_list(netuid, limit=1)
     newest = listed.items[0].epoch if listed.items else record.epoch
     story = explain(record)
-    columns = ["uid", "name", "stake_rao", "consensus_q32", "incentive_q32", "dividends_q32", "server_rao", "validator_rao"]
-    fields = ["stake_rao", "consensus", "incentive", "dividends", "server_rao", "validator_rao"]
+    columns = ["uid", "name", "stake_rao", "consensus_q32", "incentive_q32", "dividends_q32", "paid_rao"]
+    fields = ["stake_rao", "consensus", "incentive", "dividends"]
     table = columns, [
-        [uid, record.names[uid], *(record.trace[f][uid] for f in fields)] for uid in range(len(record.hotkeys))
+        [uid, record.names[uid], *(record.trace[f][uid] for f in fields), earned_rao(record, uid)]
+        for uid in range(len(record.hotkeys))
     ]
-    return Values(record, {"record": record, "story": story, "newest": newest}, table)
+    return Values(record, {"record": record, "story": story, "newest": newest}, table, {"epoch": str(record.epoch)})
 
 
 async def authorities(api: ChainApi, _: dict[str, str], __: Query) -> Values:
@@ -233,55 +264,22 @@ async def authorities(api: ChainApi, _: dict[str, str], __: Query) -> Values:
 
 async def events(api: ChainApi, _: dict[str, str], query: Query) -> Values:
     kind = query.get("kind") or None
-    page, metadata = await asyncio.gather(
-        api.events_query(kind, after=query.get("after"), limit=LIST_BLOCKS), api.state_get_metadata()
+    page, metadata, known = await asyncio.gather(
+        api.events_query(kind, after=query.get("after"), limit=LIST_EVENTS), api.state_get_metadata(), names(api)
     )
     table = ["height", "index", "name", "fields"], [[e.height, e.index, e.name, e.fields] for e in page.items]
-    return Values(page, {"page": page, "kind": kind or "", "kinds": sorted(metadata.events)}, table)
-
-
-async def find(api: ChainApi, text: str) -> str:
-    """The path of what a search means: height, hash, extrinsic id, address, name, or NETUID/UID."""
-    if not text or len(text) > MAX_QUERY_CHARS:
-        raise UsageError("nothing to look for", hint="a height, hash, address, name, or SUBNET/UID")
-    if text.isdecimal() and len(text) < 19:
-        return f"/block/{text}"
-    left, slash, right = text.partition("/")
-    if slash and left.isdecimal() and right.isdecimal():
-        return f"/neuron/{left}/{right}"
-    hexed = text.removeprefix("0x")
-    if len(hexed) == 64:
-        for path, attempt in (("block", api.chain_get_header), ("tx", None)):
-            try:
-                if attempt is not None:
-                    await attempt("0x" + hexed)
-                else:
-                    await api.chain_get_extrinsic(bytes.fromhex(hexed))
-                return f"/{path}/0x{hexed}"
-            except (Error, ValueError):
-                continue
-        return f"/account/0x{hexed}"
-    for subnet_record in (await api.subnet_list()).value:
-        if text.lower() == subnet_record.name.lower():
-            return f"/subnet/{subnet_record.netuid}"
-        for row in (await api.subnet_get_metagraph(subnet_record.netuid)).value.neurons:
-            if text.lower() == row.name.lower():
-                return f"/neuron/{subnet_record.netuid}/{row.uid}"
-    try:
-        return f"/account/{encode_address(decode_address(text))}"
-    except UsageError as error:
-        raise NotFound(f"nothing is called {text[:60]!r}", hint="a height, hash, address, name, or SUBNET/UID") from error
+    return Values(page, {"page": page, "kind": kind or "", "kinds": sorted(metadata.events), "names": known}, table)
 
 
 PAGES: Final = [
-    Page("/", "Live chain", "home.html", home,
-         ("chain_getHeaders", "quorix query block", "await api.chain_get_headers()"), "chain", True),
+    Page("/", "Live chain", "home.html", home, ("chain_getHeaders", "quorix devnet status", "await api.chain_get_headers()"),
+         "chain", True),
     Page("/blocks", "Blocks", "blocks.html", blocks,
-         ("chain_getHeaders", "quorix query block --json", "await api.chain_get_headers(before=...)"), "blocks"),
+         ("chain_getHeaders", "", "await api.chain_get_headers(limit=50)"), "blocks"),
     Page("/block/{block}", "Block {block}", "block.html", block,
          ("chain_getBlock {block}", "quorix query block {block}", "await api.chain_get_block({block!r})")),
     Page("/tx/{id}", "Extrinsic", "extrinsic.html", extrinsic,
-         ("chain_getExtrinsic {id}", "quorix query block", "await api.chain_get_extrinsic(bytes.fromhex(...))")),
+         ("chain_getExtrinsic {id}", "", "await api.chain_get_extrinsic(id)")),
     Page("/account/{account}", "Account", "account.html", account,
          ("account_get {account}", "quorix wallet balance {account}", "await api.account_get(key)")),
     Page("/subnets", "Subnets", "subnets.html", subnets,
@@ -293,9 +291,8 @@ PAGES: Final = [
           "await api.subnet_get_neuron({netuid}, {uid})")),
     Page("/epoch/{netuid}/{epoch}", "Epoch {epoch} of subnet {netuid}", "epoch.html", epoch,
          ("epoch_explain {netuid} {epoch}", "quorix epoch explain {netuid} {epoch}",
-          "await api.epoch_explain({netuid}, {epoch!r})")),
+          "await api.epoch_explain({netuid}, {epoch})")),
     Page("/authorities", "Authorities", "authorities.html", authorities,
-         ("chain_getAuthorities", "quorix query block", "await api.chain_get_authorities()"), "authorities"),
-    Page("/events", "Events", "events.html", events,
-         ("events_query", "quorix rpc events_query", "await api.events_query()"), "events"),
+         ("chain_getAuthorities", "", "await api.chain_get_authorities()"), "authorities"),
+    Page("/events", "Events", "events.html", events, ("events_query", "", "await api.events_query()"), "events"),
 ]

@@ -1,0 +1,96 @@
+"""How numbers look on the pages: amounts, shares, hashes, dates, and the small drawings beside them.
+
+Drawings are SVG with attributes only, since the content security policy allows no inline style. A number always stands
+beside a drawing: length and colour never carry a meaning alone.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from markupsafe import Markup
+
+from ledger.client.records import NeuronRecord
+
+RAO: Final = 1_000_000_000
+ONE_Q32: Final = 1 << 32
+ONE_U16: Final = 65535
+BAR_WIDTH: Final = 100
+MAX_DATE_MS: Final = 253_402_300_799_000  # the end of the year 9999
+
+
+def amount(rao: int, digits: int = 9) -> str:
+    """`1,234.5` in Q, cut (not rounded) after `digits`."""
+    whole, part = divmod(abs(int(rao)), RAO)
+    text = f"{part:09d}"[:digits].rstrip("0")
+    return f"{'-' if rao < 0 else ''}{whole:,}{'.' + text if text else ''}"
+
+
+def q32(value: int, digits: int = 4) -> str:
+    return f"{int(value) / ONE_Q32:.{digits}f}"
+
+
+def u16(value: int, digits: int = 4) -> str:
+    return f"{int(value) / ONE_U16:.{digits}f}"
+
+
+def percent(part: int, whole: int) -> str:
+    """`18.0 %`"""
+    return f"{100 * part / whole if whole else 0:.1f} %"
+
+
+def short(value: bytes | str, left: int = 8, right: int = 6) -> str:
+    text = "0x" + value.hex() if isinstance(value, bytes) else value
+    return text if len(text) <= left + right + 1 else f"{text[:left]}…{text[-right:]}"
+
+
+def hexed(value: bytes) -> str:
+    return "0x" + value.hex()
+
+
+def account_key(value: object) -> bytes:
+    """The bytes of a 0x string of 32 bytes, else nothing."""
+    if not isinstance(value, str) or len(value) != 66 or not value.startswith("0x"):
+        return b""
+    try:
+        return bytes.fromhex(value[2:])
+    except ValueError:
+        return b""
+
+
+def when(timestamp_ms: int) -> str:
+    """UTC date and time."""
+    if not 0 <= timestamp_ms <= MAX_DATE_MS:
+        return f"{timestamp_ms} ms"
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def role(neuron: NeuronRecord) -> str:
+    """What a neuron does: judges, answers, both, or neither (a gateway has a uid, but only calls others).
+
+    A miner whose pay has grown into a permit is no validator before it gives weights.
+    """
+    serves = neuron.serving is not None
+    judges = neuron.permit and (neuron.weights_height > 0 or not serves)
+    return "validator, miner" if judges and serves else "validator" if judges else "miner" if serves else "–"
+
+
+def bar(part: float, whole: float, width: int = BAR_WIDTH) -> Markup:
+    """A left-aligned bar for a share."""
+    share = 0 if not whole else max(0.0, min(1.0, part / whole))
+    return Markup(
+        f'<svg class="bar" width="{width}" height="8" viewBox="0 0 {width} 8" aria-hidden="true" focusable="false">'
+        f'<rect width="{width}" height="8" class="bar-back"/>'
+        f'<rect width="{width * share:.1f}" height="8" class="bar-fill"/></svg>'
+    )
+
+
+def cut_bar(kept: int, voted: int, largest: int, width: int = 72) -> Markup:
+    """What remains of a vote, then what was cut off it."""
+    scale = width / largest if largest else 0.0
+    return Markup(
+        f'<svg class="bar" width="{width}" height="10" viewBox="0 0 {width} 10" aria-hidden="true" focusable="false">'
+        f'<rect width="{kept * scale:.1f}" height="10" class="bar-fill"/>'
+        f'<rect x="{kept * scale:.1f}" y=".5" width="{max(0, voted - kept) * scale:.1f}" height="9" class="bar-cut"/></svg>'
+    )
