@@ -6,7 +6,8 @@
         logs/*.jsonl                          one file a process
         nodes/I/  neurons/NAME/  validators/NAME/  gateway/
 
-    ports (loopback): RPC BASE+0..19 · p2p BASE+20..39 · explorer BASE+40 · gateway BASE+41 · neurons BASE+50..99
+    ports (loopback): RPC BASE+0..19 · p2p BASE+20..39 · explorer BASE+40 · gateway BASE+41
+                      the supervisor BASE+49 · neurons BASE+50..99
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ledger.errors import NotFound, UsageError
 
 DEFAULT_BASE = 9900
 PORT_BLOCK = 100
+MAX_BASE = 65_000
 MAX_NODES = 20
 MAX_NEURONS = 50
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
@@ -115,6 +117,11 @@ class Ports:
     def gateway(self) -> int:
         return self.base + 41
 
+    @property
+    def claim(self) -> int:
+        """Held by the supervisor: the block is taken."""
+        return self.base + 49
+
     def neuron(self, index: int) -> int:
         return self.base + 50 + index
 
@@ -138,26 +145,46 @@ class Ports:
             raise NotFound(f"devnet {layout.name!r} is not running", hint=f"quorix devnet up {layout.name}") from None
 
 
-def choose_ports(base: str, nodes: int, neurons: int, host: str) -> Ports:
+def claim_ports(base: str, nodes: int, neurons: int, host: str) -> tuple[Ports, socket.socket]:
     """A free block: the one asked for, or with "auto" the first free block of 100 from the default on.
 
-    Raises UsageError naming the taken port and the process that holds it.
+    The claim is a listening socket on a port of the block that nothing else uses: while it is open, a devnet that starts
+    at the same moment does not take the block. Raises UsageError naming the taken port and the process that holds it.
     """
     if nodes > MAX_NODES or neurons > MAX_NEURONS:
         raise UsageError(f"at most {MAX_NODES} nodes and {MAX_NEURONS} neurons fit one block of ports")
     if base == "auto":
-        for start in range(DEFAULT_BASE, 65000, PORT_BLOCK):
+        for start in range(DEFAULT_BASE, MAX_BASE, PORT_BLOCK):
             ports = Ports(start, nodes, host)
+            claim = _claim(ports)
+            if claim is None:
+                continue
             if _first_taken(ports, neurons) is None:
-                return ports
+                return ports, claim
+            claim.close()
         raise UsageError("no free block of 100 ports")
-    if not base.isdecimal() or not 1024 <= int(base) <= 65000:
-        raise UsageError(f"{base!r} is no port base", hint="a number from 1024 to 65000, or auto")
+    if not base.isdecimal() or not 1024 <= int(base) <= MAX_BASE:
+        raise UsageError(f"{base!r} is no port base", hint=f"a number from 1024 to {MAX_BASE}, or auto")
     ports = Ports(int(base), nodes, host)
-    taken = _first_taken(ports, neurons)
-    if taken is not None:
-        raise UsageError(f"port {taken} is taken{_holder(taken)}", hint="stop that, or use --port auto or another base")
-    return ports
+    claim = _claim(ports)
+    taken = ports.claim if claim is None else _first_taken(ports, neurons)
+    if claim is not None and taken is None:
+        return ports, claim
+    if claim is not None:
+        claim.close()
+    port = ports.claim if taken is None else taken
+    raise UsageError(f"port {port} is taken{_holder(port)}", hint="stop that, or use --port auto or another base")
+
+
+def _claim(ports: Ports) -> socket.socket | None:
+    claim = socket.socket()
+    try:
+        claim.bind((ports.host, ports.claim))
+        claim.listen(0)
+    except OSError:
+        claim.close()
+        return None
+    return claim
 
 
 def _first_taken(ports: Ports, neurons: int) -> int | None:

@@ -45,10 +45,13 @@ def command(*words: str) -> list[str]:
 
 
 class Processes:
-    """Starts and stops the children; `failed` is set, with the reason, when one ends for good by itself."""
+    """Starts and stops the children; `failed` is set, with the reason, when one ends for good by itself.
 
-    def __init__(self, logs: Path) -> None:
-        self.logs = logs
+    `on_change` is called after each start and restart.
+    """
+
+    def __init__(self, logs: Path, on_change: Callable[[], None] = lambda: None) -> None:
+        self.logs, self.on_change = logs, on_change
         self.children: list[Child] = []
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
@@ -69,6 +72,7 @@ class Processes:
                 *child.command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=stderr,
                 env={**os.environ, **child.environment}, limit=MAX_LINE_BYTES,
             )
+        self.on_change()
 
     async def _watch(self, child: Child) -> None:
         while not self._stopping:

@@ -25,7 +25,7 @@ from ledger.errors import Error, Locked, Timeout, Unreachable, UsageError
 from tools.cli.output import Output
 
 from . import prepare
-from .layout import Layout, Ports, choose_ports
+from .layout import Layout, Ports, claim_ports
 from .plan import DevnetPlan, write_atomic
 from .processes import Child, Processes, command
 from .status import Status, Tally, banner
@@ -94,7 +94,7 @@ class Supervisor:
     async def run(self) -> None:
         """Until Ctrl-C, SIGTERM, or a child that cannot go on. Raises Unreachable in the last case."""
         loop = asyncio.get_running_loop()
-        processes = Processes(self.layout.logs)
+        processes = Processes(self.layout.logs, lambda: self._write_table(processes))
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signal, processes)
         chain = f"quorix-dev-{self.plan.seed}"
@@ -151,7 +151,6 @@ class Supervisor:
                 "--gateway", self.ports.url(self.ports.gateway), "--follow-stdin",
             )
             await processes.start(Child("explorer", explorer))
-        self._write_table(processes)
 
     def _nodes(self) -> list[Child]:
         """`quorix node run`: one process with all nodes, or one each."""
@@ -259,8 +258,9 @@ def wait_for_orphans(layout: Layout) -> None:
     left = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         words = " ".join(process.info["cmdline"] or [])
-        if process.info["pid"] in pids and ("tools.cli.main" in words or "ai.serve.host" in words):
-            left += [process, *process.children(recursive=True)]
+        if process.pid in pids and ("tools.cli.main" in words or "ai.serve.host" in words):
+            with contextlib.suppress(psutil.Error):
+                left += [process, *process.children(recursive=True)]
     _, alive = psutil.wait_procs(left, timeout=ORPHAN_WAIT_S)
     for process in alive:
         with contextlib.suppress(psutil.Error):
@@ -275,9 +275,10 @@ def up(
     with locked(layout):
         wait_for_orphans(layout)
         plan, fresh = open_plan(layout, wanted, deterministic=deterministic)
-        ports = choose_ports(port, plan.nodes, len(plan.neurons), host)
-        if fresh:
-            prepare.make(layout, plan)
-        else:
-            plan.save(layout)
-        asyncio.run(Supervisor(layout, plan, ports, out, explorer=explorer, full=full, fresh=fresh).run())
+        ports, claim = claim_ports(port, plan.nodes, len(plan.neurons), host)
+        with claim:
+            if fresh:
+                prepare.make(layout, plan)
+            else:
+                plan.save(layout)
+            asyncio.run(Supervisor(layout, plan, ports, out, explorer=explorer, full=full, fresh=fresh).run())
