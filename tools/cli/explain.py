@@ -17,7 +17,7 @@ def explain(code: str) -> tuple[dict[str, Any], str]:
         number = int(code)
         found = [k for k in kinds if k.exit_code == number and k is not errors.Error]
         if not found and number not in PLAIN_CODES:
-            raise NotFound(f"no exit code {number}", hint="the codes are listed in docs/ref/errors.md")
+            raise NotFound(f"no exit code {number}", hint="exit codes: quorix explain 1, 2, 3...")
         rows = [{"name": k.name, "exit_code": k.exit_code, "about": (k.__doc__ or "").strip()} for k in found]
         text = "\n".join(f"{r['name']}: {r['about']}" for r in rows) or PLAIN_CODES[number]
         return {"exit_code": number, "errors": rows, "about": PLAIN_CODES.get(number, "")}, f"exit code {number}\n{text}"
