@@ -336,20 +336,18 @@ async def test_the_librarys_log_is_silent(peer, capfd):
 async def test_a_peer_that_says_no_hello_is_disconnected(peer, wait_until, monkeypatch):
     from p2p import sessions
 
-    monkeypatch.setattr(sessions, "HELLO_SECONDS", 0.3)
+    monkeypatch.setattr(sessions, "HELLO_SECONDS", 0.5)
     victim, attacker = await peer(1), await peer(2)
 
-    async def only_connect():
-        host = attacker.switch.host
-        attacker.switch.sessions.greet = trio.sleep  # says nothing
-        ip, port = "127.0.0.1", int(victim.address.split("/")[4])
-        await host.dial(ID.from_base58(victim.net.id), ip, port)
+    async def say_nothing(session):
+        await trio.sleep_forever()
 
-    attacker.switch.sessions.greet = None
-    await attacker.in_trio(only_connect)
+    attacker.switch.sessions.greet = say_nothing
+    port = int(victim.address.split("/")[4])
+    await attacker.in_trio(attacker.switch.host.dial, ID.from_base58(victim.net.id), "127.0.0.1", port)
     await wait_until(lambda: bool(victim.switch.sessions.connected()))
     await wait_until(lambda: not victim.switch.sessions.connected() and not victim.switch.host.network.get_connections())
-    assert victim.events == [] and victim.net.peers() == []
+    assert victim.events == [] and victim.net.peers() == [] and attacker.net.restarts == 0
 
 
 async def test_streams_opened_too_often_are_refused(peer, wait_until):
