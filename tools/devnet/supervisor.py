@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from genesis.cast import cast
 from ledger.client.remote import RemoteChain
@@ -34,6 +34,8 @@ NODES_START_S: Final = 30.0
 NEURONS_START_S: Final = 600.0
 CLOCK_JUMP_MS: Final = 2_000
 ORPHAN_WAIT_S: Final = 15.0
+LOCK_ATTEMPTS: Final = 10
+LOCK_PAUSE_S: Final = 0.05
 STOP_ORDER: Final = (("gateway",), ("ai",), ("explorer",), ("node",))  # prefixes of child names
 
 
@@ -42,9 +44,7 @@ def locked(layout: Layout) -> Iterator[None]:
     """Only one supervisor per devnet. The kernel lets go of the lock when the process dies. Raises Locked."""
     layout.run.mkdir(parents=True, exist_ok=True)
     with layout.lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _take(file):
             file.seek(0)
             pid = file.read().strip()
             hint = f"quorix devnet status {layout.name}, or quorix devnet down {layout.name}"
@@ -52,12 +52,25 @@ def locked(layout: Layout) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        for name in ("ports.json", "ready.json"):  # of a run that was killed
+            (layout.run / name).unlink(missing_ok=True)
         try:
             yield
         finally:
             for name in ("ports.json", "ready.json", "processes.json"):
                 (layout.run / name).unlink(missing_ok=True)
             layout.lock.unlink(missing_ok=True)
+
+
+def _take(file: TextIO) -> bool:
+    """Take the lock; `devnet status`, which looks at it for a moment, is waited for."""
+    for _ in range(LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            time.sleep(LOCK_PAUSE_S)
+    return False
 
 
 def open_plan(layout: Layout, wanted: dict[str, Any], *, deterministic: bool) -> tuple[DevnetPlan, bool]:
