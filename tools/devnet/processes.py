@@ -47,11 +47,13 @@ def command(*words: str) -> list[str]:
 class Processes:
     """Starts and stops the children; `failed` is set, with the reason, when one ends for good by itself.
 
-    `on_change` is called after each start and restart.
+    `on_change` is called after each start and restart, `on_end` when a child ended by itself and will be restarted.
     """
 
-    def __init__(self, logs: Path, on_change: Callable[[], None] = lambda: None) -> None:
-        self.logs, self.on_change = logs, on_change
+    def __init__(
+        self, logs: Path, on_change: Callable[[], None] = lambda: None, on_end: Callable[[Child], None] = lambda child: None
+    ) -> None:
+        self.logs, self.on_change, self.on_end = logs, on_change, on_end
         self.children: list[Child] = []
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
@@ -87,6 +89,7 @@ class Processes:
                 return
             delay = RESTART_DELAYS_S[min(child.restarts, len(RESTART_DELAYS_S) - 1)]
             child.restarts += 1
+            self.on_end(child)
             await asyncio.sleep(delay)
             if not self._stopping:
                 await self._spawn(child)

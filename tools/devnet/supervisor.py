@@ -102,18 +102,20 @@ class Supervisor:
         self.tally = Tally()
         self.stop = asyncio.Event()
         self.stops = 0
+        self.status: Status | None = None
         self.started = time.monotonic()
 
     async def run(self) -> None:
         """Until Ctrl-C, SIGTERM, or a child that cannot go on. Raises Unreachable in the last case."""
         loop = asyncio.get_running_loop()
-        processes = Processes(self.layout.logs, lambda: self._write_table(processes))
+        processes = Processes(self.layout.logs, lambda: self._write_table(processes), self._ended)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signal, processes)
         chain = f"quorix-dev-{self.plan.seed}"
         members = cast(self.plan.seed, self.plan.nodes)
         banner(self.out, self.plan, self.ports, members, chain, version("quorix"), self.full)
         with Status(self.out, self.plan.neurons, self.tally) as status:
+            self.status = status
             follow = None
             try:
                 await self._start(processes)
@@ -187,6 +189,14 @@ class Supervisor:
 
     def _line(self, line: dict[str, Any]) -> None:
         self.tally.note(line)
+
+    def _ended(self, child: Child) -> None:
+        """A child ended by itself and is started again: say so, since nothing else would."""
+        log = self.layout.logs / f"{child.name}.jsonl"
+        text = f"{child.name} ended with exit code {child.last_code} and is started again; its log is {log}"
+        self.tally.trouble = text
+        if self.status is not None:
+            self.status.say(text, restarts=child.restarts)
 
     # --- follow
 
