@@ -264,6 +264,12 @@ class Host:
         except Exception:
             return []
 
+    def forget(self, peer: ID) -> None:
+        """Drop what the library keeps of a peer that has left; it would keep it for ever."""
+        store = self.library.get_peerstore()
+        if peer != self.id and peer in store.peer_ids():
+            store.clear_peerdata(peer)
+
     def serve(self, protocol: str, handler: Callable[[ID, Any], Awaitable[None]]) -> None:
         """Handle inbound streams of a protocol with `handler(peer, stream)`; the stream is closed afterwards."""
 
@@ -354,7 +360,10 @@ class _Notifee:
 
     async def disconnected(self, _: Any, connection: Any) -> None:
         peer = connection.muxed_conn.peer_id
-        await self._host._disconnected(peer, not self._host.is_connected(peer))
+        last = not self._host.is_connected(peer)
+        if last:
+            self._host.forget(peer)
+        await self._host._disconnected(peer, last)
 
     async def opened_stream(self, *_: Any) -> None: ...
 

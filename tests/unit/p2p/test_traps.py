@@ -257,6 +257,7 @@ async def test_closed_inbound_connections_free_their_slots(peer, wait_until):
         await other.net.connect(hub.address)
         await other.net.stop()
         await wait_until(lambda: not hub.switch.sessions.connected())
+    assert hub.switch.host.library.get_peerstore().peer_ids() == [hub.switch.host.id], "what is kept of them grows"
 
 
 async def test_the_receive_window_holds(peer, wait_until):
