@@ -32,6 +32,7 @@ class Child:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     restart: bool = True
+    niceness: int = 0  # models yield to consensus where processors are few
     on_line: Callable[[dict[str, Any]], None] = lambda line: None
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
@@ -73,6 +74,7 @@ class Processes:
             child.process = await asyncio.create_subprocess_exec(
                 *child.command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=stderr,
                 env={**os.environ, **child.environment}, limit=MAX_LINE_BYTES,
+                preexec_fn=(lambda: os.nice(child.niceness) and None) if child.niceness else None,
             )
         self.on_change()
 

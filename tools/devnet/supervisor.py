@@ -31,6 +31,7 @@ from .processes import Child, Processes, command
 from .status import Status, Tally, banner
 
 NODES_START_S: Final = 30.0
+NICENESS: Final = 5
 NEURONS_START_S: Final = 600.0
 CLOCK_JUMP_MS: Final = 2_000
 ORPHAN_WAIT_S: Final = 15.0
@@ -101,6 +102,8 @@ class Supervisor:
         self.explorer, self.full, self.fresh = explorer, full, fresh
         self.tally = Tally()
         self.stop = asyncio.Event()
+        self.connected: set[str] = set()  # RPC addresses of nodes that reported their start
+        self.nodes_started = asyncio.Event()
         self.stops = 0
         self.status: Status | None = None
         self.started = time.monotonic()
@@ -116,25 +119,31 @@ class Supervisor:
         banner(self.out, self.plan, self.ports, members, chain, version("quorix"), self.full)
         with Status(self.out, self.plan.neurons, self.tally) as status:
             self.status = status
-            follow = None
+            tasks: list[asyncio.Task[Any]] = []
             try:
-                await self._start(processes)
-                follow = asyncio.create_task(self._follow(status))
+                await self._start_nodes(processes)
+                tasks = [asyncio.create_task(job) for job in (self._follow(status), self._start_market(processes))]
                 ended = asyncio.create_task(self.stop.wait())
-                waiting: set[asyncio.Future[Any]] = {ended, processes.failed, follow}
-                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                await self._until_over({ended, processes.failed, *tasks})
                 ended.cancel()
-                if processes.failed in done:
+                if processes.failed.done():
                     raise Unreachable(processes.failed.result(), hint="mend the cause and start again: nothing final is lost")
-                if follow in done:
-                    follow.result()
             finally:
-                if follow is not None:
-                    follow.cancel()
-                    await asyncio.gather(follow, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
                 status.say("stopping: gateway, neurons and validators, explorer, nodes")
                 await self._stop(processes)
         self.out.remark(f"stopped; the state of devnet {self.plan.name!r} is kept. `quorix devnet up` goes on from there.")
+
+    async def _until_over(self, waiting: set[asyncio.Future[Any]]) -> None:
+        """Until the stop, a child that failed for good, or a task of ours that failed, whose error is raised."""
+        while not self.stop.is_set():
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                failed = task.result()
+                if isinstance(failed, str):  # the reason why a child cannot go on
+                    return
 
     def _signal(self, processes: Processes) -> None:
         self.stops += 1
@@ -144,22 +153,27 @@ class Supervisor:
 
     # --- start
 
-    async def _start(self, processes: Processes) -> None:
-        cache = prepare.cache_directory()
+    async def _start_nodes(self, processes: Processes) -> None:
         write_atomic(self.layout.run / "ports.json", json.dumps(self.ports.to_json()).encode())
         for child in self._nodes():
             await processes.start(child)
+
+    async def _start_market(self, processes: Processes) -> None:
+        """Everything but the nodes, once these are connected: a first block does not wait for models to load."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.nodes_started.wait(), NODES_START_S)
+        cache, one_thread = prepare.cache_directory(), {"OMP_NUM_THREADS": "1"}
         rpc = self.ports.url(self.ports.rpc(0))
         if self.plan.ai != "off":
             config = prepare.ai_config(self.layout, self.plan, self.ports, cache)
             host = [*command()[:1], "-m", "ai.serve.host", str(config)]
-            await processes.start(Child("ai", host, {"OMP_NUM_THREADS": "1"}, on_line=self._line))
+            await processes.start(Child("ai", host, one_thread, niceness=NICENESS, on_line=self._line))
             key = self.layout.root / "gateway" / "hotkey.key"
             gateway = command(
                 "gateway", "serve", "--rpc", rpc, "--key", str(key), "--state", str(self.layout.root / "gateway"),
                 "--host", self.ports.host, "--port", str(self.ports.gateway), "--cache", str(cache), "--follow-stdin",
             )
-            await processes.start(Child("gateway", gateway, {"OMP_NUM_THREADS": "1"}, on_line=self._line))
+            await processes.start(Child("gateway", gateway, one_thread, niceness=NICENESS, on_line=self._line))
         if self.explorer:
             explorer = command(
                 "explorer", "serve", "--rpc", rpc, "--host", self.ports.host, "--port", str(self.ports.explorer),
@@ -189,6 +203,10 @@ class Supervisor:
 
     def _line(self, line: dict[str, Any]) -> None:
         self.tally.note(line)
+        if line.get("event") == "started" and "role" in line:
+            self.connected.add(str(line.get("rpc")))
+            if len(self.connected) >= self.plan.nodes:
+                self.nodes_started.set()
 
     def _ended(self, child: Child) -> None:
         """A child ended by itself and is started again: say so, since nothing else would."""
