@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from .plan import DevnetPlan
 if TYPE_CHECKING:
     from rich.live import Live
 
+TRAINING_LINE_S = 5.0
 KEYS_WARNING = "these keys are public: never use them elsewhere"
 
 
@@ -99,6 +101,7 @@ class Status:
         self.head: NewHead | None = None
         self.subnets: list[SubnetRecord] = []
         self._live: Live | None = None
+        self._told = float("-inf")
 
     def __enter__(self) -> Status:
         if self.tty:
@@ -132,8 +135,11 @@ class Status:
         self.draw()
 
     def draw(self) -> None:
-        """Renew the live area."""
+        """Renew the live area; on a pipe, a line now and then about the training of models."""
         if self._live is None:
+            if self.tally.training and not self.tty and time.monotonic() - self._told > TRAINING_LINE_S:
+                self._told = time.monotonic()
+                self.out.line({"event": "training", "models": dict(sorted(self.tally.training.items()))})
             return
         lines = [self._head_line()]
         missing = [n for n in self.neurons if n not in self.tally.ready]
