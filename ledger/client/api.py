@@ -221,7 +221,7 @@ class ChainApi(Protocol):
     # --- admin socket only
 
     async def dev_seal(self, count: int = 1) -> int:
-        """Make blocks now (manual or instant sealing); returns the new height."""
+        """Make blocks now (manual sealing); returns the new height."""
         ...
 
     async def admin_shutdown(self) -> None:

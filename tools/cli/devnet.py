@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from ledger.errors import Error, NotFound, Timeout, UsageError
+from ledger.errors import Error, Locked, NotFound, Timeout, UsageError
 from tools.cli.main import Noun, Settings
 from tools.cli.output import Output, format_amount
 from tools.devnet.layout import DEFAULT_BASE, Layout, Ports, all_devnets, home_directory
@@ -66,6 +66,10 @@ def up_command(
 
 def _detach(settings: Settings, layout: Layout, out: Output) -> None:
     """Start the same command in the background and wait for its ready file."""
+    running = supervisor_pid(layout)
+    if running is not None:
+        raise Locked(f"devnet {layout.name!r} runs already (process {running})", hint=f"quorix devnet status {layout.name}")
+    (layout.run / "ready.json").unlink(missing_ok=True)  # of a run that was killed
     words = [word for word in sys.argv[1:] if word != "--detach"]
     layout.logs.mkdir(parents=True, exist_ok=True)
     log = layout.logs / "supervisor.log"

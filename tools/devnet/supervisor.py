@@ -262,12 +262,22 @@ class Supervisor:
         self.tally.earned_rao = earned
 
     async def _announce_ready(self, status: Status, height: int) -> None:
-        """Once: all neurons answer. `up --detach` waits for the file."""
+        """Once: all neurons answer, explorer and gateway can be reached. `up --detach` waits for the file."""
         path = self.layout.run / "ready.json"
-        if not path.exists() and set(self.plan.neurons) <= self.tally.ready:
+        if not path.exists() and set(self.plan.neurons) <= self.tally.ready and await self._doors_open():
             seconds = round(time.monotonic() - self.started, 1)
             write_atomic(path, json.dumps({"height": height, "seconds": seconds}).encode())
             status.say(f"ready after {seconds} s: {len(self.plan.neurons)} neurons answer", seconds=seconds, ready=True)
+
+    async def _doors_open(self) -> bool:
+        doors = [self.ports.explorer] * self.explorer + [self.ports.gateway] * (self.plan.ai != "off")
+        for port in doors:
+            try:
+                _, writer = await asyncio.open_connection(self.ports.host, port)
+            except OSError:
+                return False
+            writer.close()
+        return True
 
     async def _draw(self, status: Status) -> None:
         while True:

@@ -296,9 +296,10 @@ class Node:
             raise InvariantBroken(f"the audit of block {height} found: {'; '.join(violations[:5])}")
 
     async def seal(self, count: int) -> int:
-        """Make blocks now. Raises UsageError where blocks are made at intervals."""
-        if self.chain.params.seal == "interval":
-            raise UsageError("this chain makes blocks at intervals", hint="start the devnet with --block-time manual")
+        """Make blocks now. Raises UsageError where blocks are made at intervals, or when there is something to put in."""
+        if self.chain.params.seal != "manual":
+            when = "at intervals" if self.chain.params.seal == "interval" else "as soon as there is a transaction"
+            raise UsageError(f"this chain makes blocks {when}", hint="start the devnet with --nodes 1 --block-time manual")
         if not 1 <= count <= MAX_SEAL:
             raise UsageError(f"{count} blocks at once; 1 to {MAX_SEAL} are possible")
         if not self.shell.booted:

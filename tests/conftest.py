@@ -1,0 +1,92 @@
+"""What all tests share: a watch on slow tests, and one real devnet for the tests that look at a running market.
+
+A test that takes more than 20 seconds without the mark `slow` or `long` fails the run: a suite that is slow is not run.
+The ten slowest are printed. `QUORIX_TEST_LIMIT_S` sets another limit for a machine that is busy with something else.
+
+Tests that use the fixture `devnet` form one group: with pytest-xdist one worker gets them all, so that only one devnet
+runs however many workers there are. Trained models are kept in QUORIX_CACHE, or for this run in its temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.devnets import Devnet
+from tests.devnets import devnet as running_devnet
+
+LIMIT_S = 20.0
+SHOWN = 10
+ALLOWED = ("slow", "long")
+SHARED = "devnet"  # name of the fixture and of the group
+
+
+class SlowTests:
+    """Notes how long tests take. Lives in the process that prints the summary."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self.took: list[tuple[float, str]] = []
+        self.offenders: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call":
+            return
+        self.took.append((report.duration, report.nodeid))
+        if report.duration > self.limit_s and not any(mark in report.keywords for mark in ALLOWED):
+            self.offenders.append(f"{report.nodeid}: {report.duration:.1f} s")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.offenders and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        slowest = sorted(self.took, reverse=True)[:SHOWN]
+        if slowest and slowest[0][0] >= 1.0:
+            terminalreporter.section("slowest tests")
+            for seconds, name in slowest:
+                terminalreporter.line(f"{seconds:6.1f} s  {name}")
+        if self.offenders:
+            terminalreporter.section(f"tests over {self.limit_s:g} s without the mark slow or long", red=True)
+            for offender in self.offenders:
+                terminalreporter.line(offender)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        return
+    config.pluginmanager.register(SlowTests(float(os.environ.get("QUORIX_TEST_LIMIT_S", LIMIT_S))), "slow-tests")
+    if config.getoption("dist", "no") == "load":  # what -n means unless --dist says something else
+        config.option.dist = "loadgroup"
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if SHARED in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.xdist_group(SHARED))
+
+
+@pytest.fixture(scope="session")
+def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where trained models are kept: shared by all workers of this run."""
+    given = os.environ.get("QUORIX_CACHE")
+    if given:
+        return Path(given)
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return root / "cache"
+
+
+@pytest.fixture(scope="session")
+def devnet(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Iterator[Devnet]:
+    """The running market: four authorities, 250 ms blocks, five small neurons, three validators, explorer and gateway.
+
+    Its cast is `cabal`: validator 2 votes for its own miner, so that there is something to clip.
+    """
+    home = tmp_path_factory.mktemp("home")
+    with running_devnet(home, model_cache, "--ai", "tiny", "--block-time", "250ms", "--cast", "cabal") as net:
+        net.wait_ready()
+        yield net
