@@ -19,8 +19,8 @@ help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
 
 check-python:
-	@$(PYTHON) -c 'import sys; ok = sys.implementation.name == "cpython" and sys.version_info[:2] in ((3,11),(3,12),(3,13)); \
-	sys.exit(0 if ok else "Quorix needs CPython 3.11, 3.12 or 3.13, and this is %s %s. Name one: make PYTHON=python3.11" % (sys.implementation.name, sys.version.split()[0]))'
+	@$(PYTHON) -c 'import sys; ok = sys.implementation.name == "cpython" and sys.version_info[:2] in ((3,11),(3,12)); \
+	sys.exit(0 if ok else "Quorix needs CPython 3.11 or 3.12 (LevelDB has no wheel for later ones yet), and this is %s %s. Name one: make PYTHON=python3.11" % (sys.implementation.name, sys.version.split()[0]))'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python has no venv module; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
 
 $(VENV)/.base: requirements.lock requirements-build.lock pyproject.toml | check-python
