@@ -152,12 +152,13 @@ class Explanation:
         self.out.table("6. bonds x incentive -> dividends", columns, rows, right=columns[1:])
 
     def _pay(self) -> None:
-        server, validator = self.values("server_rao"), self.values("validator_rao")
+        paid = self.trace["paid"]
+        pots = [[int(value) for value in paid[pot]] for pot in ("server_rao", "validator_rao", "root_rao")]
         rows: list[tuple[Any, ...]] = [
-            (self.name(i), format_amount(server[i]), format_amount(validator[i]), format_amount(server[i] + validator[i]))
-            for i in self.uids if server[i] or validator[i]
+            (self.name(i), *(format_amount(pot[i]) for pot in pots), format_amount(sum(pot[i] for pot in pots)))
+            for i in self.uids if any(pot[i] for pot in pots)
         ]
-        columns = ("neuron", "for answers", "for judging", "together")
-        total = sum(server) + sum(validator)
+        columns = ("neuron", "for answers", "for judging", "for root stake", "together")
+        owner, total = int(paid["owner_rao"]), sum(sum(pot) for pot in pots)
         self.out.table("7. pay by largest remainder", columns, rows, right=columns[1:])
-        self.out.remark(f"   paid {format_amount(total)} of {format_amount(int(self.trace['emission_rao']))}")
+        self.out.remark(f"   paid {format_amount(total)} and {format_amount(owner)} to the subnet's owner")
