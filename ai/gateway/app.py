@@ -1,425 +1,300 @@
-"""The gateway: an OpenAI-compatible HTTP API in front of the market.
+"""The gateway's OpenAI-compatible HTTP API.
 
-    GET  /v1/models, /v1/models/{id}          net/moe, net/NETUID/moe, net/NAME
+    GET  /v1/models, /v1/models/{id}          net/moe, net/NETUID/moe, net/NAME, net/HOTKEY
     POST /v1/completions, /v1/chat/completions, streamed or whole; one token is one byte
     GET  /v1/receipts/{id}                    a receipt with its Merkle proof
     GET  /healthz, /readyz, /metrics
 
 A reply names the receipts it rests on: whole in the header `x-quorix-receipts` and the field `quorix`, streamed in the
-last chunk. The gateway signs with a hotkey of its own, registered on each subnet; once an epoch the root of its receipts
-goes on chain.
+last chunk. An error has the form of OpenAI's. What could not be finished is given as far as it came, with finish reason
+`length` and the cause in `quorix.truncated`; where nothing came it is 503, before a streamed reply begins too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import codecs
-import contextlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from pathlib import Path
-from random import Random, SystemRandom
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from ai.receipts import ReceiptStore
-from ai.serve.client import NeuronClient
-from ai.serve.clock import wall_ms
-from ledger.client.api import ChainApi
-from ledger.client.calls import Wallet
-from ledger.client.keys import decode_address
-from ledger.crypto import KeyPair
-from ledger.errors import Error, NotFound, Rejected, Unreachable
+from ledger.errors import Error, NotFound, Unreachable
 
-from .generate import Generation, Trail
-from .market import Expert, Market
+from .gateway import Gateway, Running
+from .generate import Trail
 from .openai import ApiError, Request, chunk, completion, model_record, parse_request, usage
-from .usage import FREE_UNITS_A_DAY, Usage
+from .text import TextCutter
 
 MAX_BODY_BYTES: Final = 64 * 1024
 BODY_TIMEOUT_S: Final = 10.0
-MAX_IN_FLIGHT: Final = 8
-MAX_WAITING: Final = 32
-REQUEST_TIMEOUT_S: Final = 60.0
-CALIBRATE_EVERY_S: Final = 12.0
-CALIBRATE_FAST: Final = 8  # the first measurements come quickly: a gate needs some hundred rows
-REFRESH_EVERY_S: Final = 2.0
+MAX_IDS_IN_HEADER: Final = 32
+CLIENT_CLOSED: Final = 499
+
+T = TypeVar("T")
+Handler = Callable[[HttpRequest], Awaitable[Response]]
 
 
-@dataclass
-class GatewayConfig:
-    """`api_keys`: if not empty, a Bearer key among them is required."""
+def build_app(gateway: Gateway) -> Starlette:
+    """The ASGI application; the caller starts and closes the gateway."""
+    api = _Api(gateway)
+    routes = [
+        Route("/v1/models", api.guarded(api.models)),
+        Route("/v1/models/{name:path}", api.guarded(api.one_model)),
+        Route("/v1/completions", api.guarded(api.completions), methods=["POST"]),
+        Route("/v1/chat/completions", api.guarded(api.chat), methods=["POST"]),
+        Route("/v1/receipts/{id}", api.guarded(api.receipt)),
+        Route("/healthz", api.guarded(api.health)),
+        Route("/readyz", api.guarded(api.ready)),
+        Route("/metrics", api.guarded(api.metrics)),
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
 
-    key: KeyPair
-    home: Path
-    api_keys: frozenset[str] = frozenset()
-    seed: int | None = None
-    hosts: frozenset[str] = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
+class _Api:
+    """The endpoints."""
 
-class Gateway:
-    """State of the process: the market, the receipts, the counters."""
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
 
-    def __init__(self, config: GatewayConfig, api: ChainApi, texts: dict[str, bytes], report: Callable[[dict[str, Any]], None]):
-        self.config, self.api, self.texts, self.report = config, api, texts, report
-        self.random: Random = SystemRandom() if config.seed is None else Random(config.seed)
-        self.receipts = ReceiptStore(config.home / "receipts", clock=wall_ms)
-        self.usage = Usage(config.home / "usage.db")
-        self.wallet = Wallet(api, config.key)
-        self.places = asyncio.Semaphore(MAX_IN_FLIGHT)
-        self.waiting = 0
-        self.served = self.usage.total_requests()
-        self.failed = 0
-        self.created = int(time.time())
-        self.rooted: dict[int, int] = {}
-        self.market: Market | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+    def guarded(self, handler: Handler) -> Handler:
+        """Checks the Host header (against DNS rebinding) and turns every failure into an error body."""
 
-    async def start(self) -> None:
-        """Connect to the chain and begin to follow it; raises Unreachable if the node does not answer."""
-        properties = await self.api.system_properties()
-        epochs: dict[int, int] = {}
-        client = NeuronClient(
-            self.config.key, properties.genesis_hash, receipts=self.receipts, epoch_of=lambda netuid: epochs.get(netuid, 0),
-            allow_private=properties.allow_private, allow_clear=properties.devnet,
-        )
-        self.market = Market(self.api, client, self.texts, self.random, epochs)
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._measure())]
+        async def endpoint(http: HttpRequest) -> Response:
+            try:
+                self._check_host(http.headers.get("host", ""))
+                return await handler(http)
+            except ApiError as error:
+                return _error(error)
+            except NotFound as error:
+                return _error(ApiError(404, error.cause, code="not_found"))
+            except Unreachable as error:
+                return _error(ApiError(503, error.cause, kind="server_error", code="unavailable", retry_after_s=2))
+            except Error as error:
+                return _error(ApiError(502, error.cause, kind="server_error", code=error.name))
+            except ClientDisconnect:
+                return Response(status_code=CLIENT_CLOSED)
+            except Exception as error:
+                self.gateway.report({"event": "trouble", "error": "Bug", "cause": f"{type(error).__name__}: {error}"})
+                return _error(ApiError(500, "the gateway made a mistake", kind="server_error", code="internal"))
 
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.market is not None:
-            await self.market.client.close()
-        self.receipts.close()
-        self.usage.close()
+        return endpoint
 
-    async def _follow(self) -> None:
-        """Keep the market's picture fresh and put receipt roots on chain."""
-        assert self.market is not None
-        while True:
-            with contextlib.suppress(Error):
-                await self.market.refresh()
-                for netuid, epoch in self.market.epochs.items():
-                    await self._commit_root(netuid, epoch - 1)
-            await asyncio.sleep(REFRESH_EVERY_S)
+    def _check_host(self, host: str) -> None:
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if name.lower() not in self.gateway.config.hosts:
+            raise ApiError(403, f"this gateway is not called {name[:64]!r}", kind="permission_error", code="unknown_host")
 
-    async def _measure(self) -> None:
-        assert self.market is not None
-        while True:
-            for netuid in list(self.market.epochs):
-                with contextlib.suppress(Error):
-                    await self.market.calibrate(netuid, self.report)
-            fast = self.market.measurements < CALIBRATE_FAST
-            await asyncio.sleep(1.0 if fast else CALIBRATE_EVERY_S)
+    def _admit(self, http: HttpRequest) -> str:
+        return self.gateway.admit(http.headers.get("authorization", ""))
 
-    async def _commit_root(self, netuid: int, epoch: int) -> None:
-        if epoch < 0 or self.rooted.get(netuid, -1) >= epoch:
-            return
-        root, count = self.receipts.root(netuid, epoch)
-        if count:
-            with contextlib.suppress(Rejected):  # committed before a restart, or not registered here
-                await self.wallet.submit("serving.commit_receipts", netuid=netuid, epoch=epoch, root=root, count=count)
-        self.rooted[netuid] = epoch
+    async def models(self, http: HttpRequest) -> Response:
+        self._admit(http)
+        data = [model_record(name, self.gateway.created) for name in self.gateway.models()]
+        return JSONResponse({"object": "list", "data": data})
 
-    # --- models
+    async def one_model(self, http: HttpRequest) -> Response:
+        self._admit(http)
+        name = http.path_params["name"]
+        self.gateway.resolve(name)
+        return JSONResponse(model_record(name, self.gateway.created))
 
-    def models(self) -> list[str]:
-        assert self.market is not None
-        experts = self.market.serving()
-        netuids = sorted({netuid for e in experts for netuid in e.trust})
-        return ["net/moe", *(f"net/{n}/moe" for n in netuids), *(f"net/{e.name}" for e in experts)]
+    async def completions(self, http: HttpRequest) -> Response:
+        return await self._complete(http, chat=False)
 
-    def resolve(self, model: str) -> tuple[int | None, Expert | None]:
-        """(subnet or None for all, the one expert or None). Raises ApiError 404."""
-        assert self.market is not None
-        parts = model.split("/")
-        if parts[0] == "net":
-            if parts[1:] == ["moe"]:
-                return None, None
-            if len(parts) == 3 and parts[2] == "moe" and parts[1].isdecimal() and int(parts[1]) in self.market.epochs:
-                return int(parts[1]), None
-            if len(parts) == 2:
-                for expert in self.market.serving():
-                    if parts[1] in (expert.name, expert.hotkey.hex()) or _is_address(parts[1], expert.hotkey):
-                        return None, expert
-        message = f"the model {model!r} does not exist; see /v1/models"
-        raise ApiError(404, message, param="model", code="model_not_found")
+    async def chat(self, http: HttpRequest) -> Response:
+        return await self._complete(http, chat=True)
 
-    # --- requests
-
-    def admit(self, http: HttpRequest) -> str:
-        """The caller's name. Raises ApiError 401 or 429."""
-        header = http.headers.get("authorization", "")
-        key = header[7:] if header.startswith("Bearer ") else None
-        if self.config.api_keys and key not in self.config.api_keys:
-            raise ApiError(401, "a valid API key is required", kind="authentication_error", code="invalid_api_key")
-        caller = self.usage.caller(key if self.config.api_keys else None)
-        if self.config.api_keys and self.usage.units_today(caller, wall_ms()) > FREE_UNITS_A_DAY:
-            raise ApiError(429, "the day's quota is used up", kind="insufficient_quota", retry_after_s=3600)
-        return caller
-
-    @contextlib.asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """One of the places for running requests; a bounded number waits. Raises ApiError 429."""
-        if self.waiting >= MAX_WAITING:
-            raise ApiError(429, "the gateway is busy", kind="rate_limit_error", code="busy", retry_after_s=1)
-        self.waiting += 1
+    async def _complete(self, http: HttpRequest, *, chat: bool) -> Response:
+        caller = self._admit(http)
+        request = parse_request(await read_json(http), chat=chat, default_seed=secrets.randbits(32))
+        reply = _Reply(request, self.gateway.run(caller, request))
         try:
-            await self.places.acquire()
-        finally:
-            self.waiting -= 1
-        try:
-            yield
-        finally:
-            self.places.release()
+            first = await unless_disconnected(http, reply.running.first())
+            if request.stream:
+                return EventStream(reply.events(first), reply.running)
+            return await unless_disconnected(http, reply.whole(first))
+        except BaseException:
+            reply.running.cancel()
+            raise
 
-    def settle(self, caller: str, request: Request, trail: Trail) -> None:
-        self.served += 1
-        self.usage.add(caller, len(request.prompt) + trail.units, wall_ms())
-        self.report({
-            "event": "query", "served": self.served, "model": request.model, "experts": sorted(trail.experts),
-            "receipts": len(trail.receipts), "units": trail.units,
+    async def receipt(self, http: HttpRequest) -> Response:
+        self._admit(http)
+        try:
+            open_id = bytes.fromhex(http.path_params["id"].removeprefix("0x"))
+        except ValueError:
+            open_id = b""
+        if len(open_id) != 32:
+            raise ApiError(400, "a receipt's id is 64 hex digits", param="id")
+        proof, on_chain = await self.gateway.prove(open_id)
+        return JSONResponse({
+            "id": open_id.hex(), "hotkey": self.gateway.config.key.public.hex(), "netuid": proof.netuid, "epoch": proof.epoch,
+            "index": proof.index, "count": proof.count, "root": proof.root.hex(), "receipt": proof.receipt.hex(),
+            "path": [step.hex() for step in proof.path], "holds": proof.holds(), "on_chain": on_chain,
         })
 
-    def extra(self, trail: Trail) -> dict[str, Any]:
-        """What a reply says about its making."""
-        routes = [
-            [{"expert": r.name, "gate": round(r.gate, 4), "trust": round(r.trust, 4), "score": round(r.score, 4),
-              "chosen": r.chosen} for r in decision.reasons]
-            for decision in trail.decisions[:1]
-        ]
-        return {"receipts": trail.receipts, "experts": sorted(trail.experts), "route": routes[0] if routes else []}
+    async def health(self, _: HttpRequest) -> Response:
+        return JSONResponse({"ok": True, "served": self.gateway.served})
+
+    async def ready(self, _: HttpRequest) -> Response:
+        market = self.gateway.market
+        experts = len(market.available())
+        answer = {"ready": experts > 0, "experts": experts, "measurements": market.measurements}
+        return JSONResponse(answer, 200 if experts else 503)
+
+    async def metrics(self, _: HttpRequest) -> Response:
+        return PlainTextResponse(metrics_text(self.gateway), media_type="text/plain; version=0.0.4")
 
 
-def _is_address(text: str, hotkey: bytes) -> bool:
-    try:
-        return decode_address(text) == hotkey
-    except Error:
-        return False
+# --- requests ----------------------------------------------------------------------------------------------------
 
 
-# --- HTTP --------------------------------------------------------------------------------------------------------
-
-
-async def _read_json(http: HttpRequest) -> Any:
-    """The body, bounded in size and time. Raises ApiError."""
-    if not http.headers.get("content-type", "").startswith("application/json"):
-        raise ApiError(415, "send application/json")
-    if http.headers.get("content-encoding", "identity") != "identity":
-        raise ApiError(415, "send the body without content-encoding")
+async def read_json(http: HttpRequest) -> Any:
+    """The body, bounded in size and time. Raises ApiError 400, 408, 413, 415."""
+    kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" or http.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "send application/json without content-encoding", code="unsupported_media_type")
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for part in http.stream():
                 body += part
                 if len(body) > MAX_BODY_BYTES:
-                    raise ApiError(413, f"the body has more than {MAX_BODY_BYTES} bytes")
+                    raise ApiError(413, f"the body has more than {MAX_BODY_BYTES} bytes", code="too_large")
     except TimeoutError:
-        raise ApiError(408, "the body did not arrive in time") from None
+        raise ApiError(408, "the body did not arrive in time", code="timeout") from None
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
         raise ApiError(400, "the body is not JSON") from None
 
 
+async def unless_disconnected(http: HttpRequest, work: Awaitable[T]) -> T:
+    """What `work` yields. Raises ClientDisconnect, with `work` cancelled, where the caller goes away before."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(http))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _disconnected(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+# --- replies -----------------------------------------------------------------------------------------------------
+
+
+class _Reply:
+    """What is made of the bytes of a running request."""
+
+    def __init__(self, request: Request, running: Running) -> None:
+        self.request, self.running = request, running
+        self.name = ("chatcmpl-" if request.chat else "cmpl-") + secrets.token_hex(12)
+        self.created = int(time.time())
+        self._cutter = TextCutter(request.sampling.stops)
+
+    async def whole(self, first: int) -> Response:
+        text = self._cutter.feed(first)
+        async for byte in self.running.rest():
+            text += self._cutter.feed(byte)
+        text += self._cutter.finish()
+        trail = self.running.trail
+        body = completion(self.request, self.name, self.created, text, trail.finish, self._usage())
+        body["quorix"] = made_of(trail)
+        return JSONResponse(body, headers={"x-quorix-receipts": ",".join(trail.receipts[:MAX_IDS_IN_HEADER])})
+
+    async def events(self, first: int) -> AsyncIterator[bytes]:
+        """Server-sent events."""
+        if self.request.chat:
+            yield self._event("", first=True)
+        text = self._cutter.feed(first)
+        if text:
+            yield self._event(text)
+        async for byte in self.running.rest():
+            text = self._cutter.feed(byte)
+            if text:
+                yield self._event(text)
+        text, trail = self._cutter.finish(), self.running.trail
+        if text:
+            yield self._event(text)
+        yield self._event(None, finish=trail.finish, quorix=made_of(trail))
+        if self.request.include_usage:
+            yield self._event(None, usage=self._usage())
+        yield b"data: [DONE]\n\n"
+
+    def _usage(self) -> dict[str, int]:
+        return usage(len(self.request.prompt), self._cutter.units)
+
+    def _event(self, text: str | None, **extra: Any) -> bytes:
+        value = chunk(self.request, self.name, self.created, text, **extra)
+        return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
+
+
+class EventStream(StreamingResponse):
+    """A streamed reply; whatever ends it ends the request."""
+
+    def __init__(self, events: AsyncIterator[bytes], running: Running) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._running = running
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._running.cancel()
+
+
+def made_of(trail: Trail) -> dict[str, Any]:
+    """What a reply says about its making: receipts, experts, the first routing, and why it was cut short if it was."""
+    route = [
+        {"expert": r.name, "gate": round(r.gate, 4), "trust": round(r.trust, 4), "score": round(r.score, 4), "chosen": r.chosen}
+        for decision in trail.decisions[:1] for r in decision.reasons
+    ]  # fmt: skip
+    made = {"receipts": trail.receipts, "experts": sorted(trail.experts), "route": route}
+    return made | {"truncated": trail.truncated} if trail.truncated else made
+
+
 def _error(error: ApiError) -> JSONResponse:
     headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
     return JSONResponse(error.body(), error.status, headers)
 
 
-def build_app(gateway: Gateway) -> Starlette:
-    """The ASGI application; the caller starts and closes the gateway."""
-
-    def guarded(handler: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-        async def endpoint(http: HttpRequest) -> Response:
-            try:
-                host = http.headers.get("host", "")
-                name = host if host.endswith("]") else host.rsplit(":", 1)[0]
-                if name not in gateway.config.hosts:  # against DNS rebinding
-                    raise ApiError(403, f"this gateway does not serve the host {name[:64]!r}")
-                response: Response = await handler(http)
-                return response
-            except ApiError as error:
-                gateway.failed += error.status >= 500
-                return _error(error)
-            except (Unreachable, NotFound) as error:
-                gateway.failed += 1
-                status = 404 if isinstance(error, NotFound) else 503
-                return _error(ApiError(status, error.cause, kind="server_error", retry_after_s=2))
-            except ClientDisconnect:
-                return Response(status_code=499)
-
-        return endpoint
-
-    async def models(http: HttpRequest) -> Response:
-        gateway.admit(http)
-        data = [model_record(name, gateway.created) for name in gateway.models()]
-        return JSONResponse({"object": "list", "data": data})
-
-    async def one_model(http: HttpRequest) -> Response:
-        gateway.admit(http)
-        name = http.path_params["name"]
-        gateway.resolve(name)
-        return JSONResponse(model_record(name, gateway.created))
-
-    async def completions(http: HttpRequest) -> Response:
-        return await _complete(gateway, http, chat=False)
-
-    async def chat(http: HttpRequest) -> Response:
-        return await _complete(gateway, http, chat=True)
-
-    async def receipt(http: HttpRequest) -> Response:
-        text = http.path_params["id"]
-        try:
-            open_id = bytes.fromhex(text.removeprefix("0x"))
-        except ValueError:
-            raise ApiError(400, "a receipt id is hex", param="id") from None
-        proof = gateway.receipts.prove(open_id)
-        return JSONResponse({
-            "id": open_id.hex(), "hotkey": gateway.config.key.public.hex(), "netuid": proof.netuid, "epoch": proof.epoch,
-            "index": proof.index, "count": proof.count, "root": proof.root.hex(), "receipt": proof.receipt.hex(),
-            "path": [step.hex() for step in proof.path], "holds": proof.holds(),
-        })
-
-    async def health(_: HttpRequest) -> Response:
-        return JSONResponse({"ok": True, "served": gateway.served})
-
-    async def ready(_: HttpRequest) -> Response:
-        market = gateway.market
-        serving = 0 if market is None else len(market.serving())
-        answer = {"ready": serving > 0, "experts": serving, "measurements": 0 if market is None else market.measurements}
-        return JSONResponse(answer, 200 if serving else 503)
-
-    async def metrics(_: HttpRequest) -> Response:
-        return PlainTextResponse(_metrics(gateway), media_type="text/plain; version=0.0.4")
-
-    return Starlette(routes=[
-        Route("/v1/models", guarded(models)),
-        Route("/v1/models/{name:path}", guarded(one_model)),
-        Route("/v1/completions", guarded(completions), methods=["POST"]),
-        Route("/v1/chat/completions", guarded(chat), methods=["POST"]),
-        Route("/v1/receipts/{id}", guarded(receipt)),
-        Route("/healthz", guarded(health)),
-        Route("/readyz", guarded(ready)),
-        Route("/metrics", guarded(metrics)),
-    ])
+async def _no_route(_: HttpRequest, error: Exception) -> Response:
+    """What Starlette refuses itself: an unknown path, a method that is not allowed there."""
+    assert isinstance(error, HTTPException)
+    reply = _error(ApiError(error.status_code, str(error.detail), code="not_found" if error.status_code == 404 else None))
+    reply.headers.update(error.headers or {})
+    return reply
 
 
-async def _complete(gateway: Gateway, http: HttpRequest, *, chat: bool) -> Response:
-    caller = gateway.admit(http)
-    request = parse_request(await _read_json(http), chat=chat, default_seed=secrets.randbits(32))
-    netuid, only = gateway.resolve(request.model)
-    assert gateway.market is not None
-    generation = Generation(gateway.market, request.prompt, request.sampling, netuid, only)
-    name, created = ("chatcmpl-" if chat else "cmpl-") + secrets.token_hex(12), int(time.time())
-    if request.stream:
-        first = await _first_byte(gateway, generation)
-        events = _stream(gateway, request, generation, first, caller, name, created)
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
-    async with gateway.place():
-        written = bytearray()
-        async with asyncio.timeout(REQUEST_TIMEOUT_S):
-            async for byte in generation.run():
-                written.append(byte)
-    text = _without_stop(written, request).decode("utf-8", "replace")
-    gateway.settle(caller, request, generation.trail)
-    body = completion(request, name, created, text, generation.trail.finish, usage(len(request.prompt), len(written)))
-    body["quorix"] = gateway.extra(generation.trail)
-    return JSONResponse(body, headers={"x-quorix-receipts": ",".join(generation.trail.receipts)})
-
-
-def _without_stop(written: bytearray, request: Request) -> bytes:
-    for stop in request.sampling.stops:
-        if written.endswith(stop):
-            return bytes(written[: -len(stop)])
-    return bytes(written)
-
-
-@dataclass
-class _Started:
-    """A stream whose first byte is there; until then an error can still be an HTTP status."""
-
-    run: AsyncIterator[int]
-    first: int | None
-    exit: contextlib.AsyncExitStack
-
-
-async def _first_byte(gateway: Gateway, generation: Generation) -> _Started:
-    stack = contextlib.AsyncExitStack()
-    await stack.enter_async_context(gateway.place())
-    run = generation.run()
-    try:
-        return _Started(run, await anext(run), stack)
-    except StopAsyncIteration:
-        return _Started(run, None, stack)
-    except BaseException:
-        await stack.aclose()
-        raise
-
-
-async def _stream(
-    gateway: Gateway, request: Request, generation: Generation, started: _Started, caller: str, name: str, created: int
-) -> AsyncIterator[bytes]:
-    """Server-sent events. Text is held back as long as it could still become a stop sequence or a UTF-8 character."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    hold = max((len(stop) - 1 for stop in request.sampling.stops), default=0)
-    written, sent = bytearray(), 0
-    finish: str = "length"
-    try:
-        if request.chat:
-            yield _event(chunk(request, name, created, "", first=True))
-        if started.first is not None:
-            written.append(started.first)
-        try:
-            async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                async for byte in started.run:
-                    text = decoder.decode(bytes(written[sent : max(sent, len(written) - hold)]))
-                    sent = max(sent, len(written) - hold)
-                    if text:
-                        yield _event(chunk(request, name, created, text))
-                    written.append(byte)
-            finish = generation.trail.finish
-        except (Unreachable, TimeoutError):
-            finish = "length"  # what was streamed is all there is
-        kept = _without_stop(written, request)
-        text = decoder.decode(kept[sent:], final=True)
-        if text:
-            yield _event(chunk(request, name, created, text))
-        yield _event(chunk(request, name, created, None, finish=finish, quorix=gateway.extra(generation.trail)))
-        if request.include_usage:
-            yield _event(chunk(request, name, created, None, usage=usage(len(request.prompt), len(written))))
-        yield b"data: [DONE]\n\n"
-        gateway.settle(caller, request, generation.trail)
-    finally:
-        await generation.close()
-        await started.exit.aclose()
-
-
-def _event(value: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
-
-
-def _metrics(gateway: Gateway) -> str:
+def metrics_text(gateway: Gateway) -> str:
     """Prometheus text of the gateway's counters."""
     from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
     registry = CollectorRegistry()
     Counter("quorix_ai_queries", "Queries answered", registry=registry).inc(gateway.served)
-    Counter("quorix_ai_query_failures", "Queries that failed", registry=registry).inc(gateway.failed)
-    experts = Gauge("quorix_ai_experts", "Neurons that serve", registry=registry)
-    experts.set(0 if gateway.market is None else len(gateway.market.serving()))
+    Counter("quorix_ai_query_failures", "Queries that got no answer", registry=registry).inc(gateway.failed)
+    Gauge("quorix_ai_queries_running", "Queries at work or waiting", registry=registry).set(len(gateway.running))
+    Gauge("quorix_ai_experts", "Neurons that answer", registry=registry).set(len(gateway.market.available()))
     latency = Gauge("quorix_ai_latency_seconds", "Smoothed time of an answer", ["expert"], registry=registry)
-    for expert in gateway.market.serving() if gateway.market is not None else []:
+    for expert in gateway.market.serving():
         latency.labels(expert.name).set(expert.latency_s)
     return generate_latest(registry).decode()

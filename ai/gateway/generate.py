@@ -1,60 +1,60 @@
 """Text from several experts: route, open sessions, mix their next-byte distributions, draw, repeat.
 
-    choose    the router picks the two best and the generalist; again every 16 bytes
+    choose    the router picks the two best and the generalist; again every 16 bytes, and when one was lost
     open      one lock-step session with each; its first answers cover the last bytes of the prompt, whose true
               continuation is known: they set the first weights of the mixture by Bayes' rule
     step      the drawn byte is sent to all, the next distributions come back; who is late is dropped
     close     each session ends with a receipt, signed by both sides; a reply names the receipts it rests on
+
+A session lasts as long as its expert stays chosen. However a request ends, all its sessions end with it: finished where
+it came to its end, cancelled where it was broken off.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random
+from time import monotonic
 from typing import Any, Final
 
 from ai.distribution import decode_distribution, decode_distributions
 from ai.judge.mixture import Floats, Mixture
+from ai.judge.probes import SESSION_TIMEOUT_MS
 from ai.models.model import Sampling, draw
+from ai.serve.client import ClientSession
 from ai.serve.methods import encode_appended, encode_prefixes
 from ledger.errors import Error, Unreachable
 
 from .market import Expert, Market
 from .router import Decision
+from .text import stop_length
 
 REGATE_BYTES: Final = 16
 SCORED_BYTES: Final = 12  # last bytes of the prompt that set the first weights
 CONTEXT_BYTES: Final = 128
 STEP_TIMEOUT_S: Final = 2.5
-GRACE_S: Final = 0.35  # how long the others are waited for once enough have answered
-ENOUGH_ANSWERS: Final = 2
-SESSION_TIMEOUT_MS: Final = 55_000
+GRACE_S: Final = 0.35  # how long the others are waited for once one has answered
+GRACE_FACTOR: Final = 3.0  # or so many times as long as that one took
+MORE_ROUTES: Final = 3
+CLOSING_TIMEOUT_S: Final = 1.0
+REWARD_OF_FAILURE: Final = 0.0
+
+FAILURES = (Error, TimeoutError, OSError)
 
 
 @dataclass
 class Trail:
-    """What a reply rests on."""
+    """What a reply rests on. `finish`: "stop", or "length" where `max_units` was reached or `truncated` says why not."""
 
     receipts: list[str] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     experts: set[str] = field(default_factory=set)
     units: int = 0
     finish: str = "length"
-
-
-@dataclass
-class _Voice:
-    """An expert with its open session."""
-
-    expert: Expert
-    session: Any
-    stack: AsyncExitStack
-    prompt_rows: Floats  # distributions at the scored bytes of the prompt, oldest first
-    answer: Floats
+    truncated: str = ""
 
 
 class Generation:
@@ -63,137 +63,207 @@ class Generation:
     def __init__(self, market: Market, prompt: bytes, sampling: Sampling, netuid: int | None, only: Expert | None) -> None:
         self.market, self.sampling, self.netuid, self.only = market, sampling, netuid, only
         self.text = bytearray(prompt or b"\n")
-        self.random = Random(sampling.seed)
-        self.mixture: Mixture | None = None
-        self.voices: dict[bytes, _Voice] = {}
         self.trail = Trail()
+        self._random = Random(sampling.seed)  # draws only: who is asked does not change what a seed draws
+        self._noise = Random(f"route {sampling.seed}")
+        self._noise_of: dict[bytes, float] = {}  # one exploring for the whole request
+        self._mixture: Mixture | None = None
+        self._voices: dict[bytes, _Voice] = {}
+        self._lost: set[bytes] = set()  # experts that failed during this request
 
-    async def run(self) -> AsyncIterator[int]:
-        """Bytes one by one. Raises Unreachable when no expert answers."""
-        written = bytearray()
+    async def run(self) -> AsyncGenerator[int, None]:
+        """Bytes one by one. Raises Unreachable when no expert answers. Close it (`aclosing`) if it is not exhausted."""
         try:
-            for index in range(self.sampling.max_units):
-                if index % REGATE_BYTES == 0:
-                    await self._route(self.sampling.max_units - index)
-                named = {key.hex(): v.answer for key, v in self.voices.items()}
-                if not named or self.mixture is None:
-                    raise Unreachable("no expert answers", hint="see the metagraph: which neurons serve?")
-                byte = draw(self.mixture.predict(named), self.sampling, self.random)
-                self.mixture.observe(byte, named)
-                self.text.append(byte)
-                written.append(byte)
-                self.trail.units += 1
+            written = 0
+            while written < self.sampling.max_units:
+                if written % REGATE_BYTES == 0 or self._someone_is_missing:
+                    await self._route(self.sampling.max_units - written)
+                    for _ in range(MORE_ROUTES):
+                        if not self._voices:  # all that were chosen failed: others may not
+                            await self._route(self.sampling.max_units - written)
+                byte = self._next_byte()
+                written += 1
                 yield byte
-                if any(stop and written.endswith(stop) for stop in self.sampling.stops):
+                if stop_length(self.text[-written:], self.sampling.stops):
                     self.trail.finish = "stop"
-                    return
-                if index + 1 < self.sampling.max_units:
+                    break
+                if written < self.sampling.max_units:
                     await self._step(byte)
+            await self._end(list(self._voices))
         finally:
-            await self.close()
+            for voice in self._voices.values():
+                await voice.cancel()
+            self._voices.clear()
+
+    def _next_byte(self) -> int:
+        answers = {key.hex(): voice.answer for key, voice in self._voices.items()}
+        if not answers or self._mixture is None:
+            raise Unreachable("no expert answers", hint="see the metagraph: which neurons serve?")
+        byte = draw(self._mixture.predict(answers), self.sampling, self._random)
+        self._mixture.observe(byte, answers)
+        self.text.append(byte)
+        self.trail.units += 1
+        return byte
 
     # --- routing
 
+    @property
+    def _someone_is_missing(self) -> bool:
+        """True after a loss, until the router has chosen again."""
+        return self._mixture is None or set(self._mixture.weights) != {key.hex() for key in self._voices}
+
     async def _route(self, remaining: int) -> None:
-        experts = {e.hotkey: e for e in ([self.only] if self.only else self.market.serving(self.netuid))}
-        candidates = [e.candidate(self.netuid) for e in experts.values()]
-        noise = [self.random.gauss(0.0, 1.0) for _ in candidates]
+        experts = {e.hotkey: e for e in self._askable()}
+        candidates = [e.candidate(self.netuid, own_sessions=e.hotkey in self._voices) for e in experts.values()]
+        noise = [self._noise_of.setdefault(key, self._noise.gauss(0.0, 1.0)) for key in experts]
         decision = self.market.router.choose(bytes(self.text), candidates, noise)
         self.trail.decisions.append(decision)
-        for key in [k for k in self.voices if k not in decision.weights]:
-            await self._end(self.voices.pop(key))
-        fresh = [experts[key] for key in decision.weights if key not in self.voices]
-        opened = await asyncio.gather(*(self._open(e, remaining) for e in fresh))
-        self.voices.update({v.expert.hotkey: v for v in opened if v is not None})
-        prior = {key.hex(): weight for key, weight in decision.weights.items() if key in self.voices}
-        if self.mixture is None:
-            self.mixture = Mixture.start(prior)
+        await self._end([key for key in self._voices if key not in decision.weights])
+        await self._open([experts[key] for key in decision.weights if key not in self._voices], remaining)
+        prior = {key.hex(): weight for key, weight in decision.weights.items() if key in self._voices}
+        if self._mixture is None:
+            self._mixture = Mixture.start(prior)
             self._learn_from_prompt()
-        elif set(prior) != set(self.mixture.weights):
-            self.mixture.rejoin(prior)
+        elif set(prior) != set(self._mixture.weights):
+            self._mixture.rejoin(prior)
 
-    async def _open(self, expert: Expert, remaining: int) -> _Voice | None:
-        """A session whose last window is the text so far; on the first routing also windows that end earlier."""
+    def _askable(self) -> list[Expert]:
+        """Who may be chosen: not those that failed in this request, nor those that rest unless all others failed."""
+        if self.only is not None:
+            return [] if self.only.hotkey in self._lost else [self.only]
+        known = [e for e in self.market.serving(self.netuid) if e.hotkey not in self._lost]
+        fit = {e.hotkey for e in self.market.available(self.netuid)} | set(self._voices)
+        return [e for e in known if e.hotkey in fit] or known
+
+    async def _open(self, experts: list[Expert], remaining: int) -> None:
+        """Sessions whose last window is the text so far; on the first routing also windows that end earlier."""
         text = bytes(self.text)
-        scored = min(SCORED_BYTES, len(text) - 1) if self.mixture is None else 0
+        scored = min(SCORED_BYTES, len(text) - 1) if self._mixture is None else 0
         prefixes = [text[max(0, end - CONTEXT_BYTES) : end] for end in range(len(text) - scored, len(text) + 1)]
-        stack, started = AsyncExitStack(), time.monotonic()
-        expert.in_flight += 1
-        try:
-            session = await stack.enter_async_context(self.market.client.session(
-                expert.address, "distribution", encode_prefixes(prefixes),
-                netuid=self.market.netuid_for(expert, self.netuid), max_asks=remaining, timeout_ms=SESSION_TIMEOUT_MS,
-                hops=self.random.randrange(2),
-            ))
-            payload = await asyncio.wait_for(session.answer(), STEP_TIMEOUT_S)
-            rows = decode_distributions(payload, len(prefixes))
-        except (Error, TimeoutError, OSError) as error:
-            expert.failures += 1
-            expert.in_flight -= 1
-            await stack.__aexit__(type(error), error, error.__traceback__)
-            return None
-        expert.measured(time.monotonic() - started)
-        self.trail.experts.add(expert.name)
-        return _Voice(expert, session, stack, rows[:-1], rows[-1])
+        voices = {e.hotkey: _Voice(self.market, e, self.market.netuid_for(e, self.netuid)) for e in experts}
+        self._voices |= voices  # from now on they are ended with everything else
+        hops = self.market.random.randrange(2)
+        answered = await _in_time({key: voice.open(prefixes, remaining, hops) for key, voice in voices.items()})
+        await self._lose([key for key in voices if key not in answered])
+        self.trail.experts |= {voices[key].expert.name for key in answered}
 
     def _learn_from_prompt(self) -> None:
         """Bayes' rule over the scored bytes of the prompt."""
-        assert self.mixture is not None
-        rows = {v.expert.hotkey.hex(): v.prompt_rows for v in self.voices.values()}
-        scored = min((len(r) for r in rows.values()), default=0)
-        for back in range(scored, 0, -1):
-            self.mixture.observe(self.text[-back], {key: r[len(r) - back] for key, r in rows.items()})
+        assert self._mixture is not None
+        rows = {key.hex(): voice.prompt_rows for key, voice in self._voices.items()}
+        for back in range(min((len(r) for r in rows.values()), default=0), 0, -1):
+            self._mixture.observe(self.text[-back], {key: r[len(r) - back] for key, r in rows.items()})
 
-    # --- stepping
+    # --- stepping and ending
 
     async def _step(self, byte: int) -> None:
         """Send the byte to all; take the answers that come in time."""
-        tasks = {asyncio.create_task(self._ask(v, byte)): key for key, v in self.voices.items()}
-        if not tasks:
-            return
-        done, late = await asyncio.wait(tasks, timeout=STEP_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-        enough = min(ENOUGH_ANSWERS, len(tasks))
-        deadline = time.monotonic() + STEP_TIMEOUT_S
-        while late and len(done) < enough and time.monotonic() < deadline:
-            more, late = await asyncio.wait(late, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
-            done |= more
-        if late:
-            more, late = await asyncio.wait(late, timeout=GRACE_S)
-            done |= more
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
-        for task, key in tasks.items():
-            if task in late or task.cancelled() or task.exception() is not None:
-                voice = self.voices.pop(key)
-                voice.expert.failures += 1
-                await self._end(voice, broken=True)
+        answered = await _in_time({key: voice.ask(byte) for key, voice in self._voices.items()})
+        await self._lose([key for key in self._voices if key not in answered])
 
-    async def _ask(self, voice: _Voice, byte: int) -> None:
-        # The windows over the prompt are done after the first answer; only the last one goes on.
-        appended = [b""] * len(voice.prompt_rows) + [bytes([byte])]
-        started = time.monotonic()
-        payload = await voice.session.ask(encode_appended(appended))
-        voice.answer = decode_distribution(payload)
-        voice.expert.measured(time.monotonic() - started)
+    async def _lose(self, keys: list[bytes]) -> None:
+        """Drop experts that failed or were late; the rest of the request goes on without them."""
+        for key in keys:
+            voice = self._voices.pop(key)
+            self._lost.add(key)
+            voice.expert.failed()
+            if self.trail.decisions:
+                self.market.router.reward(self.trail.decisions[-1].kind, key, REWARD_OF_FAILURE)
+            await voice.cancel()
 
-    # --- ending
+    async def _end(self, keys: list[bytes]) -> None:
+        """Finish sessions; their receipts are in the trail afterwards."""
+        ids = await asyncio.gather(*(self._voices[key].finish() for key in keys))
+        self.trail.receipts += [open_id for open_id in ids if open_id]
+        for key in keys:
+            del self._voices[key]
 
-    async def _end(self, voice: _Voice, *, broken: bool = False) -> None:
-        voice.expert.in_flight -= 1
+
+class _Voice:
+    """An expert and its session. `answer`: its distribution (256,) for the next byte."""
+
+    def __init__(self, market: Market, expert: Expert, netuid: int) -> None:
+        self.expert, self._market, self._netuid = expert, market, netuid
+        self._stack = AsyncExitStack()
+        self._session: ClientSession | None = None
+        self.prompt_rows: Floats  # distributions at the scored bytes of the prompt, oldest first
+        self.answer: Floats
+        expert.in_flight += 1
+        self._stack.callback(self._gone)
+
+    def _gone(self) -> None:
+        self.expert.in_flight -= 1
+
+    async def open(self, prefixes: list[bytes], remaining: int, hops: int) -> None:
+        """Open the session and take its first answer. Raises what the neuron or the way to it failed with."""
+        began = monotonic()
+        session = await self._stack.enter_async_context(self._market.client.session(
+            self.expert.address, "distribution", encode_prefixes(prefixes), netuid=self._netuid, max_asks=remaining,
+            timeout_ms=SESSION_TIMEOUT_MS, hops=hops,
+        ))
+        self._session = session
+        rows = decode_distributions(await session.answer(), len(prefixes))
+        self.prompt_rows, self.answer = rows[:-1], rows[-1]
+        self.expert.answered(monotonic() - began)
+
+    async def ask(self, byte: int) -> None:
+        """Tell the byte and take the next answer. The windows over the prompt are done since the first one."""
+        assert self._session is not None
+        began = monotonic()
+        appended = [b""] * len(self.prompt_rows) + [bytes([byte])]
+        self.answer = decode_distribution(await self._session.ask(encode_appended(appended)))
+        self.expert.answered(monotonic() - began)
+
+    async def finish(self) -> str:
+        """End the session in order; its receipt's id, or "" where the neuron gave none."""
         try:
-            if not broken:
-                settled = await asyncio.wait_for(voice.session.finish(), STEP_TIMEOUT_S)
-                self.trail.receipts.append(settled.open_id.hex())
-        except (Error, TimeoutError, OSError):
-            voice.expert.failures += 1
+            assert self._session is not None
+            async with asyncio.timeout(CLOSING_TIMEOUT_S):
+                return (await self._session.finish()).open_id.hex()
+        except FAILURES:
+            self.expert.failed()
+            return ""
         finally:
-            try:
-                await voice.stack.aclose()
-            except (Error, TimeoutError, OSError):
-                pass
+            await self._stack.aclose()
 
-    async def close(self) -> None:
-        """Finish all sessions; their receipts are in `trail` afterwards."""
-        voices, self.voices = list(self.voices.values()), {}
-        await asyncio.gather(*(self._end(v) for v in voices))
+    async def cancel(self) -> None:
+        """Break the session off; nothing is waited for."""
+        await self._stack.aclose()
+
+
+async def _in_time(work: dict[bytes, Coroutine[Any, Any, None]]) -> set[bytes]:
+    """Keys of the work that succeeded: all of it, or what is done within the grace after the first; the rest is cancelled.
+
+    The grace grows with what the first one needed, so that a busy machine loses nobody.
+    """
+    tasks = {asyncio.ensure_future(part): key for key, part in work.items()}
+    loop = asyncio.get_running_loop()
+    waiting, good = set(tasks), set[bytes]()
+    began = loop.time()
+    deadline = began + STEP_TIMEOUT_S
+    try:
+        while waiting and loop.time() < deadline:
+            done, waiting = await asyncio.wait(
+                waiting, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED
+            )
+            first = not good
+            good |= {tasks[task] for task in done if _succeeded(task)}
+            if first and good:
+                now = loop.time()
+                deadline = min(deadline, now + max(GRACE_S, GRACE_FACTOR * (now - began)))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return good
+
+
+def _succeeded(task: asyncio.Future[None]) -> bool:
+    """False for a failure of the neuron or of the way to it. A bug of ours is raised."""
+    error = task.exception()
+    if error is not None and not isinstance(error, FAILURES):
+        raise error
+    return error is None
+
+
+__all__ = ["Generation", "Trail"]

@@ -13,6 +13,13 @@ DEFAULT_OUTPUT_UNITS: Final = 64
 MAX_STOPS: Final = 4
 MAX_STOP_BYTES: Final = 64
 MAX_MESSAGES: Final = 64
+MAX_MODEL_CHARACTERS: Final = 128
+# What would change the shape or the meaning of a reply and is not served, with the values that ask for nothing.
+UNSERVED: Final[dict[str, tuple[Any, ...]]] = {
+    "n": (1,), "best_of": (1,), "echo": (False,), "suffix": ("",), "logprobs": (False, 0), "top_logprobs": (0,),
+    "tools": ([],), "functions": ([],), "logit_bias": ({},), "response_format": ({"type": "text"},),
+    "frequency_penalty": (0,), "presence_penalty": (0,),
+}
 
 
 class ApiError(Exception):
@@ -47,21 +54,31 @@ def parse_request(body: Any, *, chat: bool, default_seed: int) -> Request:
     if not isinstance(body, dict):
         raise ApiError(400, "the body is not a JSON object")
     model = body.get("model")
-    if not isinstance(model, str) or not model or len(model) > 128:
+    if not isinstance(model, str) or not model or len(model) > MAX_MODEL_CHARACTERS:
         raise ApiError(400, "model is required", param="model")
     prompt = _messages(body.get("messages")) if chat else _prompt(body.get("prompt"))
     if len(prompt) > MAX_PROMPT_BYTES:
         message = f"the prompt has {len(prompt)} bytes, at most {MAX_PROMPT_BYTES} are taken"
         raise ApiError(400, message, param="messages" if chat else "prompt", code="context_length_exceeded")
-    if body.get("n") not in (None, 1):
-        raise ApiError(400, "only n = 1 is served", param="n")
-    options = body.get("stream_options")
+    for name, harmless in UNSERVED.items():
+        if body.get(name) not in (None, *harmless):
+            raise ApiError(400, f"{name} = {str(body[name])[:40]} is not served here", param=name, code="unsupported_value")
     sampling = Sampling(
         max_units=_max_units(body), temperature=_number(body, "temperature", 1.0, 0.0, 2.0),
         top_p=_number(body, "top_p", 1.0, 0.001, 1.0), seed=_seed(body, default_seed), stops=_stops(body.get("stop")),
     )
-    include_usage = isinstance(options, dict) and options.get("include_usage") is True
-    return Request(model, prompt, sampling, body.get("stream") is True, include_usage, chat)
+    options = body.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise ApiError(400, "stream_options must be an object", param="stream_options")
+    include_usage = _flag(options or {}, "include_usage")
+    return Request(model, prompt, sampling, _flag(body, "stream"), include_usage, chat)
+
+
+def _flag(body: dict[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and type(value) is not bool:
+        raise ApiError(400, f"{name} must be true or false", param=name)
+    return value is True
 
 
 def _prompt(value: Any) -> bytes:

@@ -3,10 +3,11 @@
     prior of an expert = gate(text) x trust on chain, made to sum to 1
     its score          = a draw from N(mean, 1 / (count + 1)) around prior and past reward (Thompson 1933), minus what its
                          latency and load cost
-    chosen             = the two best, and the subnet's generalist, which is always on
+    chosen             = the two best, and the generalist with the most trust, which is always on
 
 Rewards are the router's own measurements (bits saved per byte), kept by (kind of text, expert) and discounted, so that an
-expert that broke is left soon. Pure: noise comes in as an argument, one number for each candidate.
+expert that broke is left soon. The kind of a text is the specialist that the gate would take for it. Pure: noise comes in
+as an argument, one number for each candidate.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MAX_KINDS: Final = 256
 
 @dataclass(frozen=True)
 class Candidate:
-    """An expert that can be asked. `trust` is its share of the subnet's incentive; `generalist`: always on."""
+    """An expert that can be asked. `trust` is its share of the subnet's incentive; `generalist`: claims most domains."""
 
     hotkey: bytes
     name: str
@@ -82,7 +83,8 @@ class Router:
         gate = self.gate.predict(text, [c.hotkey for c in candidates])
         trust = _normalised([max(c.trust, 0.0) for c in candidates])
         priors = _normalised([gate[c.hotkey] * t for c, t in zip(candidates, trust, strict=True)])
-        kind = max(gate, key=lambda hotkey: (gate[hotkey], hotkey))
+        special = [c.hotkey for c in candidates if not c.generalist] or list(gate)
+        kind = max(special, key=lambda hotkey: (gate[hotkey], hotkey))
         scored = []
         for c, prior, t, z in zip(candidates, priors, trust, noise, strict=True):
             arm = self.arms.get((kind, c.hotkey), Arm())
@@ -92,12 +94,15 @@ class Router:
             scored.append((c, prior, t, arm, score))
         order = sorted(scored, key=lambda row: (-row[4], row[0].hotkey))
         top = {row[0].hotkey for row in order[:TOP]}
-        chosen = [row for row in order if row[0].hotkey in top or row[0].generalist]
+        # One and no more: what a card claims is free, and each one chosen costs every request a session.
+        always = max((row for row in order if row[0].generalist), key=lambda row: (row[2], row[0].hotkey), default=None)
+        on = top if always is None else top | {always[0].hotkey}
+        chosen = [row for row in order if row[0].hotkey in on]
         weights = _normalised([max(prior, 0.02) for _, prior, _, _, _ in chosen])
         reasons = [
             Reason(
                 c.hotkey, c.name, gate[c.hotkey], t, prior, arm.mean, arm.count, score,
-                "top" if c.hotkey in top else "generalist" if c.generalist else "",
+                "top" if c.hotkey in top else "generalist" if c.hotkey in on else "",
             )
             for c, prior, t, arm, score in order
         ]

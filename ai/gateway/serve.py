@@ -3,27 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ledger.errors import Error, UsageError
+
 DRAIN_S: Final = 8
+NODE_RETRY_S: Final = 0.5
 START_PATIENCE_S: Final = 60.0
+BACKLOG: Final = 128
+MAX_CONNECTIONS: Final = 256
+MAX_HEADER_BYTES: Final = 16 * 1024
+
+Report = Callable[[dict[str, Any]], None]
 
 
-def serve(
-    rpc: str, *, key_path: Path, home: Path, host: str, port: int, cache: Path | None, api_keys: frozenset[str] = frozenset(),
-    follow_stdin: bool = False, seed: int | None = None, report: Callable[[dict[str, Any]], None] | None = None,
-) -> None:
-    """Run until a signal comes, or standard input closes if `follow_stdin`. One JSON line for each event on stdout."""
+@dataclass(frozen=True)
+class Service:
+    """Where the gateway runs. `names`: host names under which it may be called, beside localhost and `host`."""
+
+    rpc: str
+    key_path: Path
+    home: Path
+    host: str = "127.0.0.1"
+    port: int = 9941
+    cache: Path | None = None
+    api_keys: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+    follow_stdin: bool = False
+    seed: int | None = None
+
+
+def serve(service: Service, report: Report | None = None) -> None:
+    """Run until a signal comes, or standard input closes if `follow_stdin`. One JSON line for each event on stdout.
+
+    Raises UsageError where the port is taken, Unreachable where the node does not answer for a minute.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import uvloop
 
-    uvloop.run(_main(rpc, key_path, home, host, port, cache, api_keys, follow_stdin, seed, report or _json_line))
+    uvloop.run(_main(service, report or _json_line))
 
 
 def _json_line(event: dict[str, Any]) -> None:
@@ -31,62 +58,86 @@ def _json_line(event: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-async def _main(
-    rpc: str, key_path: Path, home: Path, host: str, port: int, cache: Path | None, api_keys: frozenset[str],
-    follow_stdin: bool, seed: int | None, report: Callable[[dict[str, Any]], None],
-) -> None:
-    import uvicorn
-
+async def _main(service: Service, report: Report) -> None:
     from ai.models.corpus import DOMAINS, load
     from ledger.client.keys import read_key_file
     from ledger.client.remote import RemoteChain
-    from ledger.errors import Error
 
-    from .app import Gateway, GatewayConfig, build_app
+    from .gateway import LOCAL_NAMES, Gateway, GatewayConfig
 
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        if follow_stdin and number == signal.SIGINT:
-            signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the supervisor, which tells us
-        else:
-            loop.add_signal_handler(number, stop.set)
-    if follow_stdin:
-        _watch_stdin(loop, stop)
-    texts = {domain: load(domain, cache).train for domain in DOMAINS}
-    async with RemoteChain(rpc) as api:
-        config = GatewayConfig(read_key_file(key_path), home, api_keys, seed, frozenset({"127.0.0.1", "localhost", "[::1]", host}))
+    _listen_for_the_end(stop, service.follow_stdin)
+    listener = bind(service.host, service.port)
+    texts = {domain: load(domain, service.cache).train for domain in DOMAINS}
+    hosts = LOCAL_NAMES | service.names | {f"[{service.host}]" if ":" in service.host else service.host}
+    config = GatewayConfig(read_key_file(service.key_path), service.home, service.api_keys, service.seed, hosts)
+    node: Any = RemoteChain(service.rpc)  # it has ChainApi's methods, attached at import
+    async with node as api:
         gateway = Gateway(config, api, texts, report)
-        deadline = loop.time() + START_PATIENCE_S
-        while True:
-            try:
-                await gateway.start()
-                break
-            except Error:
-                if loop.time() > deadline or stop.is_set():
-                    raise
-                await asyncio.sleep(0.5)
-        options = uvicorn.Config(
-            build_app(gateway), host=host, port=port, log_config=None, access_log=False, lifespan="off", server_header=False,
-            timeout_graceful_shutdown=DRAIN_S, limit_concurrency=256, h11_max_incomplete_event_size=16 * 1024,
-        )
-        server = uvicorn.Server(options)
-        server.capture_signals = _no_signals  # type: ignore[method-assign]
-        serving = asyncio.create_task(server.serve())
-        stopping = asyncio.create_task(stop.wait())
-        report({"event": "ready", "url": f"http://{host}:{port}/v1"})
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
-        await serving
-        stopping.cancel()
-        await gateway.close()
+        try:
+            if await _started(gateway, stop):
+                await _serve(gateway, listener, stop, report)
+        finally:
+            await gateway.close()
 
 
-def _no_signals() -> Any:
-    """uvicorn would take over the process's signals; here the process owns them."""
-    import contextlib
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError where that is not possible."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise UsageError(f"{host} port {port} cannot be bound: {error.strerror}", hint="choose another --port") from None
 
-    return contextlib.nullcontext()
+
+async def _started(gateway: Any, stop: asyncio.Event) -> bool:
+    """Wait for the node; False where the process shall end before."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + START_PATIENCE_S
+    while not stop.is_set():
+        try:
+            await gateway.start()
+            return True
+        except Error:
+            if loop.time() > deadline:
+                raise
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), NODE_RETRY_S)
+    return False
+
+
+async def _serve(gateway: Any, listener: socket.socket, stop: asyncio.Event, report: Report) -> None:
+    """Answer requests until `stop`, then let those that run end within the drain time."""
+    import uvicorn
+
+    from .app import build_app
+
+    options = uvicorn.Config(
+        build_app(gateway), log_config=None, access_log=False, lifespan="off", server_header=False, http="h11", ws="none",
+        timeout_graceful_shutdown=DRAIN_S, limit_concurrency=MAX_CONNECTIONS, h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+    )
+    server = uvicorn.Server(options)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # the process owns them
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    host, port = listener.getsockname()[:2]
+    report({"event": "ready", "url": f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"})
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    server.should_exit = True
+    await serving
+
+
+def _listen_for_the_end(stop: asyncio.Event, follow_stdin: bool) -> None:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    if follow_stdin:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the supervisor, which tells us
+        _watch_stdin(loop, stop)
+    else:
+        loop.add_signal_handler(signal.SIGINT, stop.set)
 
 
 def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

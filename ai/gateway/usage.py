@@ -6,27 +6,26 @@ A caller is an API key's hash where keys are on, else "local". One SQLite file, 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from pathlib import Path
 from typing import Final
+
+from ai.database import open_database
 
 FREE_UNITS_A_DAY: Final = 2_000_000
 KEEP_DAYS: Final = 31
 MS_A_DAY: Final = 86_400_000
+SCHEMA: Final = (
+    "create table if not exists usage (day integer, caller text, requests integer, units integer, primary key (day, caller))",
+)
 
 
 class Usage:
-    """Counters; `wall_ms` comes in with each call."""
+    """Counters; `wall_ms` comes in with each call. `damaged`: where an unreadable file was put."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path)
-        self._db.execute("pragma journal_mode=wal")
-        self._db.execute(
-            "create table if not exists usage (day integer, caller text, requests integer, units integer, "
-            "primary key (day, caller))"
-        )
-        self._db.commit()
+        """Raises Locked where another gateway has the file open."""
+        self._db, self.damaged = open_database(path, SCHEMA)
+        self._db.execute("pragma synchronous=normal")  # the last counts may be lost with the machine
 
     @staticmethod
     def caller(api_key: str | None) -> str:
@@ -34,6 +33,7 @@ class Usage:
         return "local" if api_key is None else hashlib.blake2b(api_key.encode(), digest_size=12).hexdigest()
 
     def units_today(self, caller: str, wall_ms: int) -> int:
+        """Bytes in and out of the running day (UTC)."""
         row = self._db.execute("select units from usage where day = ? and caller = ?", (wall_ms // MS_A_DAY, caller)).fetchone()
         return int(row[0]) if row else 0
 
@@ -49,7 +49,9 @@ class Usage:
         self._db.commit()
 
     def total_requests(self) -> int:
+        """Requests of all days that are kept."""
         return int(self._db.execute("select coalesce(sum(requests), 0) from usage").fetchone()[0])
 
     def close(self) -> None:
+        """Close the file."""
         self._db.close()

@@ -8,22 +8,18 @@ begun anew: what it held is lost, the validator is not.
 from __future__ import annotations
 
 import json
-import sqlite3
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ai.database import open_database
 from ledger.commitments import SALT_BYTES
-from ledger.errors import Locked
 
 from .shapley import ScoreBook
 
 MAX_PENDING: Final = 16  # of a subnet; the chain itself takes ten
 U16_MAX: Final = 65_535
-LOCK_PATIENCE_S: Final = 2.0
-DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_SCHEMA: Final = (
+SCHEMA: Final = (
     "create table if not exists book (netuid integer primary key, value text not null)",
     "create table if not exists pending (netuid integer, epoch integer, value text, primary key (netuid, epoch))",
     "create table if not exists done (what text primary key, number integer not null)",
@@ -62,15 +58,7 @@ class Memory:
 
     def __init__(self, path: Path) -> None:
         """Raises Locked where another process has the file open."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.damaged: Path | None = None
-        try:
-            self._db = _open(path)
-        except sqlite3.DatabaseError as error:
-            if (error.sqlite_errorcode & 0xFF) not in DAMAGED:
-                raise
-            self.damaged = _set_aside(path)
-            self._db = _open(path)
+        self._db, self.damaged = open_database(path, SCHEMA)
 
     def book(self, netuid: int) -> ScoreBook:
         """Stored scores of a subnet, or none. A damaged row costs history, not the validator."""
@@ -122,37 +110,3 @@ class Memory:
     def _write(self, statement: str, *values: int | str) -> None:
         self._db.execute(statement, values)
         self._db.commit()
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=LOCK_PATIENCE_S)
-    try:
-        db.execute("pragma locking_mode=exclusive")  # a second validator with this key would commit twice
-        db.execute("pragma journal_mode=wal")
-        db.execute("pragma synchronous=full")
-        if db.execute("pragma quick_check").fetchone()[0] != "ok":
-            problem = sqlite3.DatabaseError("the file does not hold together")
-            problem.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise problem
-        db.execute("begin immediate")
-        for statement in _SCHEMA:
-            db.execute(statement)
-        db.commit()
-    except sqlite3.DatabaseError as error:
-        db.close()
-        if (error.sqlite_errorcode & 0xFF) == sqlite3.SQLITE_BUSY:
-            raise Locked(f"{path} is open in another process", hint="one validator per home") from None
-        raise
-    return db
-
-
-def _set_aside(path: Path) -> Path:
-    """Rename a damaged file to the first free NAME.damaged-N; its journal goes with it."""
-    number = 1
-    while (kept := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    path.rename(kept)
-    for suffix in ("-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).unlink()
-    return kept

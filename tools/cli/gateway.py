@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ledger.errors import UsageError
 from tools.cli.main import Noun
 from tools.cli.session import rpc_url
 from tools.devnet.layout import home_directory
@@ -21,17 +22,20 @@ group = Noun("gateway", help="Serve the OpenAI-compatible gateway.")
 @click.option("--port", type=click.IntRange(0, 65535), default=9941, help="Port to bind.")
 @click.option("--api-keys", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File with one API key a line.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), default=None, help="Cache of texts and models.")
+@click.option("--name", "names", multiple=True, metavar="HOST", help="Host name under which it may be called, too.")
 @click.option("--follow-stdin", is_flag=True, help="End when standard input closes.")
 @click.pass_context
 def serve_command(
     ctx: click.Context, key_path: Path, state: Path | None, host: str, port: int, api_keys: Path | None, cache: Path | None,
-    follow_stdin: bool,
+    names: tuple[str, ...], follow_stdin: bool,
 ) -> None:
     """Serve the market at --rpc to OpenAI clients."""
-    from ai.gateway.serve import serve
+    from ai.gateway.serve import Service, serve
 
     keys = frozenset(line.strip() for line in api_keys.read_text().splitlines() if line.strip()) if api_keys else frozenset()
-    serve(
-        rpc_url(ctx.obj), key_path=key_path, home=state or home_directory(ctx.obj.home) / "gateway", host=host, port=port,
-        cache=cache, api_keys=keys, follow_stdin=follow_stdin,
-    )
+    if api_keys and not keys:
+        raise UsageError(f"{api_keys} holds no key", hint="one key a line")
+    serve(Service(
+        rpc_url(ctx.obj), key_path, state or home_directory(ctx.obj.home) / "gateway", host=host, port=port,
+        cache=cache, api_keys=keys, names=frozenset(name.lower() for name in names), follow_stdin=follow_stdin,
+    ))

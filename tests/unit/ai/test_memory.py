@@ -5,6 +5,7 @@ import sqlite3
 
 import pytest
 
+from ai import database
 from ai.judge.memory import MAX_PENDING, Memory, Pending
 from ai.judge.shapley import ScoreBook
 from ledger.errors import Locked
@@ -39,7 +40,8 @@ def test_everything_is_still_there_after_a_restart(path):
     assert memory.pending(1) == [] and memory.damaged is None
 
 
-def test_two_validators_do_not_share_a_file(path):
+def test_two_validators_do_not_share_a_file(path, monkeypatch):
+    monkeypatch.setattr(database, "LOCK_PATIENCE_S", 0.1)
     memory = Memory(path)
     with pytest.raises(Locked):
         Memory(path)

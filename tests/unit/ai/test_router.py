@@ -63,3 +63,32 @@ def test_no_trust_means_not_chosen_and_experience_overrules_the_prior() -> None:
 
 def test_nobody_to_ask() -> None:
     assert Router().choose(b"x", [], []).weights == {}
+
+
+def test_of_many_who_claim_everything_one_is_always_on() -> None:
+    claimants = [Candidate(bytes([9, i]) * 16, f"claims {i}", 0.01 * i, True) for i in range(20)]
+    decision = Router(trained().train()).choose(TEXTS[B], candidates() + claimants, [0.0] * 24)
+    assert len(decision.weights) <= 3 and claimants[-1].hotkey in decision.weights
+    assert [r.chosen for r in decision.reasons].count("generalist") == 1
+
+
+def test_the_kind_of_a_text_is_a_specialist_and_a_trained_gate_goes_on_from_where_it_is() -> None:
+    trainer = trained()
+    first = trainer.train()
+    router = Router(first)
+    assert {name: router.choose(text, candidates(), [0.0] * 4).kind for name, text in TEXTS.items()} == {k: k for k in TEXTS}
+    for _ in range(50):
+        trainer.add(TEXTS[A], {A: 7.0, B: 1.0, C: 7.0})
+    again = trainer.train(first)
+    assert again.predict(TEXTS[A], [A, B])[B] > first.predict(TEXTS[A], [A, B])[B]
+    assert set(again.experts) == {A, B, C, G}
+
+
+def test_who_was_not_asked_about_a_text_is_not_judged_by_it() -> None:
+    trainer = GateTrainer()
+    for _ in range(50):
+        trainer.add(TEXTS[A], {A: 1.0, G: 2.5})
+        trainer.add(TEXTS[B], {B: 1.0, C: 6.0})
+        trainer.add(TEXTS[A], {C: 1.0})  # one alone compares nothing
+    odds = trainer.train().predict(TEXTS[A], [A, B, G])
+    assert odds[A] > odds[G] and odds[B] > odds[G] / 4 and len(trainer) == 100

@@ -1,0 +1,273 @@
+"""The gateway without HTTP: the market it follows, the requests that run, their receipts and counts.
+
+Beside the requests three loops run: the market's picture is refreshed, its experts are measured, and once an epoch the
+root of each subnet's receipts goes on chain. Each request runs in a task of its own (`Running`), which holds its place
+and its sessions: whoever waits for its bytes may go away at any moment, and cancelling the task ends everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random, SystemRandom
+from typing import Any, Final
+
+from ai.judge.ballot import commit_root
+from ai.receipts import ReceiptProof, ReceiptStore
+from ai.serve.client import NeuronClient
+from ai.serve.clock import wall_ms
+from ledger.client.api import ChainApi
+from ledger.client.calls import Wallet
+from ledger.client.keys import decode_address
+from ledger.crypto import KeyPair
+from ledger.errors import Error, Rejected, Unreachable
+
+from .generate import Generation, Trail
+from .market import Expert, Market
+from .openai import ApiError, Request
+from .usage import FREE_UNITS_A_DAY, Usage
+
+MAX_IN_FLIGHT: Final = 8
+MAX_WAITING: Final = 32
+REQUEST_TIMEOUT_S: Final = 60.0
+CALIBRATE_EVERY_S: Final = 12.0
+CALIBRATE_FAST: Final = 8  # the first measurements come quickly: a gate needs some hundred rows
+CALIBRATE_FAST_S: Final = 1.0
+REFRESH_EVERY_S: Final = 2.0
+ROOTS_EVERY_S: Final = 2.0
+PROOFS_AT_ONCE: Final = 2  # a proof reads files
+
+Report = Callable[[dict[str, Any]], None]
+LOCAL_NAMES: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """`api_keys`: if not empty, a Bearer key among them is required. `hosts`: names under which it may be called."""
+
+    key: KeyPair
+    home: Path
+    api_keys: frozenset[str] = frozenset()
+    seed: int | None = None  # of routing's exploration and of what is measured; None: from the system's randomness
+    hosts: frozenset[str] = LOCAL_NAMES
+    measure: bool = True
+
+
+class Gateway:
+    """State of the process."""
+
+    def __init__(self, config: GatewayConfig, api: ChainApi, texts: dict[str, bytes], report: Report) -> None:
+        """`texts`: what to measure experts with, by domain. Raises Locked where another gateway has the same home."""
+        self.config, self.api, self.texts, self.report = config, api, texts, report
+        self.random: Random = SystemRandom() if config.seed is None else Random(config.seed)
+        self.receipts = ReceiptStore(config.home / "receipts", clock=wall_ms)
+        self.usage = Usage(config.home / "usage.db")
+        self.wallet = Wallet(api, config.key)
+        self.places = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self.served = self.usage.total_requests()
+        self.failed = 0
+        self.created = int(time.time())
+        self.running: set[Running] = set()
+        self.rooted: dict[int, int] = {}
+        self._market: Market | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._proofs = asyncio.Semaphore(PROOFS_AT_ONCE)
+
+    @property
+    def market(self) -> Market:
+        """Raises Unreachable until `start` has been through."""
+        if self._market is None:
+            raise Unreachable("the gateway has not reached its node yet")
+        return self._market
+
+    async def start(self) -> None:
+        """Connect to the chain and begin to follow it; raises Unreachable if the node does not answer."""
+        properties = await self.api.system_properties()
+        epochs: dict[int, int] = {}
+        client = NeuronClient(
+            self.config.key, properties.genesis_hash, receipts=self.receipts, epoch_of=lambda netuid: epochs.get(netuid, 0),
+            allow_private=properties.allow_private, allow_clear=properties.devnet,
+        )
+        market = self._market = Market(self.api, client, self.texts, self.random, epochs, self.report)
+        loops: list[tuple[Callable[[], Coroutine[Any, Any, None]], Callable[[], float]]] = [
+            (market.refresh, lambda: REFRESH_EVERY_S), (self._commit_roots, lambda: ROOTS_EVERY_S),
+        ]
+        if self.config.measure:
+            loops.append((self._measure, self._pause))
+        self._tasks = [asyncio.create_task(self._forever(work, pause)) for work, pause in loops]
+
+    async def close(self) -> None:
+        """Break off what runs, close connections and files."""
+        works = [running.cancel() for running in list(self.running)] + self._tasks
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+        if self._market is not None:
+            await self._market.close()
+            await self._market.client.close()
+        self.receipts.close()
+        self.usage.close()
+
+    async def _forever(self, work: Callable[[], Coroutine[Any, Any, None]], pause: Callable[[], float]) -> None:
+        """Do it again and again. A node or neuron that fails is asked again; the same trouble is told once."""
+        told = ""
+        while True:
+            try:
+                await work()
+                told = ""
+            except Error as error:
+                rule = error.error_name if isinstance(error, Rejected) else error.name
+                if rule != told:
+                    told = rule
+                    self.report({"event": "trouble", "doing": work.__name__.strip("_"), "error": rule, "cause": error.cause})
+            await asyncio.sleep(pause())
+
+    async def _measure(self) -> None:
+        for netuid in list(self.market.epochs):
+            await self.market.calibrate(netuid)
+
+    def _pause(self) -> float:
+        return CALIBRATE_FAST_S if self.market.measurements < CALIBRATE_FAST else CALIBRATE_EVERY_S
+
+    async def _commit_roots(self) -> None:
+        """The root of the previous epoch's receipts of each subnet, once."""
+        for netuid, epoch in list(self.market.epochs.items()):
+            if epoch > 0 and self.rooted.get(netuid, -1) < epoch - 1:
+                await commit_root(self.wallet, self.receipts, netuid, epoch - 1)
+                self.rooted[netuid] = epoch - 1
+
+    # --- models
+
+    def models(self) -> list[str]:
+        """Ids of everything that can be asked now."""
+        experts = self.market.serving()
+        netuids = sorted({netuid for e in experts for netuid in e.trust})
+        return ["net/moe", *(f"net/{n}/moe" for n in netuids), *(f"net/{e.name}" for e in experts)]
+
+    def resolve(self, model: str) -> tuple[int | None, Expert | None]:
+        """(subnet or None for all, the one expert or None). Raises ApiError 404."""
+        parts = model.split("/")
+        if parts == ["net", "moe"]:
+            return None, None
+        if len(parts) == 3 and parts[::2] == ["net", "moe"]:
+            netuid = next((n for n in self.market.epochs if str(n) == parts[1]), None)
+            if netuid is not None:
+                return netuid, None
+        if len(parts) == 2 and parts[0] == "net":
+            for expert in self.market.serving():
+                if parts[1] in (expert.name, expert.hotkey.hex()) or _is_address(parts[1], expert.hotkey):
+                    return None, expert
+        message = f"the model {model[:128]!r} does not exist; see /v1/models"
+        raise ApiError(404, message, param="model", code="model_not_found")
+
+    # --- requests
+
+    def admit(self, authorization: str) -> str:
+        """The caller's name. Raises ApiError 401 or 429."""
+        if not self.config.api_keys:
+            return self.usage.caller(None)
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer" or key not in self.config.api_keys:
+            raise ApiError(401, "a valid API key is required", kind="authentication_error", code="invalid_api_key")
+        caller = self.usage.caller(key)
+        if self.usage.units_today(caller, wall_ms()) > FREE_UNITS_A_DAY:
+            raise ApiError(429, "the day's quota is used up", kind="insufficient_quota", code="quota", retry_after_s=3600)
+        return caller
+
+    def run(self, caller: str, request: Request) -> Running:
+        """Start a request. Raises ApiError 404, or 429 where too many wait already."""
+        netuid, only = self.resolve(request.model)
+        if len(self.running) >= MAX_IN_FLIGHT + MAX_WAITING:
+            raise ApiError(429, "the gateway is busy", kind="rate_limit_error", code="busy", retry_after_s=1)
+        return Running(self, caller, request, Generation(self.market, request.prompt, request.sampling, netuid, only))
+
+    def settle(self, caller: str, request: Request, trail: Trail) -> None:
+        """Count a request that is over, however it ended."""
+        if not trail.units:
+            self.failed += 1
+            return
+        self.served += 1
+        self.usage.add(caller, len(request.prompt) + trail.units, wall_ms())
+        self.report({
+            "event": "query", "served": self.served, "model": request.model, "experts": sorted(trail.experts),
+            "receipts": len(trail.receipts), "units": trail.units,
+        })
+
+    async def prove(self, open_id: bytes) -> tuple[ReceiptProof, bool]:
+        """A receipt with its proof, and whether its root is on chain. Raises NotFound."""
+        async with self._proofs:
+            proof = await asyncio.to_thread(self.receipts.prove, open_id)
+        roots = (await self.api.subnet_get_receipt_roots(proof.netuid, proof.epoch)).value
+        wanted = (self.config.key.public, proof.root, proof.count)
+        return proof, any((root.hotkey, root.root, root.count) == wanted for root in roots)
+
+
+class Running:
+    """A request at work. Take its bytes with `async for`; `cancel` in any case where you stop taking them."""
+
+    def __init__(self, gateway: Gateway, caller: str, request: Request, generation: Generation) -> None:
+        self.trail = generation.trail
+        self._gateway, self._caller, self._request, self._generation = gateway, caller, request, generation
+        self._bytes: asyncio.Queue[int | None] = asyncio.Queue()  # at most `max_units` and the end
+        self._task = asyncio.create_task(self._work(), name=f"request of {caller}")
+        self._task.add_done_callback(self._over)
+        gateway.running.add(self)
+
+    def cancel(self) -> asyncio.Task[None]:
+        """End it now, unless it has ended; the task that does so."""
+        self._task.cancel()
+        return self._task
+
+    async def first(self) -> int:
+        """The first byte. Raises ApiError or Unreachable, from which an HTTP status can still be made."""
+        byte = await self._bytes.get()
+        if byte is None:
+            await self._task
+            raise Unreachable("no expert answered")
+        return byte
+
+    async def rest(self) -> AsyncIterator[int]:
+        """All further bytes. Where it broke off, `trail.truncated` says why."""
+        while (byte := await self._bytes.get()) is not None:
+            yield byte
+        await asyncio.wait({self._task})
+        if self._task.cancelled():
+            self.trail.truncated = "the gateway is stopping"
+        else:
+            self._task.result()
+
+    async def _work(self) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S), self._gateway.places:
+                async with contextlib.aclosing(self._generation.run()) as produced:
+                    async for byte in produced:
+                        self._bytes.put_nowait(byte)
+        except (Error, TimeoutError) as error:
+            if not self.trail.units:
+                raise _as_status(error) from None
+            self.trail.truncated = error.cause if isinstance(error, Error) else "out of time"
+        finally:
+            self._bytes.put_nowait(None)
+            self._gateway.settle(self._caller, self._request, self.trail)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._gateway.running.discard(self)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, ApiError):
+            self._gateway.report({"event": "trouble", "error": "Bug", "cause": f"{type(error).__name__}: {error}"})
+
+
+def _as_status(error: Error | TimeoutError) -> ApiError:
+    cause = error.cause if isinstance(error, Error) else f"no answer within {REQUEST_TIMEOUT_S:g} s"
+    return ApiError(503, cause, kind="server_error", code="unavailable", retry_after_s=2)
+
+
+def _is_address(text: str, hotkey: bytes) -> bool:
+    try:
+        return decode_address(text) == hotkey
+    except Error:
+        return False
