@@ -75,6 +75,7 @@ def test_status_and_accounts_tell_what_runs(devnet):
     assert len({a["seed"] for a in keys}) == len(keys)
 
 
+@pytest.mark.slow  # waits for the first epochs
 def test_every_check_is_green(devnet):
     report = devnet.cli("devnet", "check")
     assert report["ok"] and {check["name"] for check in report["checks"]} == CHECKS
@@ -139,6 +140,7 @@ def _key(devnet, role, name):
     return decode_address(account["address"])
 
 
+@pytest.mark.slow  # several commands, each waits for its block
 def test_stake_is_added_and_removed(devnet):
     hotkey = next(a["hotkey"] for a in devnet.cli("devnet", "accounts") if a["path"] == "//validator//0")
     devnet.cli("stake", "add", hotkey, "1", "25Q", "--key", "//neuron//csv")
@@ -169,6 +171,7 @@ def _account_address(devnet):
     return next(a["address"] for a in devnet.lines()[0]["accounts"] if a["path"] == "//validator//1")
 
 
+@pytest.mark.slow
 def test_the_market_can_be_looked_at_by_commands(devnet):
     subnets = devnet.cli("subnet", "list")["value"]
     assert [subnet["name"] for subnet in subnets] == ["prose", "records"]
@@ -183,6 +186,7 @@ def test_the_market_can_be_looked_at_by_commands(devnet):
     assert devnet.cli("node", "status")["health"]["ready"]
 
 
+@pytest.mark.slow  # waits for an epoch with settled scores
 def test_a_lone_praise_is_clipped(devnet):
     """The devnet of these tests has the cast `cabal`: validator 2 gives nine tenths of its vote to its own miner."""
     favourite = {1: "english", 2: "arith"}
@@ -270,6 +274,7 @@ def joined(devnet, home):
                 process.wait()
 
 
+@pytest.mark.slow
 def test_a_second_node_joins_syncs_and_follows(devnet, tmp_path):
     async def compare(url, least):
         async with RemoteChain(devnet.rpc) as first, RemoteChain(url) as second:
