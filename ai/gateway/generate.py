@@ -1,6 +1,6 @@
 """Text from several experts: route, open sessions, mix their next-byte distributions, draw, repeat.
 
-    choose    the router picks the two best and the generalist; again every 16 bytes, and when one was lost
+    choose    the router picks the generalist and the two best beside it; again every 16 bytes, and when one was lost
     open      one lock-step session with each; its first answers cover the last bytes of the prompt, whose true
               continuation is known: they set the first weights of the mixture by Bayes' rule
     step      the drawn byte is sent to all, the next distributions come back; who is late is dropped

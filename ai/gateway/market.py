@@ -25,11 +25,12 @@ from ledger.client.api import ChainApi
 from ledger.client.records import NeuronRecord
 from ledger.errors import Error
 
-from .gate import GateTrainer
+from .gate import CONTEXT_BYTES, GateTrainer
 from .router import Candidate, Router
 
 CALIBRATION_WINDOWS: Final = 16
 CALIBRATION_CUTS: Final = 2
+SHORTEST_CONTEXT: Final = 6  # that the gate is taught
 GENERALIST_DOMAINS: Final = 3  # a card that claims at least so many domains
 LATENCY_SMOOTHING: Final = 0.2
 REST_FIRST_S: Final = 0.5
@@ -184,7 +185,8 @@ class Market:
             for step, cut in enumerate(window.cuts):
                 heard = [j for j, answered in enumerate(result.answered) if answered > step]
                 losses = {experts[j].hotkey: float(loss_bits[j, i, step]) for j in heard}
-                self.trainer.add(window.text[:cut], losses)
+                seen = self.random.randrange(SHORTEST_CONTEXT, CONTEXT_BYTES + 1)  # prompts may be short
+                self.trainer.add(window.text[max(0, cut - seen) : cut], losses)
         self.router.gate = await asyncio.to_thread(self.trainer.train, self.router.gate)
         candidates = [e.candidate(netuid) for e in experts]
         for i, window in enumerate(windows):

@@ -3,7 +3,7 @@
     prior of an expert = gate(text) x trust on chain, made to sum to 1
     its score          = a draw from N(mean, 1 / (count + 1)) around prior and past reward (Thompson 1933), minus what its
                          latency and load cost
-    chosen             = the two best, and the generalist with the most trust, which is always on
+    chosen             = the generalist with the most trust, which is always on, and the two best beside it
 
 Rewards are the router's own measurements (bits saved per byte), kept by (kind of text, expert) and discounted, so that an
 expert that broke is left soon. The kind of a text is the specialist that the gate would take for it. Pure: noise comes in
@@ -93,16 +93,15 @@ class Router:
             score = mean + NOISE * z / (1.0 + arm.count) ** 0.5 - cost
             scored.append((c, prior, t, arm, score))
         order = sorted(scored, key=lambda row: (-row[4], row[0].hotkey))
-        top = {row[0].hotkey for row in order[:TOP]}
         # One and no more: what a card claims is free, and each one chosen costs every request a session.
         always = max((row for row in order if row[0].generalist), key=lambda row: (row[2], row[0].hotkey), default=None)
-        on = top if always is None else top | {always[0].hotkey}
-        chosen = [row for row in order if row[0].hotkey in on]
+        top = {row[0].hotkey for row in [row for row in order if row is not always][:TOP]}
+        chosen = [row for row in order if row is always or row[0].hotkey in top]
         weights = _normalised([max(prior, 0.02) for _, prior, _, _, _ in chosen])
         reasons = [
             Reason(
                 c.hotkey, c.name, gate[c.hotkey], t, prior, arm.mean, arm.count, score,
-                "top" if c.hotkey in top else "generalist" if c.hotkey in on else "",
+                "top" if c.hotkey in top else "generalist" if always is not None and c is always[0] else "",
             )
             for c, prior, t, arm, score in order
         ]
