@@ -25,6 +25,8 @@ Send = Callable[[Message], Awaitable[None]]
 Page = Callable[[], Awaitable[tuple[int, str, bytes]]]  # -> status, content type, body
 
 JSON_TYPE: Final = b"application/json"
+# A body that was not read to its end would go on coming: the connection would stay taken for as long as the client likes.
+_CLOSE: Final = ((b"connection", b"close"),)
 CLOSE_POLICY: Final = 1008
 CLOSE_TOO_BUSY: Final = 1013
 CLOSE_TOO_LARGE: Final = 1009
@@ -91,20 +93,21 @@ class RpcApp:
             return await _reply(send, 415, b"text/plain", b"content-type must be application/json\n")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._limits.body_bytes:
-            return await _reply(send, 413, b"text/plain", b"the body is too large\n")
+            return await _reply(send, 413, b"text/plain", b"the body is too large\n", _CLOSE)
         try:
             body = await self._read_body(receive)
         except TimeoutError:
-            return await _reply(send, 408, b"text/plain", b"the body came too slowly\n")
+            return await _reply(send, 408, b"text/plain", b"the body came too slowly\n", _CLOSE)
         if body is None:
-            return await _reply(send, 413, b"text/plain", b"the body is too large\n")
+            return await _reply(send, 413, b"text/plain", b"the body is too large\n", _CLOSE)
         text = await self._dispatcher.answer(body, Caller(self._address(scope)))
         if text is None:
             return await _reply(send, 204, None, b"", cors)
         await _reply(send, 200, JSON_TYPE, text.encode(), cors)
 
     async def _read_body(self, receive: Receive) -> bytes | None:
-        """The whole body, or None if it is larger than the bound. Raises TimeoutError."""
+        """The whole body, or None if it is larger than the bound: the rest is read and dropped, else a client that is
+        still writing would not see the answer. Raises TimeoutError."""
         async with asyncio.timeout(self._limits.body_s):
             message = await receive()
             body: bytes = message.get("body", b"")
@@ -113,11 +116,10 @@ class RpcApp:
             parts, size = [body], len(body)
             while message.get("more_body", False):
                 message = await receive()
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > self._limits.body_bytes:
-                    return None
-            return b"".join(parts)
+                size += len(message.get("body", b""))
+                if size <= self._limits.body_bytes:
+                    parts.append(message.get("body", b""))
+            return b"".join(parts) if size <= self._limits.body_bytes else None
 
     # --- WebSocket -------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
@@ -36,6 +37,7 @@ Observe = Callable[[str, int, float], None]  # (method, error code or 0, seconds
 _SUBSCRIBE: Final = "x_subscribe"
 _UNSUBSCRIBE: Final = "x_unsubscribe"
 _DISCOVER: Final = ("rpc.discover", "rpc_discover")
+_INFINITE: Final = (math.inf, -math.inf)  # what 1e999 is read as; no answer could repeat it
 _METHODS: Final = "rpc_methods"
 
 
@@ -91,7 +93,7 @@ class Dispatcher:
         if not isinstance(request, dict):
             return _failure("null", protocol_error(INVALID_REQUEST, "a request is an object", name="InvalidRequest"))
         number = request.get("id")
-        if isinstance(number, bool | list | dict):
+        if isinstance(number, bool | list | dict) or number in _INFINITE:
             cause = "an id is a string, a number or null"
             return _failure("null", protocol_error(INVALID_REQUEST, cause, name="InvalidRequest"))
         id_text = _encode(number)

@@ -50,6 +50,7 @@ class Limits:
     concurrency: int = 32  # calls in flight of one request or WebSocket
     subscriptions: int = 32  # of one WebSocket
     connections: int = 1_280
+    connections_per_remote: int = 64  # of one address outside this machine
     websockets_per_remote: int = 16  # of one address outside this machine
     rate_per_s: int = 50  # of one address outside this machine
     burst: int = 500

@@ -232,7 +232,8 @@ class NodeApi:
 
     async def account_history(self, account: bytes, after: str | None = None, limit: int = 50) -> Page[ExtrinsicRecord]:
         who, limit = _key(account, "account"), _page(limit)
-        before = self.node.tip.height + 1 if after is None else _cursor(after, 1)[0]
+        top = self.node.tip.height + 1
+        before = top if after is None else min(top, _cursor(after, 1)[0])
 
         def history() -> Page[ExtrinsicRecord]:
             places, further = self.chain.account_extrinsics(who, before_height=before, limit=limit)

@@ -21,7 +21,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from ledger.errors import UsageError
 
-from .limits import Limits
+from .limits import Limits, is_local
 
 BACKLOG = 256
 STOP_GRACE_S = 3
@@ -60,18 +60,32 @@ class _WebSocket(_CutOff, WebSocketsSansIOProtocol):
 
 
 class _Http(_CutOff, HttpToolsProtocol):
-    """HTTP/1.1 with a bounded head: at most `header_bytes`, complete within `header_s` of its first byte."""
+    """HTTP/1.1 with a bounded head: at most `header_bytes`, complete within `header_s` of its first byte.
+
+    One address outside this machine has at most `per_remote` connections, so that it cannot take all of them.
+    """
 
     send_s = Limits.send_s
     header_bytes = Limits.header_bytes
     header_s = Limits.header_s
+    per_remote = Limits.connections_per_remote
+    is_local = staticmethod(is_local)
     _in_head = True
     _head_bytes = 0
     _slow: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        if self._is_crowded():
+            transport.close()
         self._watch()
+
+    def _is_crowded(self) -> bool:
+        address = self.client[0] if self.client else ""
+        if self.is_local(address):
+            return False
+        clients = [getattr(other, "client", None) for other in self.connections]
+        return sum(1 for client in clients if client and client[0] == address) > self.per_remote
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()

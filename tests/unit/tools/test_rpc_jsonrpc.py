@@ -76,6 +76,7 @@ async def test_any_scalar_id_comes_back(id):
     ("", -32700), ("{", -32700), ("[1,", -32700), (b"\xff\xfe", -32700), ("[" * 100_000, -32700), ('{"a":NaN}', -32700),
     ("1" * 5000, -32700), ("1", -32600), ('"x"', -32600), ("null", -32600), ("[]", -32600), ("{}", -32600),
     ('{"jsonrpc":"1.0","id":1,"method":"x"}', -32600), ('{"jsonrpc":"2.0","id":[1],"method":"x"}', -32600),
+    ('{"jsonrpc":"2.0","id":1e999,"method":"x"}', -32600), ('{"jsonrpc":"2.0","id":-1e999,"method":"x"}', -32600),
     ('{"jsonrpc":"2.0","id":true,"method":"x"}', -32600), ('{"jsonrpc":"2.0","id":1,"method":7}', -32600),
     ('{"jsonrpc":"2.0","id":1,"method":"chain_getBlockHash","params":"x"}', -32600),
     ('{"jsonrpc":"2.0","id":1,"method":"nothing"}', -32601),

@@ -107,6 +107,7 @@ async def _pages(api, account):
         ("events", lambda after: api.events_query(None, after, 7)),
         ("minted", lambda after: api.events_query("Minted", after, 4)),
         ("history", lambda after: api.account_history(account, after, 1)),
+        ("history of a far cursor", lambda after: api.account_history(account, after or "9" * 20, 1)),
         ("epochs", lambda after: api.epoch_list(1, after, 1)),
     ):
         items, after = [], None
@@ -206,6 +207,7 @@ def test_pages_join_to_whole_lists_without_gap_or_repeat(answers):
     minted = [event for event in events if event.name == "Minted"]
     assert answers["pages"]["minted"] == minted and len(minted) >= HEIGHT
     history = answers["pages"]["history"]
+    assert answers["pages"]["history of a far cursor"] == history
     assert [record.nonce for record in history if record.signer == history[0].signer] == [2, 1, 0]
 
 

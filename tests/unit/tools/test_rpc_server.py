@@ -229,6 +229,28 @@ async def test_an_endless_or_slow_request_head_is_cut_off(monkeypatch):
         assert (await exchange(url, b"\x00\x01garbage\r\n\r\n")).startswith(b"HTTP/1.1 400")
 
 
+async def test_a_body_that_does_not_end_costs_the_connection():
+    head = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    async with serving(limits=Limits(body_s=0.1, body_bytes=500)) as url:
+        assert (await exchange(url, head % 100 + b"{")).startswith(b"HTTP/1.1 408")
+        assert (await exchange(url, head % 600 + b"{")).startswith(b"HTTP/1.1 413")
+
+
+async def test_one_address_outside_this_machine_cannot_take_all_connections(monkeypatch):
+    monkeypatch.setattr("tools.rpc.server._Http.per_remote", 2)
+    monkeypatch.setattr("tools.rpc.server._Http.is_local", staticmethod(lambda address: False))
+    async with serving() as url:
+        port = int(url.rpartition(":")[2])
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert await exchange(url) == b""
+        for _, writer in held:
+            writer.close()
+            await writer.wait_closed()
+        await asyncio.sleep(0.05)
+        assert (await raw(url, PING)).status_code == 200
+
+
 async def test_websocket_answers_and_sends_every_head_once():
     api = Api()
     async with serving(api) as url, RemoteChain(url) as chain:
@@ -309,6 +331,14 @@ async def test_subscriptions_of_a_connection_are_bounded():
             await socket_.send(json.dumps({"jsonrpc": "2.0", "id": number, "method": "x_subscribe", "params": ["newHeads"]}))
         answers = [json.loads(await socket_.recv()) for _ in range(3)]
     assert ["error" in answer for answer in answers] == [False, False, True]
+
+
+async def test_a_websocket_survives_an_id_that_no_answer_can_repeat():
+    async with serving() as url, connect(url.replace("http", "ws"), proxy=None) as socket:
+        await socket.send('{"jsonrpc":"2.0","id":1e999,"method":"chain_getHeader"}')
+        assert json.loads(await socket.recv())["error"]["code"] == -32600
+        await socket.send(PING)
+        assert json.loads(await socket.recv())["result"]
 
 
 async def test_websocket_messages_are_bounded():
