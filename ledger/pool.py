@@ -35,6 +35,7 @@ class PoolLimits:
     per_account: int = 64
     nonce_gap: int = 16  # nonces missing before an extrinsic
     inherents: int = 256
+    inherents_per_author: int = 2  # of one kind: a third replaces the oldest
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Pool:
         self._verified: dict[bytes, Extrinsic] = {}
         self._worst: list[tuple[tuple[int, int], bytes]] = []  # heap of (rank, id); may hold ids that left
         self._inherents: dict[tuple[int, bytes], int] = {}  # -> head height when it came
+        self._authors: dict[tuple[int, bytes], bytes] = {}  # of the inherents whose author is known
         self._bytes = 0
 
     # --- entering -----------------------------------------------------------------------------------------------
@@ -97,12 +99,22 @@ class Pool:
         self._add(fresh)
         return fresh.extrinsic.id
 
-    def add_inherent(self, kind: int, payload: bytes) -> bool:
-        """Remember an inherent candidate (evidence, heartbeat); False if it is known or too long, or no room is left."""
+    def add_inherent(self, kind: int, payload: bytes, author: bytes = b"") -> bool:
+        """Remember an inherent candidate (evidence, heartbeat); False if it is known or too long, or no room is left.
+
+        `author`: the key whose signatures it holds. One key has little room, or it could take everybody's.
+        """
         key = (kind, payload)
-        if key in self._inherents or len(self._inherents) >= self.limits.inherents or len(payload) > MAX_INHERENT_BYTES:
+        if key in self._inherents or len(payload) > MAX_INHERENT_BYTES:
+            return False
+        same = [other for other, by in self._authors.items() if by == author and other[0] == kind] if author else []
+        if len(same) >= self.limits.inherents_per_author:
+            self._forget_inherent(same[0])
+        if len(self._inherents) >= self.limits.inherents:
             return False
         self._inherents[key] = self._chain.head.height
+        if author:
+            self._authors[key] = author
         return True
 
     # --- for a block --------------------------------------------------------------------------------------------
@@ -180,6 +192,7 @@ class Pool:
         self._verified = {}
         self._worst.clear()
         self._inherents.clear()
+        self._authors.clear()
         self._bytes = 0
 
     # --- looking ------------------------------------------------------------------------------------------------
@@ -345,10 +358,14 @@ class Pool:
 
     def _drop_inherents(self, executed: ExecutedBlock, height: int) -> None:
         for kind, payload in executed.block.body.inherent_list():
-            self._inherents.pop((kind, payload), None)
+            self._forget_inherent((kind, payload))
         for key, since in list(self._inherents.items()):
             if height - since > INHERENT_LIFE_BLOCKS:
-                del self._inherents[key]
+                self._forget_inherent(key)
+
+    def _forget_inherent(self, key: tuple[int, bytes]) -> None:
+        self._inherents.pop(key, None)
+        self._authors.pop(key, None)
 
 
 def _frames(data: bytes) -> Iterator[bytes]:

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from ledger.blocks import INHERENT_SHAPE, MAX_EXTRINSIC_BYTES
 from ledger.codec import Bytes, ListOf, Record, decode, encode
-from ledger.crypto import KeyPair
+from ledger.crypto import ZERO_HASH, KeyPair
 from ledger.errors import DecodeError, NotReady, Rejected
 from ledger.inherents import EVIDENCE, HEARTBEAT, Heartbeat
+from ledger.machine import BlockContext
 from ledger.pool import Candidate
 from ledger.verdict import verify_one_by_one
 from ledger.votes import Evidence
@@ -140,19 +141,32 @@ class Relay:
         return True
 
     async def _take_inherent(self, kind: int, payload: bytes) -> bool:
-        """Remember an inherent candidate whose signatures hold; whether a block may carry it, the rules decide."""
+        """Remember an inherent candidate whose signatures hold and that the next block could carry.
+
+        Anybody can sign two things with a key of its own: without the rules' word such evidence would fill the pool.
+        """
         valid: bool
         if kind == HEARTBEAT:
             beat = Heartbeat.decode(payload)
-            if beat.key not in self._chain.authorities().keys:
+            key = beat.key
+            if key not in self._chain.authorities().keys:
                 return False
             valid = await self._check(beat.verify, self._chain.domain_at(self._chain.head.height + 1))
         elif kind == EVIDENCE:
             evidence = Evidence.decode(payload)
+            key = evidence.key
             valid = await self._check(evidence.verify, self._chain.domain_at(evidence.height))
         else:
             raise DecodeError(f"unknown kind {kind}", where="inherent")
-        return valid and self._pool.add_inherent(kind, payload)
+        return valid and self._may_carry(kind, payload) and self._pool.add_inherent(kind, payload, key)
+
+    def _may_carry(self, kind: int, payload: bytes) -> bool:
+        """True iff the rules would let the next block carry it."""
+        chain, height = self._chain, self._chain.head.height + 1
+        context = BlockContext(
+            height, chain.params.session(height), 0, chain.head.hash, ZERO_HASH, 0, (), (), ZERO_HASH
+        )
+        return bool(chain.machine.block_inherents(chain.view(), context, [(kind, payload)]))
 
     async def _check(self, verify: Any, domain: bytes) -> bool:
         return bool(await self._shell.threads.verify.call(verify, domain, lane=Lane.TRANSACTIONS))
@@ -170,7 +184,8 @@ class Relay:
 
     def offer_inherent(self, kind: int, payload: bytes) -> None:
         """Put an inherent of our own into the pool and send it to the others."""
-        if self._pool.add_inherent(kind, payload) and len(self._inherents) < MAX_BATCH_INHERENTS:
+        author = b"" if self._key is None else self._key.public
+        if self._pool.add_inherent(kind, payload, author) and len(self._inherents) < MAX_BATCH_INHERENTS:
             self._inherents.append((kind, payload))
             self._arm()
 

@@ -396,7 +396,7 @@ class Shell:
 
     def _report_evidence(self, effect: ReportEvidence) -> None:
         self.counters.equivocations += 1
-        self.pool.add_inherent(EVIDENCE, effect.evidence.encode())
+        self.pool.add_inherent(EVIDENCE, effect.evidence.encode(), effect.evidence.key)
 
     def _penalise(self, effect: Penalise) -> None:
         if self.network is not None and effect.peer:

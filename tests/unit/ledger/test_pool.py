@@ -294,6 +294,17 @@ def test_a_rewind_empties_the_pool(pool, ledger):
 # --- inherents ---------------------------------------------------------------------------------------------------
 
 
+def test_one_author_has_little_room_for_inherents(ledger):
+    pool = Pool(ledger.chain, PoolLimits(inherents=4))
+    assert all(pool.add_inherent(7, bytes([n]), b"a") for n in range(9))
+    assert pool.inherents() == [(7, b"\7"), (7, b"\x08")]
+    assert pool.add_inherent(8, b"x", b"a") and pool.add_inherent(7, b"x", b"b")
+    assert not pool.add_inherent(7, b"y", b"c")
+    assert pool.add_inherent(7, b"z", b"a") and (7, b"\7") not in pool.inherents()
+    pool.on_rewind()
+    assert pool.add_inherent(7, b"z", b"a") and pool.inherents() == [(7, b"z")]
+
+
 def test_inherent_candidates(ledger):
     pool = Pool(ledger.chain, PoolLimits(inherents=3))
     keys = b"".join(key.public for key in ledger.authority_keys)

@@ -5,10 +5,14 @@ import asyncio
 import pytest
 
 from ledger.blocks import Extrinsic
+from ledger.crypto import KeyPair
 from ledger.errors import DiskFailure, DoubleSignRisk, NotReady, Rejected, UsageError
+from ledger.inherents import EVIDENCE
 from ledger.messages import decode_bundle
+from ledger.votes import PRECOMMIT, Evidence, vote_body
 from runtime.registry import CALL_NUMBERS
 from tests.harness import Market, MemoryNetwork, Place, run
+from tools.node.relay import encode_batch
 from tools.node.shell import exit_code_of
 
 
@@ -92,7 +96,6 @@ def test_a_forged_transaction_is_refused_by_rpc_and_never_forwarded():
             with pytest.raises(Rejected) as caught:
                 await market.nodes[0].submit(forged)
             assert caught.value.error_name == "BadSignature"
-            from tools.node.relay import encode_batch
 
             attacker, victim = market.places[1].network, market.nodes[0]
             assert await victim.relay.gossiped(attacker.id, encode_batch([forged], [])) is False
@@ -102,6 +105,35 @@ def test_a_forged_transaction_is_refused_by_rpc_and_never_forwarded():
             with pytest.raises(NotReady):
                 await victim.relay.gossiped(attacker.id, encode_batch([good.encode()], []))
             assert all(forged not in node.pool.verified for node in market.nodes)
+
+    run(scenario())
+
+
+def double_vote(key, domain, height):
+    first, second = bytes([1]) * 32, bytes([2]) * 32
+    signed = [key.sign("precommit", domain, vote_body(height, 0, block)) for block in (first, second)]
+    return Evidence(PRECOMMIT, key.public, height, 0, first, 0, signed[0], second, 0, signed[1])
+
+
+def test_only_evidence_that_convicts_an_authority_is_taken_from_peers():
+    async def scenario():
+        async with Market(authorities=4) as market:
+            await market.reach(3)
+            victim, culprit, genesis = market.nodes[0], market.places[3].session_key, market.genesis.genesis_hash
+            for number in range(10):  # anybody can sign two things with a key of its own
+                stranger = double_vote(KeyPair.from_seed(bytes([number]) * 32), genesis, 2)
+                with pytest.raises(NotReady):
+                    await victim.relay.gossiped("x", encode_batch([], [(EVIDENCE, stranger.encode())]))
+            far = double_vote(culprit, genesis, 1 << 40)
+            with pytest.raises(NotReady):
+                await victim.relay.gossiped("x", encode_batch([], [(EVIDENCE, far.encode())]))
+            assert victim.pool.inherents() == []
+            real = double_vote(culprit, genesis, 2)
+            assert await victim.relay.gossiped("x", encode_batch([], [(EVIDENCE, real.encode())])) is True
+            assert victim.pool.inherents() == [(EVIDENCE, real.encode())]
+            await market.reach(victim.tip.height + 5)
+            assert 3 not in victim.chain.authorities().active
+            assert victim.pool.inherents() == []
 
     run(scenario())
 
