@@ -2,7 +2,8 @@
 
 The callee speaks first (GREET). A frame that has begun must be complete within 5 s, a connection without a step lives
 120 s, and a caller that does not read what it asked for is cut off. At most 16 connections come from one address; ten
-refusals that end a connection within a minute shut the address out for a minute.
+refusals that end a connection within a minute shut the address out for a minute. On the machine itself everybody has the
+same address, so neither is asked of loopback: one broken program there would shut out the validators beside it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ FAULTS_TO_SHUT_OUT: Final = 10
 FAULT_WINDOW_SECONDS: Final = 60.0
 SHUT_OUT_SECONDS: Final = 60.0
 MAX_ADDRESSES_REMEMBERED: Final = 1_024
+LOOPBACK_IPV6: Final = "0000:0000:0000:0000"  # its /64, of which nothing else is in use
 
 
 class Doorkeeper:
@@ -48,7 +50,8 @@ class Doorkeeper:
         if now < until:
             raise Refused("rate_limited", "too many faults", retry_after_ms=int((until - now) * 1000) + 1)
         same = sum(1 for other in self.connections if other.address == connection.address)
-        if same >= MAX_CONNECTIONS_PER_ADDRESS or len(self.connections) >= MAX_CONNECTIONS:
+        crowded = same >= MAX_CONNECTIONS_PER_ADDRESS and not is_shared(connection.address)
+        if crowded or len(self.connections) >= MAX_CONNECTIONS:
             raise Refused("busy", "too many connections", retry_after_ms=BUSY_RETRY_MS)
         self.connections.add(connection)
 
@@ -64,6 +67,8 @@ class Doorkeeper:
 
     def fault(self, address: str, now: float) -> None:
         """Note a refusal that ended a connection."""
+        if is_shared(address):
+            return
         times = self._faults.setdefault(address, deque(maxlen=FAULTS_TO_SHUT_OUT))
         self._faults.move_to_end(address)
         times.append(now)
@@ -195,6 +200,11 @@ class Connection(asyncio.Protocol):
             self.close()
         else:
             self._idle_timer = self._loop.call_later(max(1.0, IDLE_SECONDS - quiet), self._check_idle)
+
+
+def is_shared(address: str) -> bool:
+    """True for a loopback address: it says nothing about who calls."""
+    return address == LOOPBACK_IPV6 or address.startswith("127.")
 
 
 def _address_of(peer: object) -> str:

@@ -264,6 +264,7 @@ async def test_connections_of_one_caller_are_limited(market):
 
 
 async def test_connections_of_one_address_are_limited(market, monkeypatch):
+    monkeypatch.setattr(connection_module, "is_shared", lambda address: False)
     monkeypatch.setattr(connection_module, "MAX_CONNECTIONS_PER_ADDRESS", 3)
     held = [await market.dial() for _ in range(3)]
     assert all(isinstance(raw.greet, frames.Greet) for raw in held)

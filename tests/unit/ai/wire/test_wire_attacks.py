@@ -420,7 +420,8 @@ async def test_a_caller_that_does_not_read_is_cut_off(market):
 # --- persistence
 
 
-async def test_ten_faults_shut_an_address_out_but_not_who_is_inside(market):
+async def test_ten_faults_shut_an_address_out_but_not_who_is_inside(market, monkeypatch):
+    monkeypatch.setattr(connection_module, "is_shared", lambda address: False)
     inside = await market.dial()
     for _ in range(connection_module.FAULTS_TO_SHUT_OUT):
         raw = await market.dial()
@@ -432,6 +433,24 @@ async def test_ten_faults_shut_an_address_out_but_not_who_is_inside(market):
     await served(inside, market, sid=1)
     market.server.doorkeeper._shut_until["127.0.0.1"] = 0.0  # the minute is over
     assert isinstance((await market.dial()).greet, Greet)
+
+
+async def test_a_broken_program_on_this_machine_shuts_out_nobody_beside_it(market, monkeypatch):
+    monkeypatch.setattr(connection_module, "MAX_CONNECTIONS_PER_ADDRESS", 3)
+    idle = [await market.dial() for _ in range(5)]
+    for _ in range(2 * connection_module.FAULTS_TO_SHUT_OUT):
+        raw = await market.dial()
+        raw.send(b"\0\0\0\1\xff")
+        assert await raw.refusal() == (0, "malformed")
+    assert isinstance((await market.dial()).greet, Greet) and all(isinstance(each.greet, Greet) for each in idle)
+
+
+@pytest.mark.parametrize(("peer", "shared"), [
+    (("127.0.0.1", 1), True), (("127.8.8.8", 1), True), (("::1", 1, 0, 0), True), (("::ffff:127.0.0.1", 1, 0, 0), True),
+    (("12.7.0.1", 1), False), (("2001:db8::1", 1, 0, 0), False), (None, False),
+])
+def test_only_loopback_is_shared(peer, shared):
+    assert connection_module.is_shared(connection_module._address_of(peer)) is shared
 
 
 async def test_refusals_that_are_no_fault_shut_nobody_out(market):
