@@ -131,10 +131,10 @@ async def blocks(api: ChainApi, _: dict[str, str], query: Query) -> Values:
 
 async def block(api: ChainApi, path: dict[str, str], _: Query) -> Values:
     record, newest = await asyncio.gather(api.chain_get_block(_place(path["block"])), api.chain_get_header())
-    authorities = (await api.chain_get_authorities(record.header.height)).value
+    proof = await api.chain_get_proof_of_finality(record.header.height)  # kept for good, unlike the block's state
     columns = ["index", "id", "call", "signer", "fee_rao", "error"]
     table = columns, [[getattr(x, c) for c in columns] for x in record.extrinsics]
-    show = {"block": record, "authorities": authorities, "newest": newest.height, "names": await names(api)}
+    show = {"block": record, "authorities": proof.authorities, "newest": newest.height, "names": await names(api)}
     return Values(record, show, table, {"block": str(record.header.height)})
 
 

@@ -257,6 +257,26 @@ def test_blocks_link_to_their_neighbours_only_where_there_are_any(site):
     assert f"Block {HEIGHT} · Quorix" in head
 
 
+def test_a_block_is_shown_long_after_its_state_is_gone(site):
+    class OldState:
+        """The node once the states of all but the head are pruned."""
+
+        def __getattr__(self, name):
+            async def read(*args):
+                if name == "chain_get_authorities" and args:
+                    raise Pruned("the state of that block is gone")
+                return await getattr(site["api"], name)(*args)
+
+            return read
+
+    async def visit():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=build_app(OldState())), base_url="http://test") as client:
+            return await client.get("/block/2")
+
+    page = asyncio.run(visit())
+    assert page.status_code == 200 and "✓ signed" in page.text
+
+
 def test_pages_are_also_json_and_tables_csv(site):
     assert site["/epoch/1/latest.json"].json()["epoch"] == 1
     assert {"subnet", "metagraph", "parameters", "receipt_roots"} == set(site["/subnet/1.json"].json())
