@@ -270,7 +270,8 @@ def test_a_block_is_shown_long_after_its_state_is_gone(site):
             return read
 
     async def visit():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=build_app(OldState())), base_url="http://test") as client:
+        transport = httpx.ASGITransport(app=build_app(OldState()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.get("/block/2")
 
     page = asyncio.run(visit())
