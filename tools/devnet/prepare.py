@@ -12,6 +12,7 @@ from genesis.cast import Member, cast, devnet_spec
 from genesis.spec import format_spec
 from ledger.client.keys import DevKeys, encode_address, read_key_file, write_key_file
 from ledger.crypto import KeyPair
+from ledger.errors import Error
 from p2p.addresses import Address, peer_id_of
 
 from .layout import Layout, Ports
@@ -21,7 +22,7 @@ GATEWAY = "0"
 
 
 def make(layout: Layout, plan: DevnetPlan) -> None:
-    """Write everything a new devnet needs. Safe to repeat: existing keys are kept."""
+    """Write everything a new devnet needs. Safe to repeat, also with another seed after a first try was killed."""
     spec = devnet_spec(
         plan.seed, authorities=plan.nodes, instance=bytes.fromhex(plan.instance), block_time_ms=plan.block_time_ms,
         name=f"quorix-dev-{plan.seed}", seal=plan.seal, genesis_time_ms=plan.genesis_time_ms,
@@ -40,8 +41,17 @@ def make(layout: Layout, plan: DevnetPlan) -> None:
 
 
 def _key(path: Path, key: KeyPair, kind: str) -> None:
+    if path.exists() and not _holds(path, key):
+        path.unlink()
     if not path.exists():
         write_key_file(path, key, kind, password=None, created=time.strftime("%Y-%m-%d"))
+
+
+def _holds(path: Path, key: KeyPair) -> bool:
+    try:
+        return read_key_file(path).public == key.public
+    except Error:
+        return False
 
 
 def hotkey_path(layout: Layout, member: Member) -> Path:

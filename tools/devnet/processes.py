@@ -148,8 +148,11 @@ class Processes:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def table(self) -> list[dict[str, Any]]:
-        """For run/processes.json and `devnet status`."""
+        """For run/processes.json: a pid alone may be another program's by the time somebody reads it."""
         return [
-            {"name": c.name, "pid": None if c.process is None else c.process.pid, "restarts": c.restarts}
+            {
+                "name": c.name, "pid": None if c.process is None else c.process.pid, "restarts": c.restarts,
+                "command": list(c.command),
+            }
             for c in self.children
         ]

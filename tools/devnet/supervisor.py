@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 from genesis.cast import cast
@@ -42,10 +43,16 @@ STOP_ORDER: Final = (("gateway",), ("ai",), ("explorer",), ("node",))  # prefixe
 
 @contextmanager
 def locked(layout: Layout) -> Iterator[None]:
-    """Only one supervisor per devnet. The kernel lets go of the lock when the process dies. Raises Locked."""
-    layout.run.mkdir(parents=True, exist_ok=True)
-    with layout.lock.open("a+") as file:
-        if not _take(file):
+    """Only one supervisor per devnet. The kernel lets go of the lock when the process dies. Raises Locked, or UsageError
+    where nothing can be written."""
+    try:
+        layout.run.mkdir(parents=True, exist_ok=True)
+        file, taken = _open_lock(layout.lock)
+    except OSError as error:
+        cause = f"the devnet's files cannot be written in {layout.home}: {error.strerror}"
+        raise UsageError(cause, hint="choose another place with --home or QUORIX_HOME") from None
+    with file:
+        if not taken:
             file.seek(0)
             pid = file.read().strip()
             hint = f"quorix devnet status {layout.name}, or quorix devnet down {layout.name}"
@@ -61,6 +68,18 @@ def locked(layout: Layout) -> Iterator[None]:
             for name in ("ports.json", "ready.json", "processes.json"):
                 (layout.run / name).unlink(missing_ok=True)
             layout.lock.unlink(missing_ok=True)
+
+
+def _open_lock(path: Path) -> tuple[TextIO, bool]:
+    """The file and whether its lock is ours. One that its last holder removed while we waited locks nobody out."""
+    while True:
+        file = path.open("a+")
+        if not _take(file):
+            return file, False
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file, True
+        file.close()
 
 
 def _take(file: TextIO) -> bool:
@@ -305,11 +324,11 @@ def wait_for_orphans(layout: Layout) -> None:
         rows = json.loads((layout.run / "processes.json").read_text())
     except (OSError, ValueError):
         return
-    pids = {row.get("pid") for row in rows if isinstance(row, dict)}
+    rows = rows if isinstance(rows, list) else []
+    commands = {row.get("pid"): row.get("command") for row in rows if isinstance(row, dict)}
     left = []
     for process in psutil.process_iter(["pid", "cmdline"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if process.pid in pids and ("tools.cli.main" in words or "ai.serve.host" in words):
+        if process.info["cmdline"] and process.info["cmdline"] == commands.get(process.pid):
             with contextlib.suppress(psutil.Error):
                 left += [process, *process.children(recursive=True)]
     _, alive = psutil.wait_procs(left, timeout=ORPHAN_WAIT_S)
