@@ -4,8 +4,9 @@ A test that takes more than 20 seconds without the mark `slow` or `long` fails t
 The ten slowest are printed. On a machine that has more to do than these tests the limit grows with its load, since a
 test is not to blame for that; `QUORIX_TEST_LIMIT_S` sets another limit.
 
-Tests that use the fixture `devnet` form one group: with pytest-xdist one worker gets them all, so that only one devnet
-runs however many workers there are. Trained models are kept in QUORIX_CACHE, or for this run in its temporary folder.
+Tests that use the fixture `devnet` stay together: with pytest-xdist one worker gets them all, so that only one devnet
+runs however many workers there are; unit tests stay together by file, for their fixtures. (The mark xdist_group does
+nothing with this pytest.) Trained models are kept in QUORIX_CACHE, or for this run in its temporary folder.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,7 @@ LIMIT_S = 20.0
 ORDINARY_LOAD = 2.0  # processes a core that want to run: two workers and a devnet on two cores
 SHOWN = 10
 ALLOWED = ("slow", "long")
-SHARED = "devnet"  # name of the fixture and of the group
+USERS_OF_DEVNET = ("tests/browser/", "tests/e2e/test_devnet_running.py")
 
 
 class SlowTests:
@@ -67,13 +69,28 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
     config.pluginmanager.register(SlowTests(float(os.environ.get("QUORIX_TEST_LIMIT_S", LIMIT_S))), "slow-tests")
-    if config.getoption("dist", "no") == "load":  # what -n means unless --dist says something else
-        config.option.dist = "loadgroup"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How tests are spread over workers with -n: in the order of collection; together what shares something costly."""
+    if config.getvalue("dist") != "load":
+        return None  # somebody chose another way
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Spread(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(USERS_OF_DEVNET):
+                return "devnet"
+            return nodeid.partition("::")[0] if nodeid.startswith("tests/unit/") else nodeid
+
+    config.option.loadscopereorder = False
+    return Spread(config, log)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    if SHARED in getattr(item, "fixturenames", ()):
-        item.add_marker(pytest.mark.xdist_group(SHARED))
+    if "devnet" in getattr(item, "fixturenames", ()) and not item.nodeid.startswith(("tests/unit/", *USERS_OF_DEVNET)):
+        raise pytest.UsageError(f"{item.nodeid} uses the shared devnet: name its file in USERS_OF_DEVNET")
 
 
 @pytest.fixture(scope="session")
