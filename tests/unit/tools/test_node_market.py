@@ -4,23 +4,26 @@ import asyncio
 
 import pytest
 
+from genesis.cast import NEURONS
 from ledger.blocks import Extrinsic
+from ledger.chain import BUILD_ATTEMPTS
 from ledger.crypto import KeyPair
 from ledger.errors import DiskFailure, DoubleSignRisk, NotReady, Rejected, UsageError
 from ledger.inherents import EVIDENCE
 from ledger.messages import decode_bundle
 from ledger.votes import PRECOMMIT, Evidence, vote_body
+from runtime.modules import accounts
 from runtime.registry import CALL_NUMBERS
 from tests.harness import Market, MemoryNetwork, Place, run
 from tools.node.relay import encode_batch
 from tools.node.shell import exit_code_of
 
 
-def transfer(market, node, nonce=0, amount_rao=10**9, sender=("validator", "0"), to=("owner", ""), birth=None):
+def transfer(market, node, nonce=0, amount_rao=10**9, sender=("validator", "0"), to=("owner", ""), birth=None, keep_alive=True):
     head = node.tip if birth is None else birth
     return Extrinsic.sign(
         market.account(*sender), market.genesis.genesis_hash, head.hash, nonce=nonce, birth_height=head.height,
-        call_number=CALL_NUMBERS["accounts.transfer"], args=[market.account(*to).public, amount_rao, True],
+        call_number=CALL_NUMBERS["accounts.transfer"], args=[market.account(*to).public, amount_rao, keep_alive],
     )
 
 
@@ -134,6 +137,30 @@ def test_only_evidence_that_convicts_an_authority_is_taken_from_peers():
             await market.reach(victim.tip.height + 5)
             assert 3 not in victim.chain.authorities().active
             assert victim.pool.inherents() == []
+
+    run(scenario())
+
+
+def test_accounts_that_empty_themselves_do_not_empty_the_block():
+    async def scenario():
+        async with Market(authorities=1) as market:
+            (node,) = market.nodes
+            await market.reach(2)
+            names = [("neuron", name) for name in NEURONS]
+            view = node.chain.view()
+            names = [name for name in names if accounts.balance(view, market.account(*name).public) > 10**6]
+            assert len(names) > BUILD_ATTEMPTS
+            for name in names:  # the first takes all that the second would pay its fee with
+                await node.submit(transfer(market, node, nonce=0, amount_rao=None, sender=name, keep_alive=False).encode())
+                await node.submit(transfer(market, node, nonce=1, amount_rao=1000, sender=name).encode())
+            honest = transfer(market, node)
+            await node.submit(honest.encode())
+            before = node.tip.height
+            height, _ = await included([node], honest)
+            assert height == before + 1
+            assert len(node.chain.block(height).body.extrinsics) == len(names) + 1
+            await market.reach(height + 2)
+            assert len(node.pool) == 0
 
     run(scenario())
 
