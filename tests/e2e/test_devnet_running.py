@@ -124,15 +124,18 @@ def test_an_unknown_devnet_is_not_found(devnet, verb):
 
 def test_a_transfer_arrives(devnet):
     before = query(devnet, lambda api: api.account_get(_key(devnet, "neuron", "log")))
-    done = devnet.cli("wallet", "send", "//neuron//log", "1.5Q", "--key", "//owner")
+    unasked = devnet.cli("wallet", "send", "//neuron//log", "1.5Q", "--key", "//owner", code=7)["error"]
+    assert unasked["name"] == "Aborted" and "--yes" in unasked["hint"]
+    done = devnet.cli("wallet", "send", "//neuron//log", "1.5Q", "--key", "//owner", "--yes")
     assert done["error"] == "" and done["height"] > 0
     after = devnet.cli("wallet", "balance", "//neuron//log")["value"]
     assert int(after["free_rao"]) - before.value.free_rao == 3 * Q // 2
     history = query(devnet, lambda api: api.account_history(_key(devnet, "owner", ""), limit=1)).items
     assert history[0].call == "accounts.transfer" and "0x" + history[0].id.hex() == done["id"]
-    error = devnet.cli("wallet", "send", "//neuron//log", "20_000_000Q", "--key", "//owner", code=1)["error"]
+    error = devnet.cli("wallet", "send", "//neuron//log", "20_000_000Q", "--key", "//owner", "--yes", code=1)["error"]
     assert error["name"] and error["name"] != "Bug"
-    assert devnet.cli("wallet", "send", "//neuron//log", "0Q", "--key", "//owner", code=2)["error"]["name"] == "UsageError"
+    error = devnet.cli("wallet", "send", "//neuron//log", "0Q", "--key", "//owner", "--yes", code=2)["error"]
+    assert error["name"] == "UsageError"
 
 
 def _key(devnet, role, name):
@@ -143,16 +146,16 @@ def _key(devnet, role, name):
 @pytest.mark.slow  # several commands, each waits for its block
 def test_stake_is_added_and_removed(devnet):
     hotkey = next(a["hotkey"] for a in devnet.cli("devnet", "accounts") if a["path"] == "//validator//0")
-    devnet.cli("stake", "add", hotkey, "1", "25Q", "--key", "//neuron//csv")
+    devnet.cli("stake", "add", hotkey, "1", "25Q", "--key", "//neuron//csv", "--yes")
 
     def staked():
         rows = devnet.cli("stake", "list", "//neuron//csv")["value"]
         return sum(int(row["stake_rao"]) + int(row["pending_rao"]) for row in rows)
 
     assert abs(staked() - 25 * Q) < Q  # it may already have earned, or lost a rao to rounding
-    devnet.cli("stake", "remove", hotkey, "1", "10Q", "--key", "//neuron//csv")
+    devnet.cli("stake", "remove", hotkey, "1", "10Q", "--key", "//neuron//csv", "--yes")
     assert abs(staked() - 15 * Q) < Q
-    error = devnet.cli("stake", "remove", hotkey, "1", "10_000Q", "--key", "//neuron//csv", code=1)["error"]
+    error = devnet.cli("stake", "remove", hotkey, "1", "10_000Q", "--key", "//neuron//csv", "--yes", code=1)["error"]
     assert error["name"] != "Bug" and error["cause"]
 
 
