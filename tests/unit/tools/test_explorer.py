@@ -85,11 +85,11 @@ async def _life():
         transport = httpx.ASGITransport(app=build_app(api, gateway="http://127.0.0.1:1"))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             answers = {"names": names, "api": api}
-            for path in (*GOOD, *PLAIN, *FORMS, *searches, *WRONG[400], *WRONG[404]):
+            for path in (*GOOD, *FORMS, *searches, *WRONG[400], *WRONG[404], *PLAIN):  # files last: threads take time
                 answers[path] = await client.get(path.format(**names))
             answers["down"] = await client.get("/ask?q=hello")
             answers["post"] = await client.post("/blocks")
-        answers["trace"] = await api.epoch_explain(1)
+        answers["trace"] = await api.epoch_explain(1, 1)
         answers["live"] = await _watch(api, market)
         return answers
 
