@@ -143,9 +143,14 @@ class Processes:
                     child.process.kill()
 
     async def close(self) -> None:
+        """Let go of what belongs to the event loop."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for child in self.children:
+            if child.process is not None:  # a killed child's own children may hold its pipes open longer than we live
+                child.process._transport.close()  # type: ignore[attr-defined]  # there is no public way
+        await asyncio.sleep(0)  # the transports finish in callbacks
 
     def table(self) -> list[dict[str, Any]]:
         """For run/processes.json: a pid alone may be another program's by the time somebody reads it."""
