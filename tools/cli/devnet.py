@@ -87,9 +87,13 @@ def _detach(settings: Settings, layout: Layout, out: Output) -> None:
             found = json.loads(ready.read_text())
             ports = Ports.load(layout)
             answer = {"devnet": layout.name, "pid": child.pid, **ports.to_json(), **found}
+            plan = DevnetPlan.load(layout)
+            doors = [f"rpc {ports.url(ports.rpc(0))}"]
+            doors += [] if "--no-explorer" in words else [f"explorer {ports.url(ports.explorer)}"]
+            doors += [] if plan.ai == "off" else [f"gateway {ports.url(ports.gateway)}/v1"]
             text = (
                 f"devnet {layout.name!r} runs in the background (process {child.pid}), ready after {found['seconds']} s\n"
-                f"rpc {ports.url(ports.rpc(0))} · explorer {ports.url(ports.explorer)} · gateway {ports.url(ports.gateway)}/v1"
+                f"{' · '.join(doors)}\nstop it: quorix devnet down {layout.name}"
             )
             out.data(answer, text)
             return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genesis.cast import Member
+from genesis.cast import FREE_RAO, Member
 from ledger.client.keys import encode_address
 from ledger.client.records import NewHead, SubnetRecord
 from tools.cli.output import Output, format_amount
@@ -22,7 +24,10 @@ TRAINING_LINE_S = 5.0
 KEYS_WARNING = "these keys are public: never use them elsewhere"
 
 
-def banner(out: Output, plan: DevnetPlan, ports: Ports, members: list[Member], chain: str, version: str, full: bool) -> None:
+def banner(
+    out: Output, plan: DevnetPlan, ports: Ports, members: list[Member], chain: str, version: str, full: bool, *,
+    explorer: bool = True,
+) -> None:
     """The page printed once. Goes to stdout as text, or as one JSON object."""
     pace = f"blocks every {plan.block_time_ms / 1000:g} s" if plan.seal == "interval" else f"blocks {plan.seal}"
     addresses = ports.to_json()
@@ -40,17 +45,28 @@ def banner(out: Output, plan: DevnetPlan, ports: Ports, members: list[Member], c
     last = f" (..{ports.rpc(plan.nodes - 1)})" if plan.nodes > 1 else ""
     houses = f"{plan.nodes} {'authority' if plan.nodes == 1 else 'authorities'}"
     console.print(f"[bold]quorix {version}[/] · devnet {plan.name!r} · chain {chain} · seed {plan.seed} · {pace} · tempo 15")
-    kind = "a process each" if plan.processes else "one process"
-    console.print(f"nodes     {houses} ({kind})   rpc  {ports.url(ports.rpc(0))}{last}")
-    console.print(f"explorer  {ports.url(ports.explorer)}         gateway  {ports.url(ports.gateway)}/v1")
-    columns = ("role", "name", "subnets", "address" if full else "address (all of it: --full)", "free", "dev key")
-    rows_text = [
-        (m.role, m.name, " ".join(map(str, m.subnets)) or "-", _address(m, full), "1,000 Q", m.path) for m in members
-    ]
+    columns = ("role", "name", "subnets", "address" if full else "address (all of it: --full)", "dev key")
+    rows_text = [(m.role, m.name, " ".join(map(str, m.subnets)) or "-", _address(m, full), m.path) for m in members]
     out.table("", columns, rows_text)
-    console.print(f"[yellow]{KEYS_WARNING}[/]")
-    console.print("try  quorix subnet list · quorix epoch explain 1 latest · quorix ai query \"import \"")
-    console.print(f"     quorix subnet metagraph 1 · quorix devnet check · open {ports.url(ports.explorer)}")
+    console.print(f"[yellow]{KEYS_WARNING}[/]; each account began with {format_amount(FREE_RAO)}")
+    console.print(f"nodes     {houses} ({'a process each' if plan.processes else 'one process'})")
+    console.print(f"rpc       {ports.url(ports.rpc(0))}{last}")
+    if explorer:
+        console.print(f"explorer  {ports.url(ports.explorer)}")
+    words = ["subnet metagraph 1", "epoch explain 1 latest", "devnet check"]
+    if plan.ai != "off":
+        console.print(f"gateway   {ports.url(ports.gateway)}/v1")
+        words.insert(0, 'ai query "import "')
+    for index, word in enumerate(words):
+        console.print(f"{'' if index else 'try':<10}{_program()} {word}")
+
+
+def _program() -> str:
+    """How this `quorix` is called from the present directory."""
+    if shutil.which("quorix"):
+        return "quorix"
+    path = Path(sys.executable).with_name("quorix")
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _address(member: Member, full: bool) -> str:
@@ -95,8 +111,8 @@ class Tally:
 class Status:
     """The live area on a terminal, or JSON lines elsewhere."""
 
-    def __init__(self, out: Output, neurons: list[str], tally: Tally) -> None:
-        self.out, self.neurons, self.tally = out, neurons, tally
+    def __init__(self, out: Output, neurons: list[str], tally: Tally, *, seal: str = "interval") -> None:
+        self.out, self.neurons, self.tally, self.seal = out, neurons, tally, seal
         self.tty = sys.stdout.isatty() and not out.json
         self.head: NewHead | None = None
         self.subnets: list[SubnetRecord] = []
@@ -155,7 +171,8 @@ class Status:
 
     def _head_line(self) -> str:
         if self.head is None:
-            return "waiting for the first block…"
+            wanted = {"instant": "; a transaction makes one", "manual": "; dev_seal makes one"}.get(self.seal, "")
+            return f"waiting for the first block{wanted or '…'}"
         left = min((s.blocks_left for s in self.subnets), default=0)
         top = ", ".join(f"{name} {format_amount(rao, digits=2)}" for name, rao in self._top())
         parts = [

@@ -135,8 +135,8 @@ class Supervisor:
             loop.add_signal_handler(number, self._signal, processes)
         chain = f"quorix-dev-{self.plan.seed}"
         members = cast(self.plan.seed, self.plan.nodes)
-        banner(self.out, self.plan, self.ports, members, chain, version("quorix"), self.full)
-        with Status(self.out, self.plan.neurons, self.tally) as status:
+        banner(self.out, self.plan, self.ports, members, chain, version("quorix"), self.full, explorer=self.explorer)
+        with Status(self.out, self.plan.neurons, self.tally, seal=self.plan.seal) as status:
             self.status = status
             tasks: list[asyncio.Task[Any]] = []
             try:
@@ -153,7 +153,8 @@ class Supervisor:
                 await asyncio.gather(*tasks, return_exceptions=True)
                 status.say("stopping: gateway, neurons and validators, explorer, nodes")
                 await self._stop(processes)
-        self.out.remark(f"stopped; the state of devnet {self.plan.name!r} is kept. `quorix devnet up` goes on from there.")
+        again = "quorix devnet up" + ("" if self.plan.name == "default" else f" {self.plan.name}")
+        self.out.remark(f"stopped; the state of devnet {self.plan.name!r} is kept. `{again}` goes on from there.")
 
     async def _until_over(self, waiting: set[asyncio.Future[Any]]) -> None:
         """Until the stop, a child that failed for good, or a task of ours that failed, whose error is raised."""
@@ -244,7 +245,7 @@ class Supervisor:
             if not self.fresh:
                 status.say(f"continuing devnet {self.plan.name!r} at final block {height}", height=height)
             names = {m.hotkey.public: m.name for m in cast(self.plan.seed, self.plan.nodes) if m.hotkey is not None}
-            drawing = asyncio.create_task(self._draw(status))
+            drawing = asyncio.create_task(self._draw(status, height))
             clock = _clock_gap_ms()
             try:
                 async for head in api.chain_subscribe_new_heads():
@@ -253,7 +254,6 @@ class Supervisor:
                         if any(e.name == "EpochRan" for e in head.events) or not self.tally.earned_rao:
                             await self._earnings(api, [s.netuid for s in subnets], names)
                         status.block(head, subnets)
-                    await self._announce_ready(status, head.header.height)
                     gap = _clock_gap_ms()
                     if abs(gap - clock) > CLOCK_JUMP_MS:
                         status.say(f"the machine's clock moved by {(gap - clock) / 1000:+.1f} s: blocks may pause for a moment")
@@ -286,7 +286,8 @@ class Supervisor:
         if not path.exists() and set(self.plan.neurons) <= self.tally.ready and await self._doors_open():
             seconds = round(time.monotonic() - self.started, 1)
             write_atomic(path, json.dumps({"height": height, "seconds": seconds}).encode())
-            status.say(f"ready after {seconds} s: {len(self.plan.neurons)} neurons answer", seconds=seconds, ready=True)
+            who = f": {len(self.plan.neurons)} neurons answer" if self.plan.neurons else ""
+            status.say(f"ready after {seconds} s{who}", seconds=seconds, ready=True)
 
     async def _doors_open(self) -> bool:
         doors = [self.ports.explorer] * self.explorer + [self.ports.gateway] * (self.plan.ai != "off")
@@ -298,9 +299,11 @@ class Supervisor:
             writer.close()
         return True
 
-    async def _draw(self, status: Status) -> None:
+    async def _draw(self, status: Status, first: int) -> None:
+        """Twice a second, blocks or not: with instant sealing there may be none for long."""
         while True:
             status.draw()
+            await self._announce_ready(status, first if status.head is None else status.head.header.height)
             await asyncio.sleep(0.5)
 
     # --- stop
