@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Any
 
@@ -12,22 +11,17 @@ import click
 from ledger.errors import Error, NotFound, Timeout, Unreachable
 from tools.cli.main import Noun, Settings
 from tools.cli.output import Output
-from tools.devnet.layout import DEFAULT_BASE, Ports, all_devnets, home_directory
+from tools.cli.session import configured, running_ports
+from tools.devnet.layout import DEFAULT_BASE
 
 group = Noun("ai", help="Ask the network.")
 
 
 def gateway_url(settings: Settings, given: str | None) -> str:
-    """`--gateway`, else QUORIX_GATEWAY, else a running devnet's, else the default port."""
-    if given or os.environ.get("QUORIX_GATEWAY"):
-        return (given or os.environ["QUORIX_GATEWAY"]).rstrip("/").removesuffix("/v1")
-    for layout in all_devnets(home_directory(settings.home)):
-        try:
-            ports = Ports.load(layout)
-        except NotFound:
-            continue
-        return ports.url(ports.gateway)
-    return f"http://127.0.0.1:{DEFAULT_BASE + 41}"
+    """`--gateway`, else QUORIX_GATEWAY, else `gateway` of config.toml, else a running devnet's, else the default port."""
+    ports = running_ports(settings)
+    default = f"http://127.0.0.1:{DEFAULT_BASE + 41}" if ports is None else ports.url(ports.gateway)
+    return (configured(settings, "gateway", given) or default).rstrip("/").removesuffix("/v1")
 
 
 @group.command("query")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from ledger import errors
@@ -35,4 +36,5 @@ def explain(code: str) -> tuple[dict[str, Any], str]:
         rule = ERRORS[code]
         found_rule = {"name": code, "number": rule.number, "about": rule.cause, "hint": rule.hint}
         return found_rule, f"{code}\n{rule.cause}\nnext: {rule.hint}"
-    raise NotFound(f"no error is called {code!r}", hint="names are case-sensitive")
+    near = difflib.get_close_matches(code[:64], [*(kind.name for kind in kinds), *ERRORS], 1, 0.5)
+    raise NotFound(f"no error is called {code[:64]!r}", hint=f"did you mean {near[0]}?" if near else "names are case-sensitive")

@@ -19,7 +19,7 @@ from ledger.client.keys import (
 from ledger.errors import Error, UsageError
 from tools.cli.main import Noun
 from tools.cli.output import Output
-from tools.cli.session import key_path, read_password
+from tools.cli.session import asks_for_password, key_path, read_password
 from tools.devnet.layout import home_directory
 
 group = Noun("key", help="Make and list keys.")
@@ -54,7 +54,7 @@ def _new_password(settings: Any) -> str:
     password = read_password(settings, "new password: ")
     if len(password) < 8:
         raise UsageError("a password has at least 8 characters")
-    if read_password(settings, "again: ") != password:
+    if asks_for_password(settings) and read_password(settings, "again: ") != password:
         raise UsageError("the two passwords differ")
     return password
 

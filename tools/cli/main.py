@@ -6,6 +6,7 @@ stdout, everything else to stderr. Every failure ends in one place, `main`, with
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -50,6 +51,8 @@ class Settings:
     yes: bool = False
     no_input: bool = False
     timeout_s: float = 60.0
+    password_file: str | None = None
+    password_fd: int | None = None
 
 
 COMMON: list[click.Option] = [
@@ -61,7 +64,10 @@ COMMON: list[click.Option] = [
     click.Option(["--home"], metavar="DIR", default=None, help="Where state lives (QUORIX_HOME)."),
     click.Option(["--yes"], is_flag=True, default=None, help="Answer yes to every question."),
     click.Option(["--no-input"], is_flag=True, default=None, help="Never ask; fail instead."),
-    click.Option(["--timeout", "timeout_s"], type=float, default=None, metavar="SECONDS", help="Deadline."),
+    click.Option(["--timeout", "timeout_s"], type=click.FloatRange(0, min_open=True), default=None, metavar="SECONDS",
+                 help="Deadline."),
+    click.Option(["--password-file"], metavar="FILE", default=None, help="Password of a key (QUORIX_PASSWORD_FILE)."),
+    click.Option(["--password-fd"], type=click.IntRange(0), metavar="N", default=None, help="The same, from a descriptor."),
 ]
 _FIELDS = [option.name for option in COMMON]
 
@@ -75,7 +81,7 @@ def _take_common(ctx: click.Context) -> None:
         if name in ctx.params and name not in declared:
             value = ctx.params.pop(name)
             if value is not None and not (name == "verbose" and value == 0):
-                given["timeout_s" if name == "timeout_s" else name] = value
+                given[name] = value
     ctx.obj = replace(settings, **given)
 
 
@@ -100,7 +106,20 @@ class Leaf(click.Command):
                     formatter.write_dl(rows)
 
 
-class Noun(click.Group):
+class Tree(click.Group):
+    """A group that, for a command it does not have, names the nearest one it has."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1, 0.5)
+            ask = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"No such command {args[0][:64]!r}.{ask}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class Noun(Tree):
     """A group whose commands are leaves."""
 
     command_class = Leaf
@@ -109,7 +128,7 @@ class Noun(click.Group):
 Noun.group_class = Noun
 
 
-class Root(click.Group):
+class Root(Tree):
     """The nouns, imported one by one as they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from ledger.client.records import to_json
@@ -20,26 +20,28 @@ if TYPE_CHECKING:
 
 RAO = 1_000_000_000
 SUPPLY_CAP_RAO = 21_000_000 * RAO
+MAX_AMOUNT_CHARACTERS = 64
+
+
+_AMOUNT = re.compile(r"([0-9][0-9_]*)(?:\.([0-9]+))?(Q|r)", re.ASCII)
 
 
 def parse_amount(text: str) -> int | None:
     """`1.5Q`, `1_500_000r`, `all` (None). A bare number is refused: the unit must be said. Never a float."""
-    clean = text.strip().replace("_", "")
-    if clean == "all":
+    if text.strip() == "all":
         return None
-    unit = clean[-1:]
-    try:
-        number = Decimal(clean[:-1])
-    except InvalidOperation:
-        number = Decimal(-1)
-    if unit not in ("Q", "r") or not number.is_finite() or number < 0:
-        raise UsageError(f"{text!r} is not an amount", hint="write 1.5Q, 1_500_000r or all (1 Q = 1,000,000,000 rao)")
-    rao = number * RAO if unit == "Q" else number
-    if rao != rao.to_integral_value():
+    found = _AMOUNT.fullmatch(text.strip()) if len(text) <= MAX_AMOUNT_CHARACTERS else None
+    if found is None:
+        shown = text[:MAX_AMOUNT_CHARACTERS]
+        raise UsageError(f"{shown!r} is not an amount", hint="write 1.5Q, 1_500_000r or all (1 Q = 1,000,000,000 rao)")
+    whole, fraction, unit = found[1].replace("_", ""), (found[2] or "").rstrip("0"), found[3]
+    places = 9 if unit == "Q" else 0
+    if len(fraction) > places:
         raise UsageError(f"{text!r} is finer than one rao", hint="1 Q = 1,000,000,000 rao")
+    rao = int(whole + fraction.ljust(places, "0"))
     if rao > SUPPLY_CAP_RAO:
         raise UsageError(f"{text!r} is more than there will ever be")
-    return int(rao)
+    return rao
 
 
 def format_amount(rao: int, *, digits: int | None = None) -> str:
@@ -116,8 +118,8 @@ class Output:
             return
         if self.settings.no_input or not sys.stdin.isatty():
             raise Aborted("this needs a confirmation and there is nobody to ask", hint="add --yes")
-        print(plan, file=sys.stderr)
-        if input("go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        print(plan, "go on? [y/N] ", sep="\n", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise Aborted("declined")
 
     @staticmethod

@@ -16,6 +16,8 @@ from tools.cli.session import address, at, run
 
 group = Noun("query", help="Blocks, state and proofs.")
 
+MAX_DIGITS = 20
+
 
 @group.command("block")
 @click.argument("where", default="head")
@@ -88,7 +90,15 @@ async def _state_key(api: Any, settings: Any, text: str) -> bytes:
         raise UsageError(f"no state table is called {name!r}", hint=f"tables: {known}")
     if len(parts) != len(table.fields):
         raise UsageError(f"{name} needs {'/'.join(f.name for f in table.fields) or 'no parts'}")
-    return table.key(*(int(p) if f.number else account(settings, p) for f, p in zip(table.fields, parts, strict=True)))
+    fields = zip(table.fields, parts, strict=True)
+    return table.key(*(_number(part, f.name, f.width) if f.number else account(settings, part) for f, part in fields))
+
+
+def _number(text: str, name: str, width: int) -> int:
+    known = text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
+    if not known or int(text) >= 1 << 8 * width:
+        raise UsageError(f"{name} = {text[:40]!r} is no number of {width} bytes")
+    return int(text)
 
 
 proof_group = Noun("proof", help="Proofs made by `query state --proof --json`.")

@@ -3,57 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import re
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ledger.client.api import ChainApi
 from ledger.client.keys import DevKeys, decode_address, encode_address, key_file_info, read_key_file
 from ledger.crypto import KeyPair
-from ledger.errors import NotFound, Timeout, UsageError
+from ledger.errors import KeyLocked, NotFound, Timeout, UsageError
 from tools.devnet.layout import DEFAULT_BASE, Layout, Ports, all_devnets, home_directory
+from tools.settings import COMMANDS, gather
 
 if TYPE_CHECKING:
     from tools.cli.main import Settings
 
 T = TypeVar("T")
+MAX_PASSWORD_BYTES = 4096
+MAX_HEIGHT_DIGITS = 18
+SHORTEST_ADDRESS = 40  # what is shorter is the name of a key
 
 
 def rpc_url(settings: Settings) -> str:
     """`--rpc`, else QUORIX_RPC, else `rpc` of config.toml, else a running devnet's first node, else the default port."""
-    given = settings.rpc or os.environ.get("QUORIX_RPC")
-    if given:
-        return given
-    home = home_directory(settings.home)
-    configured = _configured(home / "config.toml", "rpc")
-    if configured:
-        return configured
-    for layout in sorted(all_devnets(home), key=lambda found: found.name != "default"):
+    found = running_ports(settings)
+    default = f"http://127.0.0.1:{DEFAULT_BASE}" if found is None else found.url(found.rpc(0))
+    return configured(settings, "rpc", settings.rpc) or default
+
+
+def configured(settings: Settings, name: str, flag: str | None) -> str:
+    """A setting of commands by its precedence; "" where nobody gave it. Raises UsageError for a wrong file."""
+    from tools.node.config import SETTINGS
+
+    values, _ = gather({name: COMMANDS[name]}, home_directory(settings.home), {name: flag}, also=[*COMMANDS, *SETTINGS])
+    return str(values[name])
+
+
+def running_ports(settings: Settings) -> Ports | None:
+    """Ports of a devnet of this home that runs: of the default one, if it does."""
+    for layout in sorted(all_devnets(home_directory(settings.home)), key=_running_first):
         try:
-            ports = Ports.load(layout)
+            return Ports.load(layout)
         except NotFound:
             continue
-        return ports.url(ports.rpc(0))
-    return f"http://127.0.0.1:{DEFAULT_BASE}"
+    return None
 
 
 def _running_first(layout: Layout) -> tuple[bool, bool]:
     return not layout.lock.exists(), layout.name != "default"
-
-
-def _configured(path: Any, name: str) -> str | None:
-    import tomllib
-
-    try:
-        value = tomllib.loads(path.read_text()).get(name)
-    except FileNotFoundError:
-        return None
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: {error}", hint="mend or remove that file") from None
-    return value if isinstance(value, str) else None
 
 
 def run(settings: Settings, work: Callable[[ChainApi], Awaitable[T]], *, deadline: bool = True) -> T:
@@ -77,17 +78,32 @@ async def connect(settings: Settings) -> AsyncIterator[ChainApi]:
     """The chain API of the node that the settings name."""
     from ledger.client.remote import RemoteChain
 
+    import_httpx()
     async with RemoteChain(rpc_url(settings)) as api:
         yield api
 
 
+def import_httpx() -> None:
+    """Import httpx without trio and rich, which it takes along where they are installed: a command starts 0.3 s sooner."""
+    if "httpx" in sys.modules:
+        return
+    unwanted = [name for name in ("trio", "httpx._main") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(unwanted))  # type: ignore[arg-type]  # None: not to be had, which httpx allows for
+    try:
+        for name in ("httpx", "httpcore"):
+            importlib.import_module(name)
+    finally:
+        for name in unwanted:
+            del sys.modules[name]
+
+
 def at(text: str) -> int | str:
     """`--at`: a height, a 0x hash, or head."""
-    if text.isdecimal():
+    if text.isascii() and text.isdecimal() and len(text) <= MAX_HEIGHT_DIGITS:
         return int(text)
     if text in ("head", "latest"):
         return "head"
-    if text.startswith("0x") and len(text) == 66:
+    if re.fullmatch("0x[0-9a-fA-F]{64}", text):
         return text
     raise UsageError(f"{text!r} is no height, hash or head")
 
@@ -104,10 +120,11 @@ def account(settings: Settings, text: str) -> bytes:
         if len(key) != 32:
             raise UsageError(f"{text!r} is no 32-byte public key")
         return key
-    if len(text) < 40:
+    if len(text) < SHORTEST_ADDRESS:
         path = key_path(settings, text)
-        if path.exists():
-            return key_file_info(path).public
+        if not path.exists():
+            raise NotFound(f"no key is called {text!r}", hint="quorix key list; devnet keys are written //role//name")
+        return key_file_info(path).public
     return decode_address(text)
 
 
@@ -145,17 +162,35 @@ def signing_key(settings: Settings, name: str) -> KeyPair:
 
 
 def read_password(settings: Settings, prompt: str) -> str:
-    """From QUORIX_PASSWORD_FILE, else asked on the terminal; never from an argument."""
+    """From --password-fd, --password-file or QUORIX_PASSWORD_FILE, else asked on the terminal; never from an argument."""
     import getpass
     import sys
 
-    path = os.environ.get("QUORIX_PASSWORD_FILE")
-    if path:
-        with open(path, encoding="utf-8") as file:
-            return file.readline().rstrip("\n")
+    path = settings.password_file or os.environ.get("QUORIX_PASSWORD_FILE")
+    try:
+        if settings.password_fd is not None:
+            with os.fdopen(os.dup(settings.password_fd), "rb") as file:
+                return _first_line(file.read(MAX_PASSWORD_BYTES))
+        if path:
+            with open(path, "rb") as file:
+                return _first_line(file.read(MAX_PASSWORD_BYTES))
+    except OSError as error:
+        raise UsageError(f"the password cannot be read: {error.strerror}") from None
     if settings.no_input or not sys.stdin.isatty():
-        raise UsageError("a password is needed and there is no terminal", hint="set QUORIX_PASSWORD_FILE")
+        raise KeyLocked("a password is needed and there is no terminal", hint="--password-file FILE or QUORIX_PASSWORD_FILE")
     return getpass.getpass(prompt)
+
+
+def _first_line(data: bytes) -> str:
+    try:
+        return data.decode().splitlines()[0] if data else ""
+    except UnicodeDecodeError:
+        raise UsageError("the password is not text in UTF-8") from None
+
+
+def asks_for_password(settings: Settings) -> bool:
+    """True where a person will be asked."""
+    return settings.password_fd is None and not (settings.password_file or os.environ.get("QUORIX_PASSWORD_FILE"))
 
 
 async def short_names(api: ChainApi, netuid: int) -> dict[bytes, str]:

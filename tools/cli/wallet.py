@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from ledger.client.calls import Submitted, Wait, Wallet
+from ledger.client.records import DryRun
 from ledger.crypto import KeyPair
-from ledger.errors import UsageError
+from ledger.errors import Rejected, UsageError
 from tools.cli.main import Noun
 from tools.cli.output import Output, format_amount, parse_amount
 from tools.cli.session import account, address, run, signing_key
@@ -61,14 +62,24 @@ def send_command(ctx: click.Context, to: str, amount: str, signer: str, wait: Wa
 
 
 def submit(ctx: click.Context, key: KeyPair, call: str, args: dict[str, Any], *, wait: Wait, plan: str) -> None:
-    """Confirm, sign, submit, wait, and print the outcome. Raises Rejected when the chain refuses."""
+    """Rehearse, show the plan and confirm, then sign, submit, wait, and print the outcome. Raises Rejected."""
     out = Output(ctx.obj)
-    if not out.json:
-        out.confirm(plan)
+    rehearsed, free_rao = run(ctx.obj, lambda api: _rehearse(api, key, call, args))
+    if not rehearsed.ok:
+        raise Rejected(rehearsed.error, "the chain would refuse this", hint=rehearsed.hint)
+    out.confirm(f"{plan}\nfee {format_amount(rehearsed.fee_rao)}; {address(key.public)} has {format_amount(free_rao)} free")
 
     async def work(api: Any) -> Submitted:
-        return await Wallet(api, key).submit(call, wait=wait, **args)
+        return await Wallet(api, key).submit(call, wait=wait, timeout_s=ctx.obj.timeout_s, **args)
 
-    done = run(ctx.obj, work)
+    done = run(ctx.obj, work, deadline=False)
     place = "" if done.height is None else f", final in block {done.height}"
     out.data(done, f"{call}: ok{place}\nid 0x{done.id.hex()}")
+
+
+async def _rehearse(api: Any, key: KeyPair, call: str, args: dict[str, Any]) -> tuple[DryRun, int]:
+    """What would become of the call on the head's state, and the signer's free balance."""
+    nonce = await api.author_next_nonce(key.public)
+    extrinsic = await Wallet(api, key).sign(call, args, nonce=nonce)
+    rehearsed = await api.author_dry_run(extrinsic.encode())
+    return rehearsed, (await api.account_get(key.public)).value.free_rao

@@ -7,27 +7,15 @@ the nearest known one.
 
 from __future__ import annotations
 
-import difflib
-import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ledger.errors import UsageError
+from tools.settings import COMMANDS, Setting, gather
 
-MAX_CONFIG_BYTES: Final = 1 << 20
 MAX_PEERS: Final = 256
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting. `kind` is int, bool, str or list (of strings)."""
-
-    kind: type
-    default: Any
-    about: str
 
 
 SETTINGS: Final[dict[str, Setting]] = {
@@ -104,7 +92,7 @@ def load_config(
     home: Path, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None
 ) -> NodeConfig:
     """Settings of the node at `home`; flags that are None were not given. Raises UsageError naming the wrong setting."""
-    values, origin = _gather(home, flags or {}, os.environ if environment is None else environment)
+    values, origin = gather(SETTINGS, home, flags or {}, environment, also=COMMANDS)
     for name in _PORTS:
         if not 0 <= values[name] <= 65535:
             raise UsageError(f"{name} = {values[name]} is no port ({origin[name]})")
@@ -120,71 +108,3 @@ def load_config(
     values["spec"] = Path(values["spec"]) if values["spec"] else home / "spec.toml"
     values["admin_socket"] = Path(values["admin_socket"]) if values["admin_socket"] else home / "admin.sock"
     return NodeConfig(home=home, origin=origin, **values)
-
-
-def _gather(
-    home: Path, flags: Mapping[str, Any], environment: Mapping[str, str]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    path = home / "config.toml"
-    written = _read_file(path)
-    values: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    for name, setting in SETTINGS.items():
-        variable = f"QUORIX_{name.upper()}"
-        if flags.get(name) is not None and flags[name] != ():
-            values[name], origin[name] = _checked(name, flags[name], "flag"), "flag"
-        elif variable in environment:
-            values[name], origin[name] = _from_text(name, environment[variable], variable), variable
-        elif name in written:
-            values[name], origin[name] = _checked(name, written[name], str(path)), str(path)
-        else:
-            values[name], origin[name] = setting.default, "default"
-    return values, origin
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    if len(data) > MAX_CONFIG_BYTES:
-        raise UsageError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
-    try:
-        tree = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}", hint="mend or remove that file") from None
-    for key in tree:
-        if key not in SETTINGS:
-            near = difflib.get_close_matches(key, SETTINGS, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(SETTINGS)}"
-            raise UsageError(f"{path}: unknown setting {key!r}", hint=hint)
-    return tree
-
-
-def _checked(name: str, value: Any, place: str) -> Any:
-    kind = SETTINGS[name].kind
-    if kind is list and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-        return list(value)
-    if kind is not list and type(value) is kind:
-        return value
-    words = {int: "a whole number", bool: "true or false", str: "text", list: "a list of texts"}
-    raise UsageError(f"{name} = {value!r} ({place}); expected {words[kind]}")
-
-
-def _from_text(name: str, text: str, place: str) -> Any:
-    """An environment variable's value: true/false, a whole number, text, or a list separated by commas."""
-    kind = SETTINGS[name].kind
-    if kind is bool:
-        if text.lower() not in ("1", "0", "true", "false", "yes", "no"):
-            raise UsageError(f"{place} = {text!r}; expected true or false")
-        return text.lower() in ("1", "true", "yes")
-    if kind is int:
-        if not text.isdecimal() or len(text) > 18:
-            raise UsageError(f"{place} = {text!r}; expected a whole number")
-        return int(text)
-    if kind is list:
-        return [item.strip() for item in text.split(",") if item.strip()]
-    return text
