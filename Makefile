@@ -52,7 +52,7 @@ test: setup $(VENV)/.dev lint types
 	$(BIN)/pytest -n 2 -m "not long" $(ARGS)
 
 test-all: setup $(VENV)/.dev lint types
-	$(BIN)/pytest -n 2 $(ARGS)
+	QUORIX_FRESH_EXAMPLES=1 $(BIN)/pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

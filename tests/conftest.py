@@ -17,9 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.devnets import Devnet
 from tests.devnets import devnet as running_devnet
+
+# The same examples in every run of `make test`, and no deadline for one: a red run must mean a change. `make test-all` sets
+# QUORIX_FRESH_EXAMPLES and looks further each time.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("fresh", deadline=None)
+settings.load_profile("fresh" if os.environ.get("QUORIX_FRESH_EXAMPLES") else "repeatable")
 
 LIMIT_S = 20.0
 ORDINARY_LOAD = 2.0  # processes a core that want to run: two workers and a devnet on two cores

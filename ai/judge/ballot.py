@@ -17,9 +17,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ai.receipts import ReceiptStore
-from ledger.blocks import MIN_PERIOD
 from ledger.client.api import ChainApi
-from ledger.client.calls import Submitted, Wallet
+from ledger.client.calls import SHORTEST_PERIOD, Submitted, Wallet
 from ledger.client.records import SubnetRecord
 from ledger.codec import pack_u16
 from ledger.commitments import SALT_BYTES, weights_commitment
@@ -30,7 +29,7 @@ from .memory import Memory, Pending
 
 COMMIT_MARGIN_BLOCKS: Final = 3  # a commitment must be final in the epoch it names
 CALL_TIMEOUT_S: Final = 20.0
-CALL_PERIOD_BLOCKS: Final = MIN_PERIOD  # a call that waits longer names the wrong epoch
+CALL_PERIOD_BLOCKS: Final = SHORTEST_PERIOD  # a call that waits longer names the wrong epoch
 # Refusals that pass by themselves: the call is tried again at the next block. All others are final.
 PASSING: Final = frozenset({
     "RevealTooEarly", "CommittingWeightsTooFast", "SettingWeightsTooFast", "CannotPayFee", "Expired", "BirthBlockUnknown",

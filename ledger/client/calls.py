@@ -17,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from ..blocks import DEFAULT_PERIOD, Extrinsic
+from ..blocks import DEFAULT_PERIOD, MIN_PERIOD, Extrinsic
 from ..crypto import KeyPair
 from ..errors import NotFound, NotReady, RateLimited, Rejected, Timeout, Unreachable, UsageError
 from .api import ChainApi
 from .records import CallRecord, EventRecord, ExtrinsicRecord, Metadata, Properties
 
 Wait = Literal["none", "pool", "final"]
+SHORTEST_PERIOD: Final = MIN_PERIOD  # for calls that mean something else if they come late
 MAX_ATTEMPTS: Final = 3  # signatures made for one call, each after the one before expired or lost its nonce
 POLL_FIRST_MS: Final = 25
 POLL_CAP_MS: Final = 500

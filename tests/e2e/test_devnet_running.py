@@ -282,12 +282,12 @@ def test_a_second_node_joins_syncs_and_follows(devnet, tmp_path):
     async def compare(url, least):
         async with RemoteChain(devnet.rpc) as first, RemoteChain(url) as second:
             deadline = time.monotonic() + START_S
-            while (await second.system_health()).height < least:
-                assert time.monotonic() < deadline, await second.system_health()
+            while (health := await second.system_health()).height < least or not health.ready:
+                assert time.monotonic() < deadline, health
                 await asyncio.sleep(0.1)
             theirs, mine = await first.chain_get_header(least), await second.chain_get_header(least)
             assert (mine.hash, mine.state_root) == (theirs.hash, theirs.state_root)
-            return await second.system_health()
+            return health
 
     with joined(devnet, tmp_path / "node") as line:
         assert line["role"] == "full"

@@ -22,7 +22,7 @@ def entries(answer):
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), sharpness=st.floats(0.0, 60.0), windows=st.integers(1, 20))
+@given(seed=st.integers(0, 2**32 - 1), sharpness=st.just(0.0) | st.floats(0.01, 60.0), windows=st.integers(1, 20))
 def test_counts_are_exact_and_near_the_truth(seed, sharpness, windows):
     logits = np.random.default_rng(seed).normal(size=(windows, 256)) * sharpness
     truth = np.exp(logits - logits.max(axis=1, keepdims=True))
