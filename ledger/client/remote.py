@@ -247,14 +247,19 @@ def _may_repeat(wire: str) -> bool:
 
 def _endpoints(url: str) -> tuple[str, str, str]:
     """(HTTP address, WebSocket address, path of the unix socket or "")."""
-    parts = urlsplit(url)
+    wrong = UsageError(f"not an RPC address: {url[:200]!r}", hint="http://HOST:PORT or unix:/PATH/admin.sock")
+    try:
+        parts = urlsplit(url)
+        known = parts.port is None or parts.port > 0
+    except ValueError:  # brackets or a port that are none
+        raise wrong from None
     if parts.scheme == "unix" and parts.path:
         return "http://localhost/", "ws://localhost/", parts.path
-    if parts.scheme in ("http", "https", "ws", "wss") and parts.hostname:
+    if known and parts.scheme in ("http", "https", "ws", "wss") and parts.hostname:
         secure = parts.scheme in ("https", "wss")
         place = parts.netloc + (parts.path or "/")
         return f"{'https' if secure else 'http'}://{place}", f"{'wss' if secure else 'ws'}://{place}", ""
-    raise UsageError(f"not an RPC address: {url[:200]!r}", hint="http://HOST:PORT or unix:/PATH/admin.sock")
+    raise wrong
 
 
 # --- the methods -----------------------------------------------------------------------------------------------------
