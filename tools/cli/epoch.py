@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -33,7 +34,7 @@ def list_command(ctx: click.Context, netuid: int, limit: int) -> None:
              e.validators, e.miners_paid)
             for e in page.items
         ]
-        columns = ("epoch", "block", "emission", "paid", "validators", "miners paid")
+        columns = ("epoch", "block", "for neurons", "paid with the owner", "validators", "miners paid")
         out.table(f"epochs of subnet {netuid}", columns, rows, right=columns)
 
     out.data(page, show)
@@ -69,7 +70,10 @@ class Explanation:
         if uid is not None and uid not in everyone:
             raise UsageError(f"there was no uid {uid} in that epoch", hint=f"uids are 0 to {len(everyone) - 1}")
         self.uids = list(everyone) if uid is None else [uid]
-        self.validators = [i for i in everyone if int(self.trace["active_stake_rao"][i]) > 0]
+        votes = self.rows("weights")
+        self.validators = [i for i in everyone if int(self.trace["active_stake_rao"][i]) > 0 and votes[i]]
+        self.one = uid
+        self.judges = [uid] if uid in self.validators else self.validators  # rows of the matrices
 
     def name(self, uid: int) -> str:
         return f"{uid} {self.record.names[uid]}".rstrip()
@@ -93,11 +97,12 @@ class Explanation:
         stake, share = self.values("stake_rao"), self.values("active_share")
         rows = [
             (self.name(i), format_amount(stake[i], digits=4), q32(share[i]),
-             "yes" if self.trace["permit"][i] else "no", "yes" if self.trace["active"][i] else "no")
+             "yes" if self.trace["permit"][i] else "no", "yes" if self.trace["active"][i] else "no",
+             "yes" if i in self.validators else "no")
             for i in self.uids if stake[i]
         ]
-        columns = ("validator", "stake", "voting share", "permit", "active")
-        self.out.table("1. stake -> voting share", columns, rows, right=columns[1:3])
+        columns = ("neuron", "stake", "voting share", "permit", "active", "votes")
+        self._table("1. stake -> voting share", columns, rows, right=columns[1:3])
         self.out.remark(f"   support that makes a weight the consensus: {format_amount(int(self.trace['need_rao']))}")
 
     def _weights(self) -> None:
@@ -107,12 +112,12 @@ class Explanation:
         consensus = self.values("consensus")
         self._matrix("3. clipped at the consensus (✂ = cut)", self.rows("clipped"), before=self.rows("weights"))
         rows = [(self.name(j), q32(consensus[j])) for j in self.uids if consensus[j]]
-        self.out.table("   consensus: the largest weight that enough stake supports", ("miner", "consensus"), rows)
+        self._table("   consensus: the largest weight that enough stake supports", ("miner", "consensus"), rows)
 
     def _matrix(self, title: str, rows: list[dict[int, int]], before: list[dict[int, int]] | None = None) -> None:
-        columns = sorted({j for row in (before or rows) for j in row if j in self.uids or len(self.uids) == 1})
+        columns = self._judged(before or rows)
         body = []
-        for i in self.validators:
+        for i in self.judges:
             cells = []
             for j in columns:
                 value = rows[i].get(j, 0)
@@ -120,7 +125,18 @@ class Explanation:
                 cells.append(f"{'✂ ' if cut else ''}{q32(value)}" if value or cut else "·")
             body.append((self.name(i), *cells))
         names = [self.name(j) for j in columns]
-        self.out.table(title, ("validator", *names), body, right=names)
+        self._table(title, ("validator", *names), body, right=names)
+
+    def _judged(self, rows: list[dict[int, int]]) -> list[int]:
+        """Columns of a matrix: all miners, or the one that is asked for."""
+        everyone = self.one is None or self.one in self.validators
+        return sorted({j for i in self.judges for j in rows[i] if everyone or j == self.one})
+
+    def _table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> None:
+        if rows and len(columns) > 1:
+            self.out.table(title, columns, rows, right=right)
+        else:
+            self.out.console().print(f"{title}: nothing", style="bold", soft_wrap=True)
 
     def _incentive(self) -> None:
         rank, prerank, incentive = self.values("rank"), self.values("prerank"), self.values("incentive")
@@ -130,35 +146,35 @@ class Explanation:
             for j in self.uids if prerank[j]
         ]
         columns = ("miner", "support before", "after clipping", "trust", "incentive")
-        self.out.table("4. rank -> incentive", columns, rows, right=columns[1:])
+        self._table("4. rank -> incentive", columns, rows, right=columns[1:])
 
     def _bonds(self) -> None:
         before, after = self.rows("bonds_before"), self.rows("bonds_after")
-        names = sorted({j for row in after for j in row if j in self.uids or len(self.uids) == 1})
+        names = self._judged(after)
         body = [
             (self.name(i), *(f"{q32(before[i].get(j, 0))} -> {q32(after[i].get(j, 0))}" for j in names))
-            for i in self.validators
+            for i in self.judges
         ]
         titles = [self.name(j) for j in names]
-        self.out.table("5. bonds: moving average of the weights", ("validator", *titles), body, right=titles)
+        self._table("5. bonds: moving average of the weights", ("validator", *titles), body, right=titles)
 
     def _dividends(self) -> None:
         dividends, trust, share = self.values("dividends"), self.values("validator_trust"), self.values("active_share")
         rows = [
             (self.name(i), q32(share[i]), q32(trust[i]), q32(dividends[i]), f"{(dividends[i] - share[i]) / ONE_Q32:+.4f}")
-            for i in self.uids if i in self.validators
+            for i in self.judges if i in self.uids
         ]
         columns = ("validator", "voting share", "validator trust", "dividends", "against share")
-        self.out.table("6. bonds x incentive -> dividends", columns, rows, right=columns[1:])
+        self._table("6. bonds x incentive -> dividends", columns, rows, right=columns[1:])
 
     def _pay(self) -> None:
         paid = self.trace["paid"]
         pots = [[int(value) for value in paid[pot]] for pot in ("server_rao", "validator_rao", "root_rao")]
         rows: list[tuple[Any, ...]] = [
-            (self.name(i), *(format_amount(pot[i]) for pot in pots), format_amount(sum(pot[i] for pot in pots)))
+            (self.name(i), *(format_amount(rao, digits=9) for rao in [*(pot[i] for pot in pots), sum(pot[i] for pot in pots)]))
             for i in self.uids if any(pot[i] for pot in pots)
         ]
         columns = ("neuron", "for answers", "for judging", "for root stake", "together")
         owner, total = int(paid["owner_rao"]), sum(sum(pot) for pot in pots)
-        self.out.table("7. pay by largest remainder", columns, rows, right=columns[1:])
+        self._table("7. pay by largest remainder", columns, rows, right=columns[1:])
         self.out.remark(f"   paid {format_amount(total)} and {format_amount(owner)} to the subnet's owner")

@@ -1,0 +1,59 @@
+"""What `quorix epoch explain` and `quorix subnet metagraph` say to a person."""
+
+from dataclasses import replace
+
+import pytest
+
+from ledger.client.records import EpochTraceRecord, NeuronRecord, Serving
+from tools.cli.epoch import ONE_Q32, Explanation
+from tools.cli.main import Settings
+from tools.cli.output import Output
+from tools.cli.subnet import _role
+
+HALF = ONE_Q32 // 2
+TRACE = {
+    "emission_rao": 10, "need_rao": 5, "stake_rao": [7, 6, 5, 0], "active_stake_rao": [7, 6, 5, 0],
+    "active_share": [HALF, HALF, 0, 0], "permit": [True, True, True, False], "active": [True, True, True, True],
+    "weights": [[[2, HALF], [3, HALF]], [[2, ONE_Q32]], [], []],
+    "clipped": [[[2, HALF], [3, HALF]], [[2, HALF]], [], []],
+    "consensus": [0, 0, HALF, HALF],
+}
+SERVING = Serving("127.0.0.1", 9950, b"", b"", 1)
+NEURON = NeuronRecord(**{**dict.fromkeys(NeuronRecord.__dataclass_fields__, 0), "active": True, "serving": None})
+
+
+def explain(capsys, uid, step):
+    record = EpochTraceRecord(1, 4, 60, [b""] * 4, ["judge", "copy", "rich-miner", "miner"], TRACE)
+    Explanation(Output(Settings()), record, uid).show(step)
+    return capsys.readouterr().out
+
+
+def test_a_miner_with_a_permit_that_gave_no_weights_has_no_row(capsys):
+    said = explain(capsys, None, "weights")
+    assert "0 judge" in said and "1 copy" in said
+    assert "\n 2 rich-miner" not in said  # a column only
+
+
+@pytest.mark.parametrize(("uid", "row", "columns"), [(0, {"0 judge"}, {"2", "3"}), (3, {"0 judge", "1 copy"}, {"3"})])
+def test_one_neuron_is_its_row_or_its_column(capsys, uid, row, columns):
+    said = explain(capsys, uid, "clip")
+    assert {name for name in ("0 judge", "1 copy") if name in said} == row
+    assert {name[0] for name in ("2 rich-miner", "3 miner") if name in said.split("consensus:")[0]} == columns
+
+
+def test_a_step_without_numbers_says_so(capsys):
+    record = EpochTraceRecord(1, 0, 15, [b""] * 2, ["", ""], {**TRACE, "weights": [[], []]})
+    Explanation(Output(Settings()), record, None).show("weights")
+    assert capsys.readouterr().out.strip() == "2. weights as voted: nothing"
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"permit": True, "weights_height": 9}, "validator"),
+    ({"permit": True, "weights_height": 9, "active": False}, "validator idle"),
+    ({"permit": True, "serving": SERVING}, "miner"),
+    ({"permit": True, "serving": SERVING, "weights_height": 9}, "validator miner"),
+    ({"serving": SERVING, "active": False}, "miner"),
+    ({"active": False}, "-"),
+])
+def test_the_role_is_what_a_neuron_does(change, said):
+    assert _role(replace(NEURON, **change)) == said
