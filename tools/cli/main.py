@@ -98,12 +98,18 @@ class Leaf(click.Command):
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        own = [r for p in self.get_params(ctx) if p not in COMMON and (r := p.get_help_record(ctx))]
-        common = [r for p in self.params if p in COMMON and (r := p.get_help_record(ctx))]
-        for title, rows in (("Options", own), ("Common options", common)):
-            if rows:
-                with formatter.section(title):
-                    formatter.write_dl(rows)
+        _write_options(self, ctx, formatter)
+
+
+def _write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    """A command's own options, then the common ones. Arguments stand in the line of usage."""
+    options = [p for p in command.get_params(ctx) if isinstance(p, click.Option)]
+    own = [r for p in options if p not in COMMON and (r := p.get_help_record(ctx))]
+    common = [r for p in options if p in COMMON and (r := p.get_help_record(ctx))]
+    for title, rows in (("Options", own), ("Common options", common)):
+        if rows:
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
 class Tree(click.Group):
@@ -120,9 +126,21 @@ class Tree(click.Group):
 
 
 class Noun(Tree):
-    """A group whose commands are leaves."""
+    """A group whose commands are leaves; it takes the common options as well."""
 
     command_class = Leaf
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params = [*self.params, *COMMON]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        _take_common(ctx)
+        return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_commands(ctx, formatter)
+        _write_options(self, ctx, formatter)
 
 
 Noun.group_class = Noun
@@ -160,7 +178,7 @@ def cli() -> None:
     quorix devnet up                    run everything on this machine
     quorix subnet metagraph 1           who answers, who judges, who earns
     quorix epoch explain 1 latest       how the last pay came about
-    quorix ai query "import "       ask the network
+    quorix ai query "import "           ask the network
     """
 
 

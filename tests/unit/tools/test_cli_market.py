@@ -1,12 +1,14 @@
-"""What `quorix epoch explain` and `quorix subnet metagraph` say to a person."""
+"""What commands about the market say to a person, and where the common options may stand."""
 
+import json
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 
 from ledger.client.records import EpochTraceRecord, NeuronRecord, Serving
 from tools.cli.epoch import ONE_Q32, Explanation
-from tools.cli.main import Settings
+from tools.cli.main import Settings, cli
 from tools.cli.output import Output
 from tools.cli.subnet import _role
 
@@ -57,3 +59,14 @@ def test_a_step_without_numbers_says_so(capsys):
 ])
 def test_the_role_is_what_a_neuron_does(change, said):
     assert _role(replace(NEURON, **change)) == said
+
+
+@pytest.mark.parametrize("words", [["--json", "devnet", "status"], ["devnet", "--json", "status"], ["devnet", "status", "--json"]])
+def test_common_options_stand_anywhere(words, tmp_path):
+    answer = CliRunner().invoke(cli, [*words, "--home", str(tmp_path)])
+    assert answer.exit_code == 0 and json.loads(answer.stdout) == []
+
+
+def test_the_help_of_a_command_lists_options_and_no_arguments():
+    said = CliRunner().invoke(cli, ["devnet", "down", "--help"]).stdout
+    assert "devnet down [OPTIONS] [NAME]" in said and "  [NAME]\n" not in said and "Common options" in said
