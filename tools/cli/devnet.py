@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -78,6 +79,15 @@ def _detach(settings: Settings, layout: Layout, out: Output) -> None:
             [sys.executable, "-m", "tools.cli.main", *words], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    try:
+        _await_ready(layout, out, child, log, explorer="--no-explorer" not in words)
+    except KeyboardInterrupt:
+        out.remark(f"the devnet goes on starting in the background; stop it: quorix devnet down {layout.name}")
+        raise
+
+
+def _await_ready(layout: Layout, out: Output, child: subprocess.Popen[bytes], log: Path, *, explorer: bool) -> None:
+    """Until the devnet is ready, which is then reported. Raises Error if it ends before, Timeout."""
     ready, deadline = layout.run / "ready.json", time.monotonic() + DETACH_PATIENCE_S
     while time.monotonic() < deadline:
         if child.poll() is not None:
@@ -89,7 +99,7 @@ def _detach(settings: Settings, layout: Layout, out: Output) -> None:
             answer = {"devnet": layout.name, "pid": child.pid, **ports.to_json(), **found}
             plan = DevnetPlan.load(layout)
             doors = [f"rpc {ports.url(ports.rpc(0))}"]
-            doors += [] if "--no-explorer" in words else [f"explorer {ports.url(ports.explorer)}"]
+            doors += [f"explorer {ports.url(ports.explorer)}"] if explorer else []
             doors += [] if plan.ai == "off" else [f"gateway {ports.url(ports.gateway)}/v1"]
             text = (
                 f"devnet {layout.name!r} runs in the background (process {child.pid}), ready after {found['seconds']} s\n"

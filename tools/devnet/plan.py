@@ -42,6 +42,8 @@ class DevnetPlan:
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= 20:
             raise UsageError(f"{self.nodes} nodes: a devnet has 1 to 20")
+        if not 0 <= self.seed < 1 << 64:
+            raise UsageError(f"a seed is from 0 to 2^64 - 1, not {self.seed}")
         if self.seal != "interval" and self.nodes != 1:
             raise UsageError("instant and manual sealing need --nodes 1", hint="other authorities' timers would fire")
         if self.cast not in CASTS or self.ai not in AI_MODES:

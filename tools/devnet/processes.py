@@ -134,6 +134,10 @@ class Processes:
                 process.kill()
             await process.wait()
 
+    def expect_ends(self) -> None:
+        """From now on a child that ends is no news: Ctrl-C reaches all processes of a terminal at the same time."""
+        self._stopping = True
+
     def kill_all(self) -> None:
         """Second Ctrl-C: end everything at once."""
         self._stopping = True

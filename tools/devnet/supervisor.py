@@ -168,6 +168,7 @@ class Supervisor:
     def _signal(self, processes: Processes) -> None:
         self.stops += 1
         self.stop.set()
+        processes.expect_ends()
         if self.stops > 1:
             processes.kill_all()
 

@@ -101,3 +101,9 @@ def test_a_damaged_table_of_processes_ends_nobody(layout, text):
     layout.run.mkdir(parents=True)
     (layout.run / "processes.json").write_text(text)
     supervisor.wait_for_orphans(layout)
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 64])
+def test_a_seed_that_is_none_is_refused_before_anything_is_written(seed):
+    with pytest.raises(UsageError, match="a seed is from 0"):
+        plan(seed)
