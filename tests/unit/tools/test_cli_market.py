@@ -61,9 +61,9 @@ def test_the_role_is_what_a_neuron_does(change, said):
     assert _role(replace(NEURON, **change)) == said
 
 
-@pytest.mark.parametrize("words", [["--json", "devnet", "status"], ["devnet", "--json", "status"], ["devnet", "status", "--json"]])
+@pytest.mark.parametrize("words", ["--json devnet status", "devnet --json status", "devnet status --json"])
 def test_common_options_stand_anywhere(words, tmp_path):
-    answer = CliRunner().invoke(cli, [*words, "--home", str(tmp_path)])
+    answer = CliRunner().invoke(cli, [*words.split(), "--home", str(tmp_path)])
     assert answer.exit_code == 0 and json.loads(answer.stdout) == []
 
 
