@@ -6,9 +6,9 @@ import click
 
 from ledger.client.calls import Wait
 from tools.cli.main import Noun
-from tools.cli.output import Output, format_amount, parse_amount
+from tools.cli.output import Output, format_amount
 from tools.cli.session import account, address, run, signing_key
-from tools.cli.wallet import SIGNER, WAIT, submit
+from tools.cli.wallet import SIGNER, WAIT, positive, submit
 
 group = Noun("stake", help="Stake on hotkeys.")
 
@@ -21,10 +21,8 @@ group = Noun("stake", help="Stake on hotkeys.")
 @WAIT
 @click.pass_context
 def add_command(ctx: click.Context, hotkey: str, netuid: int, amount: str, signer: str, wait: Wait) -> None:
-    """Stake AMOUNT on HOTKEY in a subnet; it counts from the subnet's next payout on."""
-    target, rao, key = account(ctx.obj, hotkey), parse_amount(amount), signing_key(ctx.obj, signer)
-    if rao is None:
-        raise click.BadParameter("name an amount to stake, for example 10Q")
+    """Stake AMOUNT (or all) on HOTKEY in a subnet; it counts from the subnet's next payout on."""
+    target, rao, key = account(ctx.obj, hotkey), positive(amount), signing_key(ctx.obj, signer)
     plan = f"stake {amount} on {address(target)} in subnet {netuid}"
     submit(ctx, key, "stake.add", {"hotkey": target, "netuid": netuid, "amount_rao": rao}, wait=wait, plan=plan)
 
@@ -38,7 +36,7 @@ def add_command(ctx: click.Context, hotkey: str, netuid: int, amount: str, signe
 @click.pass_context
 def remove_command(ctx: click.Context, hotkey: str, netuid: int, amount: str, signer: str, wait: Wait) -> None:
     """Take AMOUNT (or all) of your stake from HOTKEY; pending stake goes first."""
-    target, rao, key = account(ctx.obj, hotkey), parse_amount(amount), signing_key(ctx.obj, signer)
+    target, rao, key = account(ctx.obj, hotkey), positive(amount), signing_key(ctx.obj, signer)
     plan = f"take {amount} of stake from {address(target)} in subnet {netuid}"
     submit(ctx, key, "stake.remove", {"hotkey": target, "netuid": netuid, "amount_rao": rao}, wait=wait, plan=plan)
 

@@ -52,21 +52,25 @@ def balance_command(ctx: click.Context, who: str) -> None:
 @click.pass_context
 def send_command(ctx: click.Context, to: str, amount: str, signer: str, wait: Wait, allow_death: bool) -> None:
     """Send AMOUNT (1.5Q, 1_000r or all) to an address."""
-    target, rao = account(ctx.obj, to), parse_amount(amount)
-    if rao == 0:
-        raise UsageError("the amount is zero")
+    target, rao = account(ctx.obj, to), positive(amount)
     key = signing_key(ctx.obj, signer)
     plan = f"send {amount} from {address(key.public)} to {address(target)}"
     args = {"to": target, "amount_rao": rao, "keep_alive": not allow_death}
     submit(ctx, key, "accounts.transfer", args, wait=wait, plan=plan)
 
 
+def positive(amount: str) -> int | None:
+    """As `parse_amount`; nothing is no amount either."""
+    rao = parse_amount(amount)
+    if rao == 0:
+        raise UsageError("the amount is zero")
+    return rao
+
+
 def submit(ctx: click.Context, key: KeyPair, call: str, args: dict[str, Any], *, wait: Wait, plan: str) -> None:
     """Rehearse, show the plan and confirm, then sign, submit, wait, and print the outcome. Raises Rejected."""
     out = Output(ctx.obj)
     rehearsed, free_rao = run(ctx.obj, lambda api: _rehearse(api, key, call, args))
-    if not rehearsed.ok:
-        raise Rejected(rehearsed.error, "the chain would refuse this", hint=rehearsed.hint)
     out.confirm(f"{plan}\nfee {format_amount(rehearsed.fee_rao)}; {address(key.public)} has {format_amount(free_rao)} free")
 
     async def work(api: Any) -> Submitted:
@@ -78,8 +82,12 @@ def submit(ctx: click.Context, key: KeyPair, call: str, args: dict[str, Any], *,
 
 
 async def _rehearse(api: Any, key: KeyPair, call: str, args: dict[str, Any]) -> tuple[DryRun, int]:
-    """What would become of the call on the head's state, and the signer's free balance."""
+    """What would become of the call on the head's state, and the signer's free balance. Raises Rejected if it fails."""
     nonce = await api.author_next_nonce(key.public)
     extrinsic = await Wallet(api, key).sign(call, args, nonce=nonce)
     rehearsed = await api.author_dry_run(extrinsic.encode())
+    if not rehearsed.ok:
+        rules = (await api.state_get_metadata()).errors
+        cause = next((rule.cause for rule in rules if rule.name == rehearsed.error), "")
+        raise Rejected(rehearsed.error, cause, hint=rehearsed.hint)
     return rehearsed, (await api.account_get(key.public)).value.free_rao

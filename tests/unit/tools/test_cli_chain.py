@@ -1,0 +1,203 @@
+"""Commands against a real node: one authority in a process of its own, ten blocks a second."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from genesis.cast import cast, devnet_spec
+from genesis.spec import format_spec
+from ledger.client.keys import encode_address, write_key_file
+from ledger.client.remote import RemoteChain
+from ledger.errors import Aborted, Error, KeyLocked, NotFound, Rejected, UsageError
+from tools.cli.main import cli
+
+PATIENCE_S = 60
+BLOCKS = 34  # two epochs of tempo 15
+
+
+class Bench:
+    """The node's address, the people of its cast, and its home."""
+
+    def __init__(self, home, rpc):
+        self.home, self.rpc = home, rpc
+        self.people = {member.path: member for member in cast(1, 1)}
+
+    def run(self, *words):
+        line = [str(word) for word in words]
+        return CliRunner().invoke(cli, ["--rpc", self.rpc, "--home", str(self.home), *line], standalone_mode=False)
+
+    def json(self, *words):
+        done = self.run(*words, "--json")
+        assert done.exception is None, (words, done.exception)
+        return json.loads(done.stdout)
+
+    def text(self, *words):
+        done = self.run(*words)
+        assert done.exception is None, (words, done.exception)
+        return done.stdout
+
+    def refused(self, kind, *words):
+        done = self.run(*words)
+        assert isinstance(done.exception, kind), (words, done.exception, done.stdout)
+        return done.exception
+
+    def address(self, path, hot=False):
+        member = self.people[path]
+        return encode_address((member.hotkey if hot else member.coldkey).public)
+
+    def free_rao(self, path):
+        return int(self.json("wallet", "balance", self.address(path))["value"]["free_rao"])
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    home, members = folder / "home", {member.path: member for member in cast(1, 1)}
+    for name, key, kind, password in (
+        ("session", members["//authority//0"].session, "session", None), ("owner", members["//owner"].coldkey, "coldkey", None),
+        ("safe", members["//validator//0"].coldkey, "coldkey", "correct horse"),
+    ):  # fmt: skip
+        write_key_file(home / "keys" / f"{name}.json", key, kind, password=password, profile="interactive")
+    (folder / "right").write_text("correct horse\n")
+    (folder / "wrong").write_text("battery staple\n")
+    spec = devnet_spec(1, authorities=1, block_time_ms=100, genesis_time_ms=time.time_ns() // 1_000_000)
+    (folder / "spec.toml").write_text(format_spec(spec))
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("QUORIX_")}
+    quorix = [sys.executable, "-m", "tools.cli.main", "--home", str(home)]
+    words = ["node", "init", "--home", str(folder / "node"), "--spec", str(folder / "spec.toml"), "--session-key", "session"]
+    subprocess.run([*quorix[:3], *words], check=True, env={**environment, "QUORIX_HOME": str(home)}, capture_output=True)
+    run = ["node", "run", "--home", str(folder / "node"), "--rpc-port", "0", "--p2p", "off", "--follow-stdin"]
+    child = subprocess.Popen([*quorix[:3], *run], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    rpc = next(line["urls"][0] for line in map(json.loads, child.stdout) if line["event"] == "rpc")
+    bench = Bench(home, rpc)
+    bench.folder = folder
+    asyncio.run(_blocks(rpc))
+    yield bench
+    child.stdin.close()
+    child.wait(PATIENCE_S)
+
+
+async def _blocks(rpc):
+    async with asyncio.timeout(PATIENCE_S), RemoteChain(rpc) as api:
+        async for head in api.chain_subscribe_new_heads():
+            if head.header.height >= BLOCKS:
+                return
+
+
+# --- money -------------------------------------------------------------------------------------------------------
+
+
+def test_sending_asks_first_and_arrives(node):
+    before, to = node.free_rao("//neuron//log"), node.address("//neuron//log")
+    unasked = node.refused(Aborted, "wallet", "send", to, "1.5Q", "--key", "owner")
+    assert unasked.exit_code == 7 and node.free_rao("//neuron//log") == before
+    done = node.json("wallet", "send", to, "1.5Q", "--key", "owner", "--yes")
+    assert done["error"] == "" and done["height"] > BLOCKS and node.free_rao("//neuron//log") == before + 1_500_000_000
+    assert "accounts.transfer: ok, final in block" in node.text("wallet", "send", to, "1r", "--key", "owner", "--yes")
+    assert node.json("wallet", "send", to, "1r", "--key", "owner", "--yes", "--wait", "pool")["height"] is None
+    assert "reserved" in node.text("wallet", "balance", "owner")
+
+
+def test_what_the_chain_would_refuse_is_not_sent(node):
+    to = node.address("//neuron//log")
+    refused = node.refused(Rejected, "wallet", "send", to, "20_000_000Q", "--key", "owner", "--yes")
+    assert refused.exit_code == 1 and refused.hint
+    for amount in ("0Q", "5", "lots"):
+        assert node.refused(UsageError, "wallet", "send", to, amount, "--key", "owner", "--yes").exit_code == 2
+    node.refused(NotFound, "wallet", "send", to, "1Q", "--key", "nobody", "--yes")
+    node.refused(UsageError, "wallet", "send", to[:-1] + "1", "1Q", "--key", "owner", "--yes")
+
+
+def test_an_encrypted_key_needs_its_password(node):
+    words = ("wallet", "send", node.address("//owner"), "1r", "--key", "safe", "--yes")
+    assert node.refused(KeyLocked, *words).exit_code == 5
+    assert "wrong" in node.refused(KeyLocked, *words, "--password-file", node.folder / "wrong").cause
+    assert node.json(*words, "--password-file", node.folder / "right")["error"] == ""
+
+
+def test_stake_goes_on_and_comes_back(node):
+    hotkey = node.address("//validator//1", hot=True)
+    public = "0x" + node.people["//validator//1"].hotkey.public.hex()
+
+    def staked_rao():
+        rows = [row for row in node.json("stake", "list", "owner")["value"] if row["hotkey"] == public]
+        return sum(int(row["stake_rao"]) + int(row["pending_rao"]) for row in rows)
+
+    node.json("stake", "add", hotkey, "1", "25Q", "--key", "owner", "--yes")
+    assert staked_rao() >= 25 * 10**9 and hotkey in node.text("stake", "list", "owner")
+    node.json("stake", "remove", hotkey, "1", "all", "--key", "owner", "--yes")
+    assert staked_rao() == 0
+    node.refused(UsageError, "stake", "add", hotkey, "1", "0r", "--key", "owner", "--yes")
+    node.refused(Rejected, "stake", "add", hotkey, "9", "1Q", "--key", "owner", "--yes")
+
+
+# --- looking -----------------------------------------------------------------------------------------------------
+
+
+def test_subnets_and_their_neurons(node):
+    rows = node.json("subnet", "list")["value"]
+    assert [row["name"] for row in rows] == ["prose", "records"] and "prose" in node.text("subnet", "list")
+    assert node.json("subnet", "show", "1")["subnet"]["tempo"] == 15 and "tempo" in node.text("subnet", "show", "1")
+    neurons = node.json("subnet", "metagraph", "1")["value"]["neurons"]
+    assert {n["name"] for n in neurons} >= {"validator-0", "code", "generalist", "gateway"}
+    assert "validator-0" in node.text("subnet", "metagraph", "1", "--sort", "stake_rao")
+    lines = node.text("subnet", "metagraph", "1", "--csv").splitlines()
+    assert lines[0].startswith("uid,hotkey") and len(lines) == len(neurons) + 1
+    node.refused(NotFound, "subnet", "show", "77")
+    done = node.run("subnet", "metagraph", "1", "--sort", "colour")
+    assert done.exception is not None and "is no column" in str(done.exception)
+
+
+def test_weights_and_epochs(node):
+    assert node.json("weights", "show", "1")["rows"] == [] and "weights on subnet 1" in node.text("weights", "show", "1")
+    epochs = [row["epoch"] for row in node.json("epoch", "list", "1")["items"]]
+    assert epochs == sorted(epochs, reverse=True) and set(epochs) >= {0, 1} and "validators" in node.text("epoch", "list", "1")
+    explained = node.json("epoch", "explain", "1", "latest")
+    assert explained["epoch"] >= 1 and "validator-0" in explained["names"]
+    whole = node.text("epoch", "explain", "1", "0")
+    assert "stake -> voting share" in whole and "dividends" in whole
+    assert "1. stake" in node.text("epoch", "explain", "1", "0", "--step", "stake", "--uid", "0")
+    node.refused(NotFound, "epoch", "explain", "1", "9999")
+    for words in (("1", "x"), ("1", "0", "--uid", "999")):
+        node.refused(UsageError, "epoch", "explain", *words)
+
+
+def test_blocks_by_height_hash_and_name(node):
+    first = node.json("query", "block", "1")
+    assert first["header"]["height"] == 1 and node.json("query", "block", first["header"]["hash"]) == first
+    assert node.json("query", "block")["header"]["height"] >= BLOCKS
+    assert "state root" in node.text("query", "block", "latest")
+    assert node.refused(NotFound, "query", "block", "999999").exit_code == 3
+
+
+def test_state_and_a_proof_that_is_checked_without_a_node(node, tmp_path):
+    raw = node.json("query", "state", f"account/{node.address('//owner')}")
+    assert raw["value"].startswith("0x")
+    proven = node.run("query", "state", f"account/{node.address('//owner')}", "--proof", "--json")
+    proof = tmp_path / "proof.json"
+    proof.write_text(proven.stdout)
+    words = ("query", "proof", "verify", proof, "--genesis", node.folder / "spec.toml")
+    nowhere = CliRunner().invoke(cli, ["--rpc", "http://127.0.0.1:1", "--json", *map(str, words)], standalone_mode=False)
+    answer = json.loads(nowhere.stdout)
+    assert answer["ok"] and answer["value"] == json.loads(proven.stdout)["value"]
+    assert "valid" in node.text(*words)
+    forged = json.loads(proven.stdout)
+    forged["value"] = forged["value"][:-1] + ("0" if forged["value"][-1] != "0" else "1")
+    proof.write_text(json.dumps(forged))
+    assert node.refused(Rejected, *words).error_name == "BadProof"
+    for text in ("{", "[]", '{"at": 1}'):
+        proof.write_text(text)
+        node.refused(Error, *words)
+    absent = node.json("query", "state", "account/0x" + "11" * 32, "--proof")
+    assert absent["value"] is None and absent["proof"]
+
+
+@pytest.mark.parametrize("key", ["nothing/1", "account", "account/x", "0xzz", "weights/1", "weights/x/1", "weights/70000/1"])
+def test_state_keys_that_make_no_sense(node, key):
+    assert node.refused(Error, "query", "state", key).exit_code in (2, 3)
