@@ -133,13 +133,22 @@ def address(key: bytes) -> str:
 
 
 def dev_key(settings: Settings, path: str) -> KeyPair:
-    """A public devnet key, from the seed of the devnet that runs (or of the default one)."""
+    """A public key of the cast of the devnet that runs (or of the default one). Raises NotFound for a path of nobody."""
+    import difflib
+
+    from genesis.cast import key_names
     from tools.devnet.plan import DevnetPlan
 
     layouts = sorted(all_devnets(home_directory(settings.home)), key=_running_first)
     if not layouts:
         raise NotFound("there is no devnet whose keys could be derived", hint="quorix devnet up")
-    return DevKeys(DevnetPlan.load(layouts[0]).seed).key(path)
+    plan = DevnetPlan.load(layouts[0])
+    known = sorted(key_names(plan.seed, plan.nodes).values())
+    if path not in known:
+        near = difflib.get_close_matches(path, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "quorix devnet accounts"
+        raise NotFound(f"nobody in devnet {plan.name!r} has the key {path}", hint=hint)
+    return DevKeys(plan.seed).key(path)
 
 
 def key_path(settings: Settings, name: str) -> Path:
