@@ -26,15 +26,18 @@ KEYS_WARNING = "these keys are public: never use them elsewhere"
 
 def banner(
     out: Output, plan: DevnetPlan, ports: Ports, members: list[Member], chain: str, version: str, full: bool, *,
-    explorer: bool = True,
+    explorer: bool = True, fresh: bool = True,
 ) -> None:
-    """The page printed once. Goes to stdout as text, or as one JSON object."""
+    """The page printed once. Goes to stdout as text, or as one JSON object.
+
+    Free balances are named where they are known without asking a node: when the devnet is `fresh`.
+    """
     pace = f"blocks every {plan.block_time_ms / 1000:g} s" if plan.seal == "interval" else f"blocks {plan.seal}"
     addresses = ports.to_json()
     if out.json or not sys.stdout.isatty():
         rows = [
             {"role": m.role, "name": m.name, "address": encode_address(m.coldkey.public), "path": m.path,
-             "subnets": list(m.subnets)} for m in members
+             "subnets": list(m.subnets), **({"free_rao": FREE_RAO} if fresh else {})} for m in members
         ]
         out.line({
             "event": "devnet", "version": version, "devnet": plan.name, "chain": chain, "seed": plan.seed,
@@ -45,10 +48,11 @@ def banner(
     last = f" (..{ports.rpc(plan.nodes - 1)})" if plan.nodes > 1 else ""
     houses = f"{plan.nodes} {'authority' if plan.nodes == 1 else 'authorities'}"
     console.print(f"[bold]quorix {version}[/] · devnet {plan.name!r} · chain {chain} · seed {plan.seed} · {pace} · tempo 15")
-    columns = ("role", "name", "subnets", "address" if full else "address (all of it: --full)", "dev key")
-    rows_text = [(m.role, m.name, " ".join(map(str, m.subnets)) or "-", _address(m, full), m.path) for m in members]
+    free = (format_amount(FREE_RAO),) if fresh else ()
+    columns = ("role", "name", "subnets", "address", *(["free"] if fresh else []), "dev key")
+    rows_text = [(m.role, m.name, " ".join(map(str, m.subnets)) or "-", _address(m, full), *free, m.path) for m in members]
     out.table("", columns, rows_text)
-    console.print(f"[yellow]{KEYS_WARNING}[/]; each account began with {format_amount(FREE_RAO)}")
+    console.print(f"[yellow]{KEYS_WARNING}[/]{'' if full else ' · whole addresses: --full'}")
     console.print(f"nodes     {houses} ({'a process each' if plan.processes else 'one process'})")
     console.print(f"rpc       {ports.url(ports.rpc(0))}{last}")
     if explorer:
@@ -71,7 +75,7 @@ def _program() -> str:
 
 def _address(member: Member, full: bool) -> str:
     text = encode_address(member.coldkey.public)
-    return text if full else f"{text[:8]}…{text[-6:]}"
+    return text if full else f"{text[:6]}…{text[-4:]}"
 
 
 @dataclass

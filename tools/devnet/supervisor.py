@@ -135,7 +135,10 @@ class Supervisor:
             loop.add_signal_handler(number, self._signal, processes)
         chain = f"quorix-dev-{self.plan.seed}"
         members = cast(self.plan.seed, self.plan.nodes)
-        banner(self.out, self.plan, self.ports, members, chain, version("quorix"), self.full, explorer=self.explorer)
+        banner(
+            self.out, self.plan, self.ports, members, chain, version("quorix"), self.full, explorer=self.explorer,
+            fresh=self.fresh,
+        )
         with Status(self.out, self.plan.neurons, self.tally, seal=self.plan.seal) as status:
             self.status = status
             tasks: list[asyncio.Task[Any]] = []
