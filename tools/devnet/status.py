@@ -75,7 +75,7 @@ def _program() -> str:
 
 def _address(member: Member, full: bool) -> str:
     text = encode_address(member.coldkey.public)
-    return text if full else f"{text[:6]}…{text[-4:]}"
+    return text if full else f"{text[:6]}…{text[-3:]}"
 
 
 @dataclass
