@@ -6,7 +6,6 @@ Data goes to stdout, remarks and progress to stderr. `rich` is imported only whe
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from tools.cli.main import Settings
 
 RAO = 1_000_000_000
+PIPE_COLUMNS = 240  # a pipe has no width: rows stay on one line, whatever the terminal above has
 SUPPLY_CAP_RAO = 21_000_000 * RAO
 MAX_AMOUNT_CHARACTERS = 64
 
@@ -103,7 +103,7 @@ class Output:
 
         color = self.settings.color
         stream = sys.stderr if stderr else sys.stdout
-        width = None if stream.isatty() else int(os.environ.get("COLUMNS", "160"))
+        width = None if stream.isatty() else PIPE_COLUMNS
         off = color is False or None
         return Console(file=stream, no_color=off, force_terminal=color or None, width=width, highlight=False)
 

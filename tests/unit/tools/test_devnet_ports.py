@@ -28,6 +28,7 @@ def test_any_port_in_use_makes_the_block_taken(offset):
     ports, claim = claim_ports("auto", 4, 9, HOST)
     claim.close()
     with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was in use a moment ago will do
         holder.bind((HOST, ports.base + offset))
         holder.listen()
         with pytest.raises(UsageError, match=f"port {ports.base + offset} is taken"):
