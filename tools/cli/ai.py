@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import click
 
-from ledger.errors import Error, NotFound, Timeout, Unreachable
+from ledger.errors import Error, NotFound, NotReady, RateLimited, Timeout, Unreachable, UsageError
 from tools.cli.main import Noun, Settings
 from tools.cli.output import Output
 from tools.cli.session import configured, running_ports
 from tools.devnet.layout import DEFAULT_BASE
 
 group = Noun("ai", help="Ask the network.")
+
+OK: Final = 200
+NOT_FOUND: Final = 404
+TOO_MANY: Final = 429
+UNAVAILABLE: Final = 503
+SERVER_ERRORS: Final = 500
 
 
 def gateway_url(settings: Settings, given: str | None) -> str:
@@ -48,10 +55,12 @@ def query_command(
     if out.json:
         out.data(_post(url, body, ctx.obj.timeout_s))
         return
-    last = _stream(url, body, ctx.obj.timeout_s)
-    sys.stdout.write("\n")
+    last = _stream(out, url, body, ctx.obj.timeout_s)
+    out.piece("\n")
     made = last.get("quorix", {})
     out.remark(f"answered by {', '.join(made.get('experts', []))}; receipts: {', '.join(made.get('receipts', []))}")
+    if made.get("truncated"):
+        out.remark(f"cut short: {made['truncated']}")
     if explain:
         rows = [(r["expert"], r["gate"], r["trust"], r["score"], r["chosen"]) for r in made.get("route", [])]
         out.table("route", ("expert", "gate", "trust", "score", "chosen"), rows, right=("gate", "trust", "score"))
@@ -60,47 +69,66 @@ def query_command(
 def _post(url: str, body: dict[str, Any], timeout_s: float) -> Any:
     import httpx
 
-    try:
+    with _reaching(url, timeout_s):
         reply = httpx.post(url, json=body, timeout=timeout_s, trust_env=False)
-    except httpx.TimeoutException:
-        raise Timeout(f"{url} did not answer within {timeout_s:g} s") from None
-    except httpx.HTTPError as error:
-        raise Unreachable(f"{url} does not answer ({type(error).__name__})") from None
     return _checked(reply.status_code, reply.content)
 
 
-def _checked(status: int, content: bytes) -> Any:
-    try:
-        value = json.loads(content)
-    except ValueError:
-        raise Unreachable(f"HTTP {status}, not JSON", hint="is this a gateway?") from None
-    if status == 404:
-        raise NotFound(value["error"]["message"])
-    if status != 200:
-        raise Error(value.get("error", {}).get("message", f"HTTP {status}"))
-    return value
-
-
-def _stream(url: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+def _stream(out: Output, url: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     """Print text as it comes; returns the chunk that says how the reply was made."""
     import httpx
 
     last: dict[str, Any] = {}
-    try:
+    with _reaching(url, timeout_s):
         with httpx.stream("POST", url, json={**body, "stream": True}, timeout=timeout_s, trust_env=False) as reply:
-            if reply.status_code != 200:
+            if reply.status_code != OK:
                 _checked(reply.status_code, reply.read())
-            sys.stdout.write(body["prompt"])
+            out.piece(body["prompt"])
             for line in reply.iter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
                     continue
-                event = json.loads(line[6:])
+                event = _parsed(line[6:])
                 last = event if "quorix" in event else last
                 for choice in event.get("choices", []):
-                    sys.stdout.write(choice.get("text", ""))
-                    sys.stdout.flush()
+                    out.piece(choice.get("text", ""))
+    return last
+
+
+@contextmanager
+def _reaching(url: str, timeout_s: float) -> Iterator[None]:
+    """What goes wrong on the way becomes an error of ours."""
+    import httpx
+
+    try:
+        yield
     except httpx.TimeoutException:
         raise Timeout(f"{url} did not answer within {timeout_s:g} s") from None
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Unreachable(f"{url} does not answer ({type(error).__name__})") from None
-    return last
+
+
+def _checked(status: int, content: bytes) -> Any:
+    """The JSON of a good reply. Raises what the status says, with the gateway's own words."""
+    value = _parsed(content)
+    if status == OK:
+        return value
+    error = value.get("error")
+    words = error.get("message") if isinstance(error, dict) else None
+    cause = str(words or f"the gateway answered HTTP {status}")
+    if status == NOT_FOUND:
+        raise NotFound(cause, hint="the models are listed at /v1/models")
+    if status == TOO_MANY:
+        raise RateLimited(cause, hint="ask again in a moment")
+    if status == UNAVAILABLE:
+        raise NotReady(cause, hint="quorix subnet metagraph 1 shows who serves")
+    raise UsageError(cause) if status < SERVER_ERRORS else Error(cause)
+
+
+def _parsed(text: str | bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise Unreachable("what answers there does not speak JSON", hint="is this a gateway?")
+    return value

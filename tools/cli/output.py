@@ -81,6 +81,11 @@ class Output:
         """One JSON line of a stream."""
         self._write(json.dumps(to_json(value), ensure_ascii=False))
 
+    def piece(self, text: str) -> None:
+        """Part of a text that comes bit by bit; no new line after it."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
     def table(
         self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()
     ) -> None:

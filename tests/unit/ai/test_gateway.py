@@ -9,6 +9,7 @@ import httpx
 import openai
 import pytest
 import uvicorn
+from click.testing import CliRunner
 
 from ai import database
 from ai.gateway import gateway as gateway_module
@@ -20,9 +21,10 @@ from ai.receipts import Receipt
 from ai.serve.server import NeuronServer
 from ledger.client.calls import Wallet
 from ledger.client.keys import encode_address
-from ledger.errors import Locked, Unreachable, UsageError
+from ledger.errors import Error, Locked, Unreachable, UsageError
 from ledger.trees import verify_list_proof
 from runtime import reads
+from tools.cli.main import cli
 
 RECORDS = "".join(f'{{"id": {n}, "user": "ann{n % 7}", "city": "oslo", "ok": true}}\n' for n in range(10, 90))
 SUMS = "".join(f"{a}+{b}={a + b};" for a in range(10, 40) for b in range(3, 12))
@@ -251,6 +253,35 @@ async def test_characters_arrive_whole(service):
     assert text == "\u00e9llo w\u00f6rld \u2713 num\u00e9ro 0 \U0001f600 fin. h\u00e9"
     cut = await ask(client, model="net/generalist", prompt=prompt, max_tokens=1)
     assert cut.choices[0].text == "\ufffd"
+
+
+async def test_the_command_line_asks_and_tells(service, tmp_path):
+    gateway, url, _ = service
+
+    def run(*words, code=None):
+        words = ["--home", str(tmp_path), "ai", "query", *words]
+        done = CliRunner().invoke(cli, [str(word) for word in words], standalone_mode=False)
+        if code is None:
+            assert done.exception is None, done.exception
+            return done
+        assert isinstance(done.exception, Error) and done.exception.exit_code == code, done.exception
+        return done.exception
+
+    def talk():
+        common = ("--gateway", url, "--max", "24", "--model", "net/json")
+        shown = run(PROMPT, *common, "--explain")
+        assert shown.stdout.startswith(PROMPT + 'ty": "oslo", "ok": true}\n') and "route" in shown.stdout
+        assert "answered by json; receipts: " in shown.stderr
+        reply = json.loads(run(PROMPT, *common, "--json").stdout)
+        assert reply["choices"][0]["text"] == 'ty": "oslo", "ok": true}' and reply["quorix"]["receipts"]
+        subnet = json.loads(run("12+5=", "--gateway", url + "/v1", "--subnet", "2", "--max", "3", "--json").stdout)
+        assert subnet["model"] == "net/2/moe"
+        for extra in ((), ("--json",)):
+            assert "does not exist" in run("x", "--gateway", url, "--model", "net/nobody", *extra, code=3).cause
+            run("x", "--gateway", "http://127.0.0.1:1", *extra, code=4)
+            run("x" * 9000, "--gateway", url, *extra, code=2)
+
+    await asyncio.to_thread(talk)
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------
