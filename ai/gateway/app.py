@@ -83,7 +83,7 @@ class _Api:
             except ClientDisconnect:
                 return Response(status_code=CLIENT_CLOSED)
             except Exception as error:
-                self.gateway.report({"event": "trouble", "error": "Bug", "cause": f"{type(error).__name__}: {error}"})
+                self.gateway.tell_bug(error)
                 return _error(ApiError(500, "the gateway made a mistake", kind="server_error", code="internal"))
 
         return endpoint

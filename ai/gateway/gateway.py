@@ -124,7 +124,13 @@ class Gateway:
                 if rule != told:
                     told = rule
                     self.report({"event": "trouble", "doing": work.__name__.strip("_"), "error": rule, "cause": error.cause})
+            except Exception as error:  # a mistake here must not end the loop, and must not be lost
+                self.tell_bug(error)
             await asyncio.sleep(pause())
+
+    def tell_bug(self, error: BaseException) -> None:
+        """Report what should not have happened."""
+        self.report({"event": "trouble", "error": "Bug", "cause": f"{type(error).__name__}: {error}"})
 
     async def _measure(self) -> None:
         for netuid in list(self.market.epochs):
@@ -258,7 +264,7 @@ class Running:
         self._gateway.running.discard(self)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, ApiError):
-            self._gateway.report({"event": "trouble", "error": "Bug", "cause": f"{type(error).__name__}: {error}"})
+            self._gateway.tell_bug(error)
 
 
 def _as_status(error: Error | TimeoutError) -> ApiError:

@@ -70,6 +70,7 @@ class Generation:
         self._mixture: Mixture | None = None
         self._voices: dict[bytes, _Voice] = {}
         self._lost: set[bytes] = set()  # experts that failed during this request
+        self._last_problem: BaseException | None = None
 
     async def run(self) -> AsyncGenerator[int, None]:
         """Bytes one by one. Raises Unreachable when no expert answers. Close it (`aclosing`) if it is not exhausted."""
@@ -98,7 +99,8 @@ class Generation:
     def _next_byte(self) -> int:
         answers = {key.hex(): voice.answer for key, voice in self._voices.items()}
         if not answers or self._mixture is None:
-            raise Unreachable("no expert answers", hint="see the metagraph: which neurons serve?")
+            why = f" ({self._last_problem})" if self._last_problem is not None else ""
+            raise Unreachable(f"no expert answers{why}", hint="see the metagraph: which neurons serve?")
         byte = draw(self._mixture.predict(answers), self.sampling, self._random)
         self._mixture.observe(byte, answers)
         self.text.append(byte)
@@ -143,9 +145,9 @@ class Generation:
         voices = {e.hotkey: _Voice(self.market, e, self.market.netuid_for(e, self.netuid)) for e in experts}
         self._voices |= voices  # from now on they are ended with everything else
         hops = self.market.random.randrange(2)
-        answered = await _in_time({key: voice.open(prefixes, remaining, hops) for key, voice in voices.items()})
-        await self._lose([key for key in voices if key not in answered])
-        self.trail.experts |= {voices[key].expert.name for key in answered}
+        lost = await _in_time({key: voice.open(prefixes, remaining, hops) for key, voice in voices.items()})
+        await self._lose(lost)
+        self.trail.experts |= {voice.expert.name for key, voice in voices.items() if key not in lost}
 
     def _learn_from_prompt(self) -> None:
         """Bayes' rule over the scored bytes of the prompt."""
@@ -158,16 +160,17 @@ class Generation:
 
     async def _step(self, byte: int) -> None:
         """Send the byte to all; take the answers that come in time."""
-        answered = await _in_time({key: voice.ask(byte) for key, voice in self._voices.items()})
-        await self._lose([key for key in self._voices if key not in answered])
+        await self._lose(await _in_time({key: voice.ask(byte) for key, voice in self._voices.items()}))
 
-    async def _lose(self, keys: list[bytes]) -> None:
+    async def _lose(self, lost: dict[bytes, BaseException]) -> None:
         """Drop experts that failed or were late; the rest of the request goes on without them."""
-        for key in keys:
+        for key, error in lost.items():
             voice = self._voices.pop(key)
             self._lost.add(key)
-            voice.expert.failed()
-            if self.trail.decisions:
+            self._last_problem = error
+            failures = voice.expert.failures
+            voice.expert.failed(error)
+            if voice.expert.failures > failures:
                 self.market.router.reward(self.trail.decisions[-1].kind, key, REWARD_OF_FAILURE)
             await voice.cancel()
 
@@ -220,8 +223,8 @@ class _Voice:
             assert self._session is not None
             async with asyncio.timeout(CLOSING_TIMEOUT_S):
                 return (await self._session.finish()).open_id.hex()
-        except FAILURES:
-            self.expert.failed()
+        except FAILURES as error:
+            self.expert.failed(error)
             return ""
         finally:
             await self._stack.aclose()
@@ -231,39 +234,38 @@ class _Voice:
         await self._stack.aclose()
 
 
-async def _in_time(work: dict[bytes, Coroutine[Any, Any, None]]) -> set[bytes]:
-    """Keys of the work that succeeded: all of it, or what is done within the grace after the first; the rest is cancelled.
+async def _in_time(work: dict[bytes, Coroutine[Any, Any, None]]) -> dict[bytes, BaseException]:
+    """What failed, by key. Everybody has the grace after the first success; who is late then is cancelled and has failed.
 
     The grace grows with what the first one needed, so that a busy machine loses nobody.
     """
     tasks = {asyncio.ensure_future(part): key for key, part in work.items()}
     loop = asyncio.get_running_loop()
-    waiting, good = set(tasks), set[bytes]()
-    began = loop.time()
+    waiting, lost = set(tasks), dict[bytes, BaseException]()
+    began, someone = loop.time(), False
     deadline = began + STEP_TIMEOUT_S
     try:
         while waiting and loop.time() < deadline:
             done, waiting = await asyncio.wait(
                 waiting, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED
             )
-            first = not good
-            good |= {tasks[task] for task in done if _succeeded(task)}
-            if first and good:
-                now = loop.time()
+            lost |= {tasks[task]: error for task in done if (error := _failure(task)) is not None}
+            if not someone and len(lost) < len(tasks) - len(waiting):
+                someone, now = True, loop.time()
                 deadline = min(deadline, now + max(GRACE_S, GRACE_FACTOR * (now - began)))
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return good
+    return lost | {tasks[task]: TimeoutError("late") for task in waiting}
 
 
-def _succeeded(task: asyncio.Future[None]) -> bool:
-    """False for a failure of the neuron or of the way to it. A bug of ours is raised."""
+def _failure(task: asyncio.Future[None]) -> BaseException | None:
+    """A failure of the neuron or of the way to it, if it ended so. A bug of ours is raised."""
     error = task.exception()
     if error is not None and not isinstance(error, FAILURES):
         raise error
-    return error is None
+    return error
 
 
 __all__ = ["Generation", "Trail"]

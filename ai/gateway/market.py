@@ -21,6 +21,7 @@ from ai.client import address_of
 from ai.judge.probes import BatchResult, Window, ask_batch, plan_batch
 from ai.models.model import Card
 from ai.serve.client import NeuronAddress, NeuronClient
+from ai.serve.refusals import Refused
 from ledger.client.api import ChainApi
 from ledger.client.records import NeuronRecord
 from ledger.errors import Error
@@ -65,8 +66,11 @@ class Expert:
         self.latency_s += LATENCY_SMOOTHING * (seconds - self.latency_s)
         self.failures, self.rests_until = 0, 0.0
 
-    def failed(self) -> None:
-        """Note a failure: it is left alone for a while."""
+    def failed(self, error: BaseException | None = None) -> None:
+        """Note a failure: it is left alone for a while. Who asks for a pause gets it, and has not failed."""
+        if isinstance(error, Refused) and error.retry_after_ms:
+            self.rests_until = monotonic() + min(REST_CAP_S, error.retry_after_ms / 1000)
+            return
         self.rests_until = monotonic() + min(REST_CAP_S, REST_FIRST_S * 2.0 ** min(self.failures, 16))
         self.failures += 1
 
@@ -138,8 +142,8 @@ class Market:
                 netuid = min(expert.trust)
                 expert.card, _ = await self.client.card(expert.address, netuid=netuid, timeout_ms=CARD_TIMEOUT_MS)
                 expert.answered(monotonic() - began)
-            except Error:
-                expert.failed()
+            except Error as error:
+                expert.failed(error)
 
     # --- choosing
 

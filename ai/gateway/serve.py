@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ledger.crypto import KeyPair
 from ledger.errors import Error, UsageError
 
 DRAIN_S: Final = 8
@@ -31,7 +32,7 @@ class Service:
     """Where the gateway runs. `names`: host names under which it may be called, beside localhost and `host`."""
 
     rpc: str
-    key_path: Path
+    key: KeyPair
     home: Path
     host: str = "127.0.0.1"
     port: int = 9941
@@ -60,7 +61,6 @@ def _json_line(event: dict[str, Any]) -> None:
 
 async def _main(service: Service, report: Report) -> None:
     from ai.models.corpus import DOMAINS, load
-    from ledger.client.keys import read_key_file
     from ledger.client.remote import RemoteChain
 
     from .gateway import LOCAL_NAMES, Gateway, GatewayConfig
@@ -70,7 +70,7 @@ async def _main(service: Service, report: Report) -> None:
     listener = bind(service.host, service.port)
     texts = {domain: load(domain, service.cache).train for domain in DOMAINS}
     hosts = LOCAL_NAMES | service.names | {f"[{service.host}]" if ":" in service.host else service.host}
-    config = GatewayConfig(read_key_file(service.key_path), service.home, service.api_keys, service.seed, hosts)
+    config = GatewayConfig(service.key, service.home, service.api_keys, service.seed, hosts)
     node: Any = RemoteChain(service.rpc)  # it has ChainApi's methods, attached at import
     async with node as api:
         gateway = Gateway(config, api, texts, report)

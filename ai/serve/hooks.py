@@ -18,7 +18,8 @@ from typing import Final, Protocol
 from .frames import OpenBody
 
 UNITS_PER_SECOND: Final = 4_000  # of all callers together, by share of the stake
-FLOOR_UNITS_PER_SECOND: Final = 40  # of a caller without stake
+MEMBER_UNITS_PER_SECOND: Final = 400  # of a member of the subnet whatever its stake: a gateway's users come through it
+FLOOR_UNITS_PER_SECOND: Final = 40  # of a stranger
 BURST_SECONDS: Final = 10
 MAX_CALLERS_REMEMBERED: Final = 4_096
 
@@ -81,7 +82,8 @@ class RateLimiter:
         self._buckets[caller] = (tokens - units, now_ms)
 
     def _rate(self, standing: Standing) -> float:
-        return FLOOR_UNITS_PER_SECOND + self._units_per_second * standing.stake_share
+        floor = MEMBER_UNITS_PER_SECOND if standing.registered else FLOOR_UNITS_PER_SECOND
+        return floor + self._units_per_second * standing.stake_share
 
     def _refill(self, caller: bytes, rate: float, now_ms: int) -> float:
         full = rate * BURST_SECONDS

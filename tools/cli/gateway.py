@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
+from ledger.client.keys import key_file_info, read_key_file
 from ledger.errors import UsageError
 from tools.cli.main import Noun
-from tools.cli.session import rpc_url
+from tools.cli.session import read_password, rpc_url
 from tools.devnet.layout import home_directory
 
 group = Noun("gateway", help="Serve the OpenAI-compatible gateway.")
@@ -35,7 +36,8 @@ def serve_command(
     keys = frozenset(line.strip() for line in api_keys.read_text().splitlines() if line.strip()) if api_keys else frozenset()
     if api_keys and not keys:
         raise UsageError(f"{api_keys} holds no key", hint="one key a line")
+    password = read_password(ctx.obj, f"password of {key_path}: ") if key_file_info(key_path).encrypted else None
     serve(Service(
-        rpc_url(ctx.obj), key_path, state or home_directory(ctx.obj.home) / "gateway", host=host, port=port,
+        rpc_url(ctx.obj), read_key_file(key_path, password), state or home_directory(ctx.obj.home) / "gateway", host=host, port=port,
         cache=cache, api_keys=keys, names=frozenset(name.lower() for name in names), follow_stdin=follow_stdin,
     ))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 
 import httpx
 import openai
@@ -460,6 +461,22 @@ async def test_an_expert_that_dies_is_routed_around(service, serve, chain, gatew
     assert expert.failures >= 1 and expert not in gateway.market.available()
     again = await ask(client)
     assert "json" not in again.quorix["experts"]
+
+
+async def test_an_expert_that_asks_for_a_pause_gets_it(service, serve, chain, monkeypatch, gateway_is_idle_after):
+    gateway, _, client = service
+    await learn(gateway, monkeypatch)
+    busy = serve.servers[chain.devnet.hot("neuron json").public]
+    monkeypatch.setattr(busy.hooks.rate, "retry_after_ms", lambda caller, standing, now_ms: 4_000)
+    reply = await ask(client)
+    assert "json" not in reply.quorix["experts"] and reply.choices[0].text == 'ty": "oslo", "ok": true}'
+    expert = gateway.market.experts[busy.keypair.public]
+    assert expert.failures == 0 and 2 < expert.rests_until - time.monotonic() <= 4
+    for server in serve.servers.values():
+        monkeypatch.setattr(server.hooks.rate, "retry_after_ms", lambda caller, standing, now_ms: 4_000)
+    with pytest.raises(openai.InternalServerError) as caught:
+        await ask(client)
+    assert caught.value.status_code == 503 and "rate_limited" in caught.value.message
 
 
 async def test_when_all_die_what_there_is_is_given_and_then_503(service, serve, gateway_is_idle_after):

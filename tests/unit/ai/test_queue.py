@@ -10,6 +10,7 @@ from ai.serve.batcher import Batcher, ModelFailed
 from ai.serve.hooks import (
     BURST_SECONDS,
     FLOOR_UNITS_PER_SECOND,
+    MEMBER_UNITS_PER_SECOND,
     PERMIT,
     REGISTERED,
     STAKED,
@@ -165,6 +166,13 @@ def test_rates_follow_the_stake():
     assert limiter.retry_after_ms(B, poor, 1_001) == 0
     assert limiter.retry_after_ms(A, rich, 0) > limiter.retry_after_ms(A, rich, 10_000) > 0
     assert limiter.retry_after_ms(b"c" * 32, poor, 0) == 0
+
+
+def test_a_member_may_ask_more_than_a_stranger_whatever_its_stake():
+    limiter = RateLimiter()
+    for caller, standing in ((A, Standing(registered=True)), (B, Standing())):
+        limiter.charge(caller, standing, MEMBER_UNITS_PER_SECOND * BURST_SECONDS, 0)
+        assert (limiter.retry_after_ms(caller, standing, 0) == 0) == standing.registered
 
 
 def test_a_clock_that_goes_back_gives_nothing():
