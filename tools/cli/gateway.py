@@ -37,7 +37,8 @@ def serve_command(
     if api_keys and not keys:
         raise UsageError(f"{api_keys} holds no key", hint="one key a line")
     password = read_password(ctx.obj, f"password of {key_path}: ") if key_file_info(key_path).encrypted else None
+    home = state or home_directory(ctx.obj.home) / "gateway"
     serve(Service(
-        rpc_url(ctx.obj), read_key_file(key_path, password), state or home_directory(ctx.obj.home) / "gateway", host=host, port=port,
-        cache=cache, api_keys=keys, names=frozenset(name.lower() for name in names), follow_stdin=follow_stdin,
+        rpc_url(ctx.obj), read_key_file(key_path, password), home, host=host, port=port, cache=cache, api_keys=keys,
+        names=frozenset(name.lower() for name in names), follow_stdin=follow_stdin,
     ))
