@@ -5,7 +5,7 @@
 There is no fork choice: a block is executed on the head, certified, committed. `build`, `check`, `prepare_commit` and
 `rewind` run on one thread (the chain thread); `apply` on the disk thread; everything that only reads may run anywhere and
 sees the state of the newest prepared block, durable or not. Rows and keys of the database: `ledger/layout.py`; what makes
-a block valid: `ledger/verdict.py`; older states and indexes: `ledger/history.py`.
+a block valid: `ledger/verdict.py`; older states: `ledger/history.py`; indexes: `ledger/indexes.py`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain as chained
-from itertools import islice
 from typing import Final
 
 from . import history as past
-from . import layout
+from . import indexes, layout
 from .blocks import (
     HEADER_VERSION,
     NO_CERTIFICATE,
@@ -32,11 +30,13 @@ from .blocks import (
 )
 from .crypto import ZERO_HASH
 from .errors import Corruption, DecodeError, InvariantBroken, NotFound, NotReady, Rejected, UsageError
+from .integrity import audit_state, check_newest
 from .layout import Head, ReverseDiff, at
 from .machine import BlockContext, BlockResult, StateMachine
 from .reading import ChainReader, Picture, StateProof
+from .rewinding import rewound
 from .spec import ChainSpecParams
-from .state_tree import PageChanges, StateTree, leaf_hash, state_root
+from .state_tree import PageChanges, StateTree
 from .store import Store, check_stamp, stamp
 from .trees import list_root
 from .verdict import (
@@ -61,8 +61,6 @@ MAX_EXECUTED_KEPT: Final = 4  # executed children of the head
 TREES_KEPT: Final = 8  # newest versions of the state tree, for proofs
 BUILD_ATTEMPTS: Final = 8  # executions of one build; the last one carries no extrinsics
 OFFENDERS_ONE_BY_ONE: Final = 3  # refusals after which only the first extrinsic of each account is tried
-CHECKED_LINKS: Final = 64  # newest headers followed at start
-CHECKED_VALUES: Final = 256  # state values compared with the tree at start
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,12 @@ class Chain(ChainReader):
         )
         if domain_at is not None:
             chain.domain_at = domain_at
-        chain._check_stored(verify_certificate=domain_at is not None)
+        check_newest(chain, chain._now, verify_certificate=domain_at is not None)
         return chain
+
+    def audit_state(self) -> None:
+        """Recompute the state root from every stored value; raises Corruption. Seconds for a large state."""
+        audit_state(self._now)
 
     def close(self) -> None:
         """Close the store. Batches that were prepared but not applied are lost."""
@@ -289,17 +291,7 @@ class Chain(ChainReader):
             raise NotFound(f"there is no block {height}")
         if height == now.head.height:
             return
-        old = past.replaced_since(now.rows, height, now.head.height)
-        tree, pages = now.tree.updated(old.state)
-        head = self._head_at(height)
-        if tree.root != head.state_root:
-            raise Corruption(f"the reverse diffs do not lead back to the state of block {height}")
-        rows: dict[bytes, bytes | None] = {layout.STATE + key: value for key, value in old.state.items()}
-        rows |= {layout.PAGE + key: page for key, page in pages.items()}
-        rows |= {layout.HISTORY + key: value for key, value in old.history.items()}
-        for later in range(height + 1, now.head.height + 1):
-            rows |= past.cut_rows(now.rows, later)
-        rows[layout.HEAD_KEY] = head.encode()
+        head, tree, rows = rewound(self, now, height)
         self._store.write(rows, sync=True)
         snapshot = LayeredRows((), self._store.snapshot())
         with self._lock:
@@ -308,7 +300,6 @@ class Chain(ChainReader):
         self._cache.clear()
         self._executed.clear()
         self._hashes.clear()
-
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -410,68 +401,10 @@ class Chain(ChainReader):
         }
         if head.next_authorities_hash != now.head.next_authorities_hash:
             rows[layout.AUTHORITIES + head.next_authorities_hash] = b"".join(result.authorities.keys)
-        rows |= past.index_rows(height, executed.extrinsics, result.events, result.outcomes)
+        rows |= indexes.index_rows(height, executed.extrinsics, result.events, result.outcomes)
         if self._retain is not None and height - self._retain >= self.params.initial_height:
             rows[at(layout.DIFF, height - self._retain)] = None
         return rows
-
-    def _head_at(self, height: int) -> Head:
-        """The head as it was when `height` was committed."""
-        if height == self.params.genesis_height:
-            first = self.header(self.params.initial_height)
-            tree = self._now.tree.updated(past.replaced_since(self._now.rows, height, self._now.head.height).state)[0]
-            return Head(
-                height, self.params.genesis_hash, self.params.genesis_time_ms, tree.root, first.authorities_hash
-            )
-        header = self.header(height)
-        return Head(height, header.hash, header.timestamp_ms, header.state_root, header.next_authorities_hash)
-
-    # --- start-up -----------------------------------------------------------------------------------------------
-
-    def _check_stored(self, *, verify_certificate: bool) -> None:
-        """Raises Corruption if the newest headers, the head certificate or a sample of the state do not fit."""
-        head, params = self._now.head, self.params
-        if head.height == params.genesis_height:
-            if head.hash != params.genesis_hash:
-                raise Corruption("the head is not the genesis state")
-        else:
-            try:
-                self._check_links()
-                certificate = self.certificate(head.height)
-                keys = self.authority_keys(head.height)
-            except (DecodeError, NotFound) as error:
-                raise Corruption(f"the newest blocks are incomplete: {error.cause}") from None
-            if (certificate.kind, certificate.height, certificate.block_hash) != (PRECOMMIT, head.height, head.hash):
-                raise Corruption("the stored certificate is not the head's")
-            if verify_certificate and not certificate.verify(keys, self.domain_at(head.height)):
-                raise Corruption("the head's certificate does not verify")
-        self._check_values()
-
-    def _check_links(self) -> None:
-        head = self._now.head
-        expected = head.hash
-        for height in range(head.height, max(head.height - CHECKED_LINKS, self.params.genesis_height), -1):
-            header = self.header(height)
-            if header.hash != expected or header.height != height or self.height_of(expected) != height:
-                raise Corruption(f"block {height} is not the parent of the block above it")
-            expected = header.parent_hash
-        if self._head_at(head.height) != head:
-            raise Corruption("the head row and the head's header differ")
-
-    def _check_values(self) -> None:
-        """Compare a run of state values, different at each head, with the tree; all of them if there are few."""
-        rows, tree, start = self._now.rows, self._now.tree, self._now.head.hash
-        after = layout.STATE + bytes((0, start[0] & 0x7F)) + start[1:]
-        run = chained(rows.items(layout.STATE, after), rows.items(layout.STATE))
-        for key, value in islice(run, CHECKED_VALUES):
-            if tree.value_hash(key[1:]) != leaf_hash(value):
-                raise Corruption("a state value differs from the state tree")
-
-    def audit_state(self) -> None:
-        """Recompute the state root from every stored value; raises Corruption. Seconds for a large state."""
-        values = {key[1:]: value for key, value in self._now.rows.items(layout.STATE)}
-        if state_root(values) != self._now.head.state_root:
-            raise Corruption("the stored state values do not have the head's state root")
 
 
 def _without_offender(left: list[Extrinsic], error: Rejected, refused: list[bytes]) -> list[Extrinsic]:

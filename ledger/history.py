@@ -1,115 +1,19 @@
-"""What a node keeps of past blocks beside the blocks: reverse diffs and indexes.
+"""What a node keeps of past states: reverse diffs of the newest blocks (256 by default).
 
-Reverse diffs of the newest blocks (256 by default) give the state at those heights and let a devnet rewind. The indexes
-answer: where is this extrinsic, which extrinsics concern this account, which blocks hold such an event. They are rows
-of the block's batch, so they are never ahead of or behind the chain. Every search looks at a bounded number of rows.
+They give the state at those heights and let a devnet rewind. The indexes over blocks are in `ledger/indexes.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
 from typing import Final
 
-from .blocks import Body, Event, Extrinsic, Header, Outcome
+from .blocks import Header
 from .errors import Pruned
-from .layout import (
-    ACCOUNTS,
-    BODY,
-    BY_HASH,
-    CERTIFICATE,
-    DIFF,
-    HEADER,
-    RESULT,
-    ReverseDiff,
-    at,
-    decode_place,
-    decode_result,
-    encode_place,
-    event_kind_key,
-    extrinsic_key,
-)
+from .indexes import Rows, cut_index_rows
+from .layout import BODY, BY_HASH, CERTIFICATE, DIFF, HEADER, RESULT, ReverseDiff, at
 from .store import Snapshot
 
 RETAINED_BLOCKS: Final = 256
-ACCOUNT_SCAN_ROWS: Final = 2_000  # blocks with extrinsics looked at in one call
-MAX_PAGE: Final = 1_000
-
-# An account row holds one entry for each (account, extrinsic) pair of its block.
-_ACCOUNT_BYTES: Final = 8
-_ENTRY_BYTES: Final = _ACCOUNT_BYTES + 2
-
-Rows = dict[bytes, bytes | None]
-
-
-def index_rows(
-    height: int, extrinsics: Sequence[Extrinsic], events: Sequence[Event], outcomes: Sequence[Outcome]
-) -> Rows:
-    """The rows with which a block enters the indexes."""
-    rows: Rows = {extrinsic_key(each.id): encode_place(height, index) for index, each in enumerate(extrinsics)}
-    for kind in {event[0] for event in events}:
-        rows[event_kind_key(kind, height)] = b""
-    if extrinsics:
-        rows[at(ACCOUNTS, height)] = _account_row(extrinsics, events, outcomes)
-    return rows
-
-
-def _account_row(extrinsics: Sequence[Extrinsic], events: Sequence[Event], outcomes: Sequence[Outcome]) -> bytes:
-    """The signer of each extrinsic and every key (32-byte field) that its events name."""
-    entries = []
-    for index, (extrinsic, outcome) in enumerate(zip(extrinsics, outcomes, strict=True)):
-        place = index.to_bytes(2, "big")
-        accounts = {extrinsic.signer: None}
-        for event in events[outcome.first_event : outcome.first_event + outcome.events]:
-            for field in event:
-                if type(field) is bytes and len(field) == 32:
-                    accounts[field] = None
-        for account in accounts:
-            entries.append(account[:_ACCOUNT_BYTES] + place)
-    return b"".join(entries)
-
-
-def find_extrinsic(rows: Snapshot, extrinsic_id: bytes) -> tuple[int, int] | None:
-    """(height, index) of a committed extrinsic."""
-    row = rows.get(extrinsic_key(extrinsic_id))
-    return None if row is None else decode_place(row)
-
-
-def account_extrinsics(
-    rows: Snapshot, account: bytes, before_height: int | None, limit: int
-) -> tuple[list[tuple[int, int]], int | None]:
-    """Newest first (height, index), and the `before_height` with which to go on (None at the end).
-
-    All matches of a block are returned together, so a page may exceed `limit` by those of its last block.
-    """
-    limit = min(limit, MAX_PAGE)
-    after = b"" if before_height is None else at(ACCOUNTS, before_height)
-    found: list[tuple[int, int]] = []
-    height, seen = 0, 0
-    for key, row in islice(rows.items(ACCOUNTS, after, reverse=True), ACCOUNT_SCAN_ROWS):
-        height, seen = int.from_bytes(key[1:], "big"), seen + 1
-        found += [(height, index) for index in reversed(list(_matches(row, account[:_ACCOUNT_BYTES])))]
-        if len(found) >= limit:
-            return found, height
-    return found, height if seen == ACCOUNT_SCAN_ROWS else None
-
-
-def _matches(row: bytes, account: bytes) -> Iterable[int]:
-    position = row.find(account)
-    while position >= 0:
-        if position % _ENTRY_BYTES == 0:
-            yield int.from_bytes(row[position + _ACCOUNT_BYTES : position + _ENTRY_BYTES], "big")
-        position = row.find(account, position + 1)
-
-
-def event_heights(rows: Snapshot, kind: int, before_height: int | None, limit: int) -> list[int]:
-    """Heights, newest first, of blocks that hold an event of this number."""
-    after = b"" if before_height is None else event_kind_key(kind, before_height)
-    found = rows.items(event_kind_key(kind), after, reverse=True)
-    return [int.from_bytes(key[-8:], "big") for key, _ in islice(found, min(limit, MAX_PAGE))]
-
-
-# --- the past ----------------------------------------------------------------------------------------------------
 
 
 def reverse_diff(rows: Snapshot, height: int) -> ReverseDiff:
@@ -132,13 +36,8 @@ def replaced_since(rows: Snapshot, height: int, head_height: int) -> ReverseDiff
 
 def cut_rows(rows: Snapshot, height: int) -> Rows:
     """Deletes all that was written under a block's height and hash; its state is undone by its reverse diff."""
-    removed: Rows = {at(prefix, height): None for prefix in (HEADER, BODY, CERTIFICATE, RESULT, DIFF, ACCOUNTS)}
-    body, result = rows.get(at(BODY, height)), rows.get(at(RESULT, height))
     header = rows.get(at(HEADER, height))
-    assert body is not None and result is not None and header is not None, f"block {height} is incomplete"
+    assert header is not None, f"block {height} is incomplete"
+    removed: Rows = {at(prefix, height): None for prefix in (HEADER, BODY, CERTIFICATE, RESULT, DIFF)}
     removed[BY_HASH + Header.decode(header).hash] = None
-    for raw in Body.decode(body).extrinsics:
-        removed[extrinsic_key(Extrinsic.decode(raw).id)] = None
-    for kind in {event[0] for event in decode_result(result)[0]}:
-        removed[event_kind_key(kind, height)] = None
-    return removed
+    return removed | cut_index_rows(rows, height)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import history as past
-from . import layout
+from . import indexes, layout
 from .blocks import MAX_PERIOD, Block, Body, Event, Header, Outcome
 from .errors import Corruption, NotFound
 from .layout import Head, ReverseDiff, at
@@ -138,7 +138,7 @@ class ChainReader:
 
     def find_extrinsic(self, extrinsic_id: bytes) -> tuple[int, int] | None:
         """(height, index in the block) of a committed extrinsic."""
-        return past.find_extrinsic(self._now.rows, extrinsic_id)
+        return indexes.find_extrinsic(self._now.rows, extrinsic_id)
 
     def account_extrinsics(
         self, account: bytes, *, before_height: int | None = None, limit: int = 50
@@ -148,11 +148,11 @@ class ChainReader:
         Returns also where to go on (`before_height` of the next call), None at the end. A call looks at a bounded number
         of blocks, so a page may be short or empty although more follow; it may exceed `limit` by matches of one block.
         """
-        return past.account_extrinsics(self._now.rows, account, before_height, limit)
+        return indexes.account_extrinsics(self._now.rows, account, before_height, limit)
 
     def event_heights(self, kind: int, *, before_height: int | None = None, limit: int = 50) -> list[int]:
         """Heights, newest first, of blocks with at least one event of that number."""
-        return past.event_heights(self._now.rows, kind, before_height, limit)
+        return indexes.event_heights(self._now.rows, kind, before_height, limit)
 
     def history(
         self, prefix: bytes, after: bytes = b"", *, reverse: bool = False

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ledger import history, layout
+from ledger import indexes, layout
 from ledger.blocks import NO_CERTIFICATE, Block, Body, encode_inherents
 from ledger.chain import MAX_EXECUTED_KEPT, MAX_PENDING_COMMITS, Chain
 from ledger.client.proofs import verify_state
@@ -112,8 +112,8 @@ def test_an_account_is_found_at_its_own_place_only():
     """The bytes of an account may also appear across two entries of a row."""
     store = MemoryStore()
     store.write({layout.at(layout.ACCOUNTS, 5): b"AAAAAAAB" + b"BB" + b"BBBBBCCC" + b"\0\3"}, sync=True)
-    assert history.account_extrinsics(store, b"BBBBBBBB" + bytes(24), None, 10) == ([], None)
-    assert history.account_extrinsics(store, b"BBBBBCCC" + bytes(24), None, 10) == ([(5, 3)], None)
+    assert indexes.account_extrinsics(store, b"BBBBBBBB" + bytes(24), None, 10) == ([], None)
+    assert indexes.account_extrinsics(store, b"BBBBBCCC" + bytes(24), None, 10) == ([(5, 3)], None)
 
 
 def test_history_rows_and_extra_rows(ledger):
