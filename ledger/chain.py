@@ -146,7 +146,7 @@ class Chain(ChainReader):
         )
         if domain_at is not None:
             chain.domain_at = domain_at
-        check_newest(chain, chain._now, verify_certificate=domain_at is not None)
+        check_newest(chain, chain._now, domain_at)
         return chain
 
     def audit_state(self) -> None:
