@@ -26,7 +26,6 @@ from .rootvotes import equal_shares, voted_shares
 from .splits import part_u16, root_share_q32, split_emission, split_mint
 from .tables import ReadState, Table, key_field, u16_field
 from .trace import EpochTrace
-from .yuma import epoch
 
 ROLES: Final = ("owner", "server", "validator", "root")
 OWNER, SERVER, VALIDATOR, ROOT = range(4)
@@ -139,7 +138,7 @@ def run_epoch(context: Context, netuid: int) -> EpochTrace:
     forfeited = weights.close_window(context, netuid)
     row = pots(state, netuid)
     stage = epochs.collect(state, netuid, context.height, sum(row.amounts_rao[SERVER:]), forfeited)
-    trace = epoch(stage.inputs, stage.params)
+    trace = epochs.run(stage.inputs, stage.params)
     paid = _pay_pots(context, netuid, row, stage, trace)
     pools.close_epoch(context, netuid)
     epochs.store(context, netuid, stage, trace, paid)

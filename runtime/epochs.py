@@ -18,13 +18,16 @@ from . import params
 from .curves import pruning_score
 from .modules import neurons, pools, subnets, weights
 from .registry import Context, event
+from .rows import PackedRows, entry_count
 from .tables import ReadState
 from .trace import MAX_UIDS, EpochInputs, EpochParams, EpochTrace
-from .yuma import bonds_from
+from .yuma import bonds_from, epoch
 
 MILLI: Final = 1000
 ROW_VERSION: Final = 1
 MAX_ROW_BYTES: Final = 4 << 20
+ARRAYS_FROM_ENTRIES: Final = 300  # weights and bonds from which on arrays are faster than Python integers
+ARRAYS_STAKE_RAO: Final = 1 << 55  # what their support sums hold; a supply of 21e15 rao is below it
 VACANT: Final = bytes(32)  # stands for the hotkey of a vacant uid
 
 EPOCH_RAN = event(65, "EpochRan", "netuid", "epoch", "emission_rao", "active", "row_hash")
@@ -92,8 +95,8 @@ def collect(state: ReadState, netuid: int, block: int, emission_rao: int, forfei
     record, held = subnets.subnet(state, netuid), neurons.all_neurons(state, netuid)
     ids = range(record.n)
     parts = [pools.voting_stake_parts(state, netuid, held[uid].hotkey) if uid in held else (0, 0) for uid in ids]
-    rows = {uid: weights.unpack_row(row) for (_, uid), row in weights.WEIGHTS.items(state, netuid)}
-    bonds = {uid: weights.unpack_row(row) for (_, uid), row in weights.BONDS.items(state, netuid)}
+    rows = {uid: row for (_, uid), row in weights.WEIGHTS.items(state, netuid)}
+    bonds = {uid: row for (_, uid), row in weights.BONDS.items(state, netuid)}
     muted = dict.fromkeys(forfeited, True)
     inputs = EpochInputs(
         block=block,
@@ -104,14 +107,24 @@ def collect(state: ReadState, netuid: int, block: int, emission_rao: int, forfei
         registered_at=[held[uid].registered_at if uid in held else block for uid in ids],
         active_at=[held[uid].active_at if uid in held else 0 for uid in ids],
         weights_at=[(held[uid].weights_at or 0) if uid in held else 0 for uid in ids],
-        weights=[rows.get(uid, []) for uid in ids],
-        bonds=[bonds.get(uid, []) for uid in ids],
+        weights=PackedRows.from_pairs(rows.get(uid, b"") for uid in ids),
+        bonds=PackedRows.from_pairs(bonds.get(uid, b"") for uid in ids),
         forfeit=[muted.get(uid, False) for uid in ids],
     )
     hotkeys = [held[uid].hotkey if uid in held else VACANT for uid in ids]
     return Field(
         hotkeys, [own for own, _ in parts], [root for _, root in parts], inputs, epoch_params(state, netuid)
     )
+
+
+def run(inputs: EpochInputs, params: EpochParams) -> EpochTrace:
+    """The epoch by the engine that is faster for its size; both give the same numbers."""
+    entries = entry_count(inputs.weights) + entry_count(inputs.bonds)
+    if entries < ARRAYS_FROM_ENTRIES or sum(inputs.stake) >= ARRAYS_STAKE_RAO:
+        return epoch(inputs, params)
+    from .yuma_arrays import epoch as epoch_on_arrays  # numpy: not needed by a node whose subnets are small
+
+    return epoch_on_arrays(inputs, params)
 
 
 # --- out ---------------------------------------------------------------------------------------------------------

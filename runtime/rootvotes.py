@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from .curves import step_average
 from .fixed import ONE, fdiv, fmul, fnorm, largest_remainder
-from .trace import Row
+from .rows import Row, Rows
 from .yuma import clip, consensus, row_normalised, support_needed, weighted_sums
 
 
@@ -44,7 +44,7 @@ def voted_shares(
     return dict(zip(netuids, largest_remainder(moved, ONE), strict=True))
 
 
-def _got(rows: list[Row], stakes: list[int], kappa: int, n: int) -> list[int]:
+def _got(rows: Rows, stakes: list[int], kappa: int, n: int) -> list[int]:
     """Per subnet the Q32 part of the root stake behind it, each vote cut down to the consensus."""
     total = sum(stakes)
     agreed = consensus(list(zip(rows, stakes, strict=True)), support_needed(kappa, total), n)

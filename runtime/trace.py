@@ -34,9 +34,7 @@ from ledger.codec import (
 )
 
 from .fixed import fdiv, fnorm, fu16
-
-Row = list[tuple[int, int]]
-Rows = list[Row]
+from .rows import PackedRows, Row, Rows, entry_count
 
 MAX_UIDS: Final = 4096
 MAX_RECORD_BYTES: Final = 1 << 20
@@ -91,8 +89,8 @@ class EpochInputs:
     registered_at: Sequence[int]
     active_at: Sequence[int]
     weights_at: Sequence[int]
-    weights: Sequence[Row]
-    bonds: Sequence[Row]
+    weights: Rows
+    bonds: Rows
     forfeit: Sequence[bool] = ()
     open_commit: Sequence[int | None] = ()
     extra: tuple[Row, int] | None = None
@@ -223,7 +221,7 @@ class EpochTrace:
 
     def to_bytes(self) -> bytes:
         """The history row: with the matrices if they are of ordinary size, without them otherwise."""
-        largest = max(sum(len(row) for row in getattr(self, name)) for name in _MATRICES)
+        largest = max(entry_count(getattr(self, name)) for name in _MATRICES)
         return encode(self.to_record(rows=self.has_rows and largest <= MAX_ROW_ENTRIES))
 
     @classmethod
@@ -301,6 +299,8 @@ def _sized(values: list[Any], size: int, where: str) -> list[Any]:
 
 def _pack_rows(rows: Rows, pack: _Pack) -> list[bytes]:
     """Lengths of the rows, then all uids, then all values."""
+    if isinstance(rows, PackedRows):
+        return [rows.lengths, rows.uids, rows.values]
     return [
         pack_u16([len(row) for row in rows]),
         pack_u16([uid for row in rows for uid, _ in row]),
@@ -313,7 +313,7 @@ def _unpack_rows(parts: list[bytes], unpack: _Unpack, size: int, where: str) -> 
     uids, values = unpack_u16(parts[1], where=where), unpack(parts[2], where=where)
     if not sum(lengths) == len(uids) == len(values):
         raise DecodeError("lengths, uids and values disagree", where=where)
-    rows: Rows = []
+    rows: list[Row] = []
     at = 0
     for length in lengths:
         row = list(zip(uids[at : at + length], values[at : at + length], strict=True))

@@ -20,7 +20,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .fixed import HALF, ONE, U16_MAX, clamp, fdiv, fmul, fnorm, from_ppm, from_u16, fsigmoid, fu16, largest_remainder
-from .trace import MAX_UIDS, EpochInputs, EpochParams, EpochTrace, Row, Rows
+from .rows import Row, Rows
+from .trace import MAX_UIDS, EpochInputs, EpochParams, EpochTrace
 
 STEEPNESS_UNIT = 100
 
@@ -54,7 +55,7 @@ class Votes(NamedTuple):
 
 def epoch(inputs: EpochInputs, params: EpochParams) -> EpochTrace:
     """Run one epoch. Raises ValueError if the inputs do not fit together (a bug of the caller, never of a user)."""
-    n = _checked_size(inputs)
+    n = checked_size(inputs)
     votes = count_votes(inputs, params)
     total = votes.total
     need = support_needed(params.kappa, total)
@@ -89,7 +90,8 @@ def epoch(inputs: EpochInputs, params: EpochParams) -> EpochTrace:
     )
 
 
-def _checked_size(inputs: EpochInputs) -> int:
+def checked_size(inputs: EpochInputs) -> int:
+    """Number of uids. Raises ValueError if the inputs do not fit together."""
     n = len(inputs.stake)
     columns = (
         inputs.permit, inputs.registered_at, inputs.active_at, inputs.weights_at, inputs.weights, inputs.bonds,
@@ -150,7 +152,7 @@ def admitted_weights(
     than the registration of the neuron that now has the uid.
     """
     registered_at = inputs.registered_at
-    rows: Rows = []
+    rows: list[Row] = []
     for uid, row in enumerate(inputs.weights):
         if not permit[uid] or forfeited[uid]:
             rows.append([])
@@ -167,7 +169,7 @@ def admitted_weights(
 
 def row_normalised(rows: Rows) -> Rows:
     """1.5.5: each row as Q32 shares of its sum."""
-    out: Rows = []
+    out: list[Row] = []
     for row in rows:
         total = sum(value for _, value in row)
         out.append([(j, fdiv(value, total)) for j, value in row])
@@ -237,7 +239,7 @@ def blended(rows: Rows, clipped: Rows, penalty: int, whole: int = U16_MAX) -> Ro
         return rows
     if penalty == whole:
         return clipped
-    out: Rows = []
+    out: list[Row] = []
     for row, cut in zip(rows, clipped):
         low, high = dict(cut), dict(row)
         out.append([
@@ -260,6 +262,7 @@ def moved_bonds(
     """1.9: the bonds before and after this epoch's step of the moving average."""
     n = len(inputs.stake)
     valid = [[(j, bond) for j, bond in row if inputs.bonds_from > inputs.registered_at[j]] for row in inputs.bonds]
+    before: Rows
     if params.yuma3:
         before = [[(j, from_u16(bond)) for j, bond in row] for row in valid]
         target = bond_weights
@@ -313,7 +316,7 @@ def ema_rows(before: Rows, target: Rows, alpha: int | Sequence[Mapping[int, int]
 
     `alpha` is one Q32 number, or one mapping per row with an entry for every uid of both rows. Zeros are dropped.
     """
-    out: Rows = []
+    out: list[Row] = []
     for i, (old, new) in enumerate(zip(before, target)):
         was, wanted = dict(old), dict(new)
         row = []

@@ -19,9 +19,10 @@ from ledger.commitments import SALT_BYTES, weights_commitment
 from .. import hooks, params
 from ..params import ROOT_NETUID
 from ..registry import Context, Priority, call, error, event, refuse
+from ..rows import Row
 from ..schedule import commit_epoch
 from ..tables import ReadState, Table, WriteState, key_field, u16_field
-from ..trace import MAX_UIDS, Row
+from ..trace import MAX_UIDS
 from ..weightcheck import (
     RowRules,
     count_fault,

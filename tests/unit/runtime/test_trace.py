@@ -10,7 +10,8 @@ import pytest
 from ledger.codec import encode, pack_u16, pack_u64
 from ledger.errors import DecodeError
 from runtime.fixed import ONE
-from runtime.trace import MAX_RECORD_BYTES, MAX_ROW_ENTRIES, EpochInputs, EpochParams, EpochTrace, Row
+from runtime.rows import Row
+from runtime.trace import MAX_RECORD_BYTES, MAX_ROW_ENTRIES, EpochInputs, EpochParams, EpochTrace
 from runtime.yuma import epoch
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from runtime import yuma
 from runtime.fixed import ONE, from_u16
-from runtime.trace import EpochInputs, EpochParams, EpochTrace, Row
+from runtime.rows import Row
+from runtime.trace import EpochInputs, EpochParams, EpochTrace
 
 E12 = 10**12
 PEER = EpochParams(yuma3=False, permit_twice=False, exact_payout=False)

@@ -14,7 +14,8 @@ from fractions import Fraction
 from typing import Any
 
 from runtime.fixed import ONE, U16_MAX
-from runtime.trace import EpochInputs, EpochParams, EpochTrace, Row, Rows
+from runtime.rows import Row, Rows
+from runtime.trace import EpochInputs, EpochParams, EpochTrace
 from runtime.weightcheck import max_upscale
 from runtime.yuma import bonds_from, epoch
 from tools.lab.replay.cases import Case, Mismatch
@@ -44,8 +45,8 @@ class Subnet:
         self.registered_at = [0] * size
         self.updated_at = [0] * size
         self.permit = [False] * size
-        self.weights: Rows = [[] for _ in range(size)]
-        self.bonds: Rows = [[] for _ in range(size)]
+        self.weights: list[Row] = [[] for _ in range(size)]
+        self.bonds: list[Row] | Rows = [[] for _ in range(size)]
         self.open_commit: list[int | None] = [None] * size
         self.tempo = int(settings.get("tempo", PEER_TEMPO))
         self.last_step_block = int(settings.get("last_step_block", 0)) or None

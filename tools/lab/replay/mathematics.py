@@ -13,7 +13,8 @@ from typing import Any
 
 from runtime import weightcheck, yuma
 from runtime.fixed import ONE, fdiv, fexp, fmul, fnorm, from_ppm, from_u16, fsigmoid, fu16
-from runtime.trace import EpochInputs, Rows
+from runtime.rows import Rows
+from runtime.trace import EpochInputs
 from tools.lab.replay.cases import Case, Mismatch, NotApplicable
 from tools.lab.replay.compare import agree, exact, scaled
 from tools.lab.replay.registry import compares, excuse, replays

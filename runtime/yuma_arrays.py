@@ -1,0 +1,369 @@
+"""The epoch of `yuma` on arrays: the same rules, function by function, for subnets with many weights.
+
+`yuma.epoch` is the law; this engine agrees with it bit by bit (tests/unit/runtime/test_yuma_arrays.py) and takes a
+hundredth of the time. Matrices are flat int64 arrays of their entries, sorted by (row, column). numpy integers wrap
+silently, so the bound of every product stands beside it; nothing here is a float.
+
+    Q32 numbers are at most 2^32, stakes at most 2^55 rao (all of a supply of 21e15), uids below 2^12.
+
+Vectors over uids stay lists of Python integers: they are short, and their products need more than 64 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import yuma
+from .fixed import EXP_LIMIT, EXP_TERMS, HALF, ONE, U16_MAX, fdiv, fmul, fnorm, from_ppm, from_u16
+from .rows import U16_BYTES, U64_BYTES, PackedRows, Rows
+from .trace import EpochInputs, EpochParams, EpochTrace
+
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+INDEX_BITS: Final = 13  # a uid, or the voter without one
+MAX_STAKE_RAO: Final = 1 << 55
+DENSE_SHARE: Final = 4  # a column sort of whole rows pays from a quarter of all possible entries on
+COLUMNS_AT_ONCE: Final = 64  # of a dense sort: what the processor's cache holds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entries:
+    """A sparse n x n matrix: entries sorted by (row, column), no pair twice."""
+
+    n: int
+    row: Ints
+    column: Ints
+    value: Ints
+
+    def with_value(self, value: Ints) -> Entries:
+        return Entries(self.n, self.row, self.column, value)
+
+    def only(self, keep: Flags) -> Entries:
+        return Entries(self.n, self.row[keep], self.column[keep], self.value[keep])
+
+    @property
+    def key(self) -> Ints:
+        """Place of each entry in the full matrix: ascending."""
+        return self.row * self.n + self.column
+
+
+def epoch(inputs: EpochInputs, params: EpochParams) -> EpochTrace:
+    """`yuma.epoch`, on arrays."""
+    n = yuma.checked_size(inputs)
+    votes = yuma.count_votes(inputs, params)
+    total = votes.total
+    assert total < MAX_STAKE_RAO, "support sums fit 64 bits"
+    need = yuma.support_needed(params.kappa, total)
+
+    raw = admitted_weights(entries_of(inputs.weights), inputs, votes, params.owner)
+    weights = row_normalised(raw)
+    voters, stakes = weights, list(votes.active_stake)
+    if inputs.extra:
+        row, stake = inputs.extra
+        voters, stakes = _with_row(weights, row), [*stakes, stake]
+    agreed = consensus(voters, stakes, need) if votes.agreed else [0] * n
+
+    shares = np.array([fdiv(stake, total) for stake in stakes], dtype=np.int64)
+    prerank = weighted_sums(voters, shares)
+    rank = weighted_sums(clip(voters, agreed), shares)
+    incentive = fnorm(rank)
+
+    clipped = clip(weights, agreed)
+    bond_weights = blended(weights, clipped, params.bonds_penalty)
+    before, after = moved_bonds(inputs, params, votes, bond_weights, agreed)
+    dividends = dividend_shares(after, incentive, votes, params.yuma3)
+    kept = after if params.yuma3 else relative_to_largest(after)
+
+    paid_by, pay_weights = yuma.payees(incentive, dividends, votes)
+    pay = yuma.payouts(pay_weights, inputs.emission_rao, exact=params.exact_payout)
+    return EpochTrace(
+        block=inputs.block, emission_rao=inputs.emission_rao, params=params, stake_rao=votes.stake,
+        permit_before=votes.permit_before, permit=votes.permit, active=votes.active, forfeited=votes.forfeited,
+        active_stake_rao=votes.active_stake, extra_stake_rao=votes.extra_stake, need_rao=need, muted_rao=votes.muted,
+        consensus=agreed, validator_trust=row_sums(clipped), prerank=prerank, rank=rank, incentive=incentive,
+        dividends=dividends, paid_by=paid_by, pay_weights=pay_weights, server_rao=pay[:n], validator_rao=pay[n:],
+        raw_weights=packed(raw, U16_BYTES), bonds_before=packed(before, U64_BYTES), bonds_after=packed(after, U64_BYTES),
+        bonds_u16=packed(stored_bonds(kept, votes.permit), U16_BYTES),
+    )
+
+
+# --- in and out --------------------------------------------------------------------------------------------------
+
+
+def entries_of(rows: Rows) -> Entries:
+    """Any rows as arrays."""
+    n = len(rows)
+    if isinstance(rows, PackedRows):
+        lengths = np.frombuffer(rows.lengths, dtype="<u2")
+        column = np.frombuffer(rows.uids, dtype="<u2").astype(np.int64)
+        value = np.frombuffer(rows.values, dtype=f"<u{rows.value_bytes}").astype(np.int64)
+    else:
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        flat = np.array([number for row in rows for pair in row for number in pair], dtype=np.int64).reshape(-1, 2)
+        column, value = np.ascontiguousarray(flat[:, 0]), np.ascontiguousarray(flat[:, 1])
+    return Entries(n, np.repeat(np.arange(n, dtype=np.int64), lengths), column, value)
+
+
+def packed(entries: Entries, value_bytes: int) -> PackedRows:
+    """Arrays as rows for the trace and the state."""
+    lengths = np.bincount(entries.row, minlength=entries.n)
+    return PackedRows(
+        lengths.astype("<u2").tobytes(), entries.column.astype("<u2").tobytes(),
+        entries.value.astype(f"<u{value_bytes}").tobytes(), value_bytes,
+    )
+
+
+def _with_row(weights: Entries, row: Sequence[tuple[int, int]]) -> Entries:
+    """One more voter, below all others."""
+    extra = np.array(row, dtype=np.int64).reshape(-1, 2)
+    return Entries(
+        weights.n, np.concatenate([weights.row, np.full(len(extra), weights.n, dtype=np.int64)]),
+        np.concatenate([weights.column, extra[:, 0]]), np.concatenate([weights.value, extra[:, 1]]),
+    )
+
+
+# --- arithmetic --------------------------------------------------------------------------------------------------
+
+
+def multiplied(a: Any, b: Any) -> Ints:
+    """floor(a * b / 2^32) for Q32 numbers up to 2^32, whose product needs 65 bits.
+
+    With b = 2^16 h + l: a*h <= 2^48, a*l < 2^48.
+    """
+    out: Ints = (a * (b >> 16) + ((a * (b & 0xFFFF)) >> 16)) >> 16
+    return out
+
+
+def divided(a: Ints, b: Ints) -> Ints:
+    """floor(a * 2^32 / b) for 0 <= a <= 2^32, a <= b < 2^46, by two steps of long division; 0 where b is 0.
+
+    a * 2^16 <= 2^48; a remainder is below b, times 2^16 below 2^62.
+    """
+    b = np.maximum(b, 1)
+    high, rest = np.divmod(a << 16, b)
+    out: Ints = (high << 16) + (rest << 16) // b
+    return out
+
+
+# --- 1.5 weights -------------------------------------------------------------------------------------------------
+
+
+def admitted_weights(raw: Entries, inputs: EpochInputs, votes: yuma.Votes, owner: int | None) -> Entries:
+    """1.5.1-4: see `yuma.admitted_weights`."""
+    registered_at = np.array(inputs.registered_at, dtype=np.int64)[raw.column]
+    votes_row = np.array([may and not gone for may, gone in zip(votes.permit_before, votes.forfeited)], dtype=np.bool_)
+    weights_at = np.array(inputs.weights_at, dtype=np.int64)
+    itself = raw.row == raw.column
+    if owner is not None:
+        itself &= raw.row != owner
+    keep = votes_row[raw.row] & (raw.value > 0) & ~itself & (weights_at[raw.row] > registered_at)
+    if inputs.open_commit:
+        newest = max(inputs.registered_at, default=0)
+        commit = np.array([newest if block is None else block for block in inputs.open_commit], dtype=np.int64)
+        keep &= commit[raw.row] >= registered_at
+    return raw.only(keep)
+
+
+def row_normalised(entries: Entries) -> Entries:
+    """1.5.5: each row as Q32 shares of its sum; weights are u16, so the product stays below 2^48."""
+    sums = _sums(entries.row, entries.value, entries.n)
+    return entries.with_value((entries.value << 32) // sums[entries.row])
+
+
+def _sums(index: Ints, values: Ints, n: int) -> Ints:
+    """Sum of the values under each index. At most 2^12 Q32 numbers, or 2^24 in all: below 2^57."""
+    sums = np.zeros(n, dtype=np.int64)
+    np.add.at(sums, index, values)
+    return sums
+
+
+# --- 1.6 consensus -----------------------------------------------------------------------------------------------
+
+
+def consensus(voters: Entries, stakes: Sequence[int], need: int) -> list[int]:
+    """1.6: see `yuma.consensus`. Entries are ordered by column and falling weight, stakes are summed along, and the
+    first entry of a column whose support reaches `need` is the consensus."""
+    stake = np.array(stakes, dtype=np.int64)
+    backed = voters.only(stake[voters.row] > 0)
+    if DENSE_SHARE * len(backed.row) >= voters.n * int(np.count_nonzero(stake)) > 0:
+        return _consensus_of_whole_rows(backed, stake, need)
+    # column | 2^32 - weight | row: 13 + 33 + 13 bits
+    key = (backed.column << (33 + INDEX_BITS)) | ((ONE - backed.value) << INDEX_BITS) | backed.row
+    key.sort()
+    column = key >> (33 + INDEX_BITS)
+    # The running sum wraps at 2^64 over many columns; differences within a column (< 2^55) come out right.
+    running = np.cumsum(stake[key & ((1 << INDEX_BITS) - 1)].astype(np.uint64))
+    first = np.searchsorted(column, np.arange(voters.n))
+    before = np.concatenate([np.zeros(1, dtype=np.uint64), running])[first]
+    reached = np.flatnonzero((running - before[column]).astype(np.int64) >= need)
+    where, place = np.unique(column[reached], return_index=True)
+    agreed = np.zeros(voters.n, dtype=np.int64)
+    agreed[where] = ONE - ((key[reached[place]] >> INDEX_BITS) & ((1 << 33) - 1))
+    return [int(value) for value in agreed]
+
+
+def _consensus_of_whole_rows(backed: Entries, stake: Ints, need: int) -> list[int]:
+    """The same where most entries are there: sort whole columns, some at a time; a missing entry is 0."""
+    rows = np.flatnonzero(stake)
+    place = np.zeros(len(stake), dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    table = np.zeros((backed.n, len(rows)), dtype=np.int64)
+    table[backed.column, place[backed.row]] = backed.value
+    weight_of_row, agreed = stake[rows], np.zeros(backed.n, dtype=np.int64)
+    for start in range(0, backed.n, COLUMNS_AT_ONCE):
+        part = table[start : start + COLUMNS_AT_ONCE]
+        key = ((ONE - part) << INDEX_BITS) | np.arange(len(rows))
+        key.sort(axis=1)
+        support = np.cumsum(weight_of_row[key & ((1 << INDEX_BITS) - 1)], axis=1)
+        place_reached = (support < need).sum(axis=1)
+        found = place_reached < len(rows)
+        chosen = key[np.flatnonzero(found), place_reached[found]]
+        agreed[start : start + COLUMNS_AT_ONCE][found] = ONE - (chosen >> INDEX_BITS)
+    return [int(value) for value in agreed]
+
+
+# --- 1.7 clip, ranks ---------------------------------------------------------------------------------------------
+
+
+def clip(entries: Entries, ceiling: Sequence[int]) -> Entries:
+    """1.7: no entry above its column's ceiling."""
+    return entries.with_value(np.minimum(entries.value, np.array(ceiling, dtype=np.int64)[entries.column]))
+
+
+def weighted_sums(entries: Entries, shares: Ints) -> list[int]:
+    """1.7: per column the sum of entries times their row's Q32 share, each product floored."""
+    sums = _sums(entries.column, multiplied(entries.value, shares[entries.row]), entries.n)
+    return [int(value) for value in sums]
+
+
+def row_sums(entries: Entries) -> list[int]:
+    """1.7: validator trust."""
+    return [int(value) for value in _sums(entries.row, entries.value, entries.n)]
+
+
+# --- 1.8, 1.9 bonds ----------------------------------------------------------------------------------------------
+
+
+def blended(weights: Entries, clipped: Entries, penalty: int) -> Entries:
+    """1.8: see `yuma.blended`; a Q32 number times a u16 stays below 2^49."""
+    if penalty == 0:
+        return weights
+    return weights.with_value(weights.value - (weights.value - clipped.value) * penalty // U16_MAX)
+
+
+def moved_bonds(
+    inputs: EpochInputs, params: EpochParams, votes: yuma.Votes, bond_weights: Entries, agreed: Sequence[int]
+) -> tuple[Entries, Entries]:
+    """1.9: the bonds before and after this epoch's step of the moving average."""
+    held = entries_of(inputs.bonds)
+    registered_at = np.array(inputs.registered_at, dtype=np.int64)
+    held = held.only(inputs.bonds_from > registered_at[held.column])
+    if params.yuma3:
+        before = held.with_value((held.value << 32) // U16_MAX)
+        target = bond_weights
+    else:
+        before = column_normalised(held)
+        target = stake_shares(bond_weights, votes.active_stake)
+    was, wanted, union = _aligned(before, target)
+    alpha: Any = ONE - from_ppm(params.bonds_moving_average)
+    if params.liquid_alpha and any(agreed):
+        given = _aligned(union, bond_weights)[1]
+        low, high = from_u16(params.alpha_low), from_u16(params.alpha_high)
+        consensus_here = np.array(agreed, dtype=np.int64)[union.column]
+        alpha = liquid_alphas(given, was, consensus_here, low, high, params.alpha_steepness)
+    moved = np.minimum(ONE, multiplied(wanted, alpha) + multiplied(was, ONE - alpha))
+    return before, union.with_value(moved).only(moved > 0)
+
+
+def _aligned(first: Entries, second: Entries) -> tuple[Ints, Ints, Entries]:
+    """Values of both matrices at the entries of either, 0 where there is none, and those entries."""
+    a, b = first.key, second.key
+    if np.array_equal(a, b):
+        return first.value, second.value, first
+    keys = np.sort(np.concatenate([a, b]), kind="stable")
+    keys = keys[np.concatenate([np.ones(min(1, len(keys)), dtype=np.bool_), keys[1:] != keys[:-1]])]
+    left, right = np.zeros(len(keys), dtype=np.int64), np.zeros(len(keys), dtype=np.int64)
+    left[np.searchsorted(keys, a)] = first.value
+    right[np.searchsorted(keys, b)] = second.value
+    row, column = np.divmod(keys, max(1, first.n))
+    return left, right, Entries(first.n, row, column, left)
+
+
+def column_normalised(entries: Entries) -> Entries:
+    """1.9a: each entry as a Q32 share of its column's sum."""
+    sums = _sums(entries.column, entries.value, entries.n)
+    return entries.with_value(divided(entries.value, sums[entries.column]))
+
+
+def stake_shares(weights: Entries, active_stake: Sequence[int]) -> Entries:
+    """1.9a: each row times its validator's raw stake, then as Q32 shares of its column. Products reach 2^88 and are
+    Python integers: classic bonds are the slower ones."""
+    scaled = weights.value.astype(object) * np.array(active_stake, dtype=object)[weights.row]
+    sums = np.zeros(weights.n, dtype=object)
+    np.add.at(sums, weights.column, scaled)
+    shares = (scaled << 32) // np.where(sums == 0, 1, sums)[weights.column]
+    return weights.with_value(shares.astype(np.int64))
+
+
+def liquid_alphas(weight: Ints, bond: Ints, agreed: Ints, low: int, high: int, steepness: int) -> Ints:
+    """1.9b: see `yuma.liquid_alpha`."""
+    distance = np.clip(np.where(weight >= bond, weight - agreed, bond - weight), 0, ONE)
+    slope = _sigmoid(steepness * (distance - HALF) // yuma.STEEPNESS_UNIT)
+    return np.maximum(low, np.minimum(high, low + multiplied(slope, high - low)))
+
+
+def _sigmoid(x: Ints) -> Ints:
+    """`fixed.fsigmoid`: 1 / (1 + e^-x)."""
+    return _reciprocal(ONE + _exp(-x))
+
+
+def _exp(x: Ints) -> Ints:
+    """`fixed.fexp`: |x| <= 20 * 2^32; a term of the series is below 2^58, the sum below 2^61."""
+    x = np.clip(x, -EXP_LIMIT * ONE, EXP_LIMIT * ONE)
+    size = np.abs(x)
+    total, term = ONE + size, size
+    for i in range(2, EXP_TERMS):
+        # floor(term * size / 2^32) with term = 2^32 h + 2^16 m + l: h * size < 2^63, m * size < 2^53
+        low = ((((term >> 16) & 0xFFFF) * size) + (((term & 0xFFFF) * size) >> 16)) >> 16
+        term = ((term >> 32) * size + low) // i
+        total = total + term
+    return np.where(x >= 0, total, _reciprocal(total))
+
+
+def _reciprocal(x: Ints) -> Ints:
+    """floor(2^64 / x) for x >= 3: 2^64 does not fit, so one is added where 2^64 - 1 leaves the remainder x - 1."""
+    divisor = x.astype(np.uint64)
+    quotient, rest = np.divmod(np.full(x.shape, (1 << 64) - 1, dtype=np.uint64), divisor)
+    out: Ints = (quotient + (rest == divisor - np.uint64(1))).astype(np.int64)
+    return out
+
+
+def dividend_shares(bonds: Entries, incentive: Sequence[int], votes: yuma.Votes, yuma3: bool) -> list[int]:
+    """1.9: see `yuma.dividend_shares`."""
+    parts = multiplied(column_normalised(bonds).value, np.array(incentive, dtype=np.int64)[bonds.column])
+    earned = [int(value) for value in _sums(bonds.row, parts, bonds.n)]
+    if yuma3:
+        total = votes.total
+        earned = [fmul(part, fdiv(stake, total)) for part, stake in zip(earned, votes.active_stake)]
+    return fnorm([0 if forfeited else part for part, forfeited in zip(earned, votes.forfeited)])
+
+
+def relative_to_largest(bonds: Entries) -> Entries:
+    """1.9a: classic bonds as stored: Q32 shares of the column's largest, one unit added back for the flooring."""
+    largest = np.zeros(bonds.n, dtype=np.int64)
+    np.maximum.at(largest, bonds.column, bonds.value)
+    most = largest[bonds.column]
+    return bonds.with_value(divided(np.minimum(bonds.value + 1, most), most))
+
+
+def stored_bonds(bonds: Entries, permit: Sequence[bool]) -> Entries:
+    """1.9c: u16 rows of those with a permit for the next epoch, one unit added back; times 65535 below 2^49."""
+    kept = bonds.only(np.array(permit, dtype=np.bool_)[bonds.row])
+    return kept.with_value(np.minimum(U16_MAX, ((kept.value + 1) * U16_MAX) >> 32))
+
