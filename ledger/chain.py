@@ -97,6 +97,7 @@ class Chain(ChainReader):
         self.domain_at: Callable[[int], bytes] = lambda height: params.genesis_hash
         self._store = store
         self._retain = retain_blocks
+        self._pruner = None if retain_blocks is None else past.Pruner()
         self._lock = threading.Lock()  # guards the pair (_now, _pending)
         self._pending: tuple[CommitBatch, ...] = ()
         self._cache = ValueCache()
@@ -120,6 +121,8 @@ class Chain(ChainReader):
         rows[layout.AUTHORITIES + keys_hash] = b"".join(authorities.keys)
         head = Head(params.genesis_height, params.genesis_hash, params.genesis_time_ms, tree.root, keys_hash)
         rows[layout.HEAD_KEY] = head.encode()
+        if retain_blocks is None:
+            rows[layout.ARCHIVE_KEY] = past.archive_mark(head.height)
         rows |= stamp(layout.SCHEMA, params.genesis_hash)
         store.write(rows, sync=True)
         return cls.open(store, params, machine, retain_blocks=retain_blocks)
@@ -131,14 +134,16 @@ class Chain(ChainReader):
     ) -> Chain:
         """Open and check: stamp, links of the newest headers, head certificate, state tree against the head's root.
 
-        `retain_blocks`: how many past states are kept (None: all). `domain_at`: see `Chain.domain_at`; where it is
-        given, the head certificate's signatures are verified too. Raises WrongGenesis, NewerSchema or Corruption.
+        `retain_blocks`: how many past states are kept (None: all from now on, an archive; see `ledger/history.py`).
+        `domain_at`: see `Chain.domain_at`; where it is given, the head certificate's signatures are verified too. Raises
+        WrongGenesis, NewerSchema or Corruption.
         """
         check_stamp(store, layout.SCHEMA, params.genesis_hash)
         head = Head.decode(store.get(layout.HEAD_KEY))
         tree = StateTree.from_pages((key[1:], page) for key, page in store.items(layout.PAGE))
         if tree.root != head.state_root:
             raise Corruption("the stored state tree does not have the head's state root")
+        past.begin_archive(store, head.height) if retain_blocks is None else past.end_archive(store)
         rows = LayeredRows((), store.snapshot())
         authorities = machine.authorities(StateView(rows))
         chain = cls(
@@ -250,11 +255,14 @@ class Chain(ChainReader):
         self._hashes[head.height] = head.hash
         return batch
 
-    def apply(self, batch: CommitBatch) -> None:
-        """Write a prepared batch, synced; batches are applied in the order in which they were prepared."""
+    def apply(self, batch: CommitBatch, *, sync: bool = True) -> None:
+        """Write a prepared batch; batches are applied in the order in which they were prepared.
+
+        Without `sync` a power loss may undo it: only for a node that signs nothing, while it catches up.
+        """
         if not self._pending or self._pending[0] is not batch:
             raise InvariantBroken(f"the batch of block {batch.height} is not the next one")
-        self._store.write(batch.rows, sync=True)
+        self._store.write(batch.rows, sync=sync)
         with self._lock:
             self._pending = self._pending[1:]
             now = self._now
@@ -300,6 +308,7 @@ class Chain(ChainReader):
         self._cache.clear()
         self._executed.clear()
         self._hashes.clear()
+        self._replaced.clear()
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -395,15 +404,16 @@ class Chain(ChainReader):
             at(layout.BODY, height): block.body.encode(),
             at(layout.CERTIFICATE, height): certificate.encode(),
             at(layout.RESULT, height): layout.encode_result(executed.leaves),
-            at(layout.DIFF, height): before.encode(),
             layout.BY_HASH + block.hash: height.to_bytes(8, "big"),
             layout.HEAD_KEY: head.encode(),
         }
         if head.next_authorities_hash != now.head.next_authorities_hash:
             rows[layout.AUTHORITIES + head.next_authorities_hash] = b"".join(result.authorities.keys)
         rows |= indexes.index_rows(height, executed.extrinsics, result.events, result.outcomes)
-        if self._retain is not None and height - self._retain >= self.params.initial_height:
-            rows[at(layout.DIFF, height - self._retain)] = None
+        rows |= past.kept_rows(before, height, self._retain, self.params.initial_height)
+        if self._pruner is not None and self._retain is not None:
+            rows |= self._pruner.rows(now.rows.base, height - self._retain)
+            self._pruner = None if self._pruner.done else self._pruner
         return rows
 
 

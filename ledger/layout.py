@@ -6,6 +6,8 @@
     p + page key           page of the state tree at the head
     h b c r + height       header, body, certificate of the block, result (events and outcomes)
     d + height             reverse diff: what the block's changes replaced, in state and history; pruned
+    m/archive              the first height whose state the versions give; only in an archive
+    v + state key + height version: what the block replaced under that key; only in an archive
     H + block hash         height
     A + authorities hash   the set's keys, joined
     x + id                 height and index of an extrinsic (16 bytes of its id)
@@ -33,6 +35,7 @@ from .errors import Corruption
 SCHEMA: Final = 1
 
 HEAD_KEY: Final = b"m/head"
+ARCHIVE_KEY: Final = b"m/archive"
 STATE: Final = b"s"
 PAGE: Final = b"p"
 HEADER: Final = b"h"
@@ -40,6 +43,7 @@ BODY: Final = b"b"
 CERTIFICATE: Final = b"c"
 RESULT: Final = b"r"
 DIFF: Final = b"d"
+VERSION: Final = b"v"
 BY_HASH: Final = b"H"
 AUTHORITIES: Final = b"A"
 EXTRINSIC: Final = b"x"

@@ -5,19 +5,25 @@ A reader works on one immutable picture of the head at a time, so any thread may
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from . import history as past
 from . import indexes, layout
 from .blocks import MAX_PERIOD, Block, Body, Event, Header, Outcome
-from .errors import Corruption, NotFound
+from .errors import Corruption, NotFound, Pruned
 from .layout import Head, ReverseDiff, at
 from .machine import AuthoritySet, View
 from .spec import ChainSpecParams
 from .state_tree import StateTree
 from .views import Layer, LayeredRows, StateView
 from .votes import Certificate
+
+MAX_PROVEN_BLOCKS: Final = 4_096  # an old state's tree is made from the head's by undoing the blocks between
+MAX_REMEMBERED_PASTS: Final = 8  # earlier heights whose merged reverse diffs are kept in memory
+MAX_REMEMBERED_KEYS: Final = 100_000  # of one such height
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class ChainReader:
         self.params = params
         self._now = picture
         self._hashes: dict[int, bytes] = {}
+        self._replaced: OrderedDict[int, tuple[int, ReverseDiff]] = OrderedDict()
 
     @property
     def head(self) -> Head:
@@ -180,9 +187,17 @@ class ChainReader:
         now = self._now
         if height is None or height == now.head.height:
             return StateView(now.rows)
+        self._check_height(now, height)
+        archive = past.archive_from(now.rows)
+        if archive is not None and height >= archive:
+            return past.ArchiveView(now.rows, height)
         old = self._replaced_since(now, height).state
         layer = Layer({layout.STATE + key: value for key, value in old.items()})
         return StateView(LayeredRows((layer, *now.rows.layers), now.rows.base))
+
+    def first_readable_height(self) -> int:
+        """The lowest height whose state this node keeps."""
+        return past.first_readable(self._now.rows, self._now.head.height)
 
     def prove(self, key: bytes, height: int | None = None) -> StateProof:
         """Inclusion or absence proof, verified by `ledger.client.proofs.verify_state`; raises Pruned or NotFound."""
@@ -190,13 +205,37 @@ class ChainReader:
         height = now.head.height if height is None else height
         tree = dict(now.trees).get(height)
         if tree is None:
+            self._check_height(now, height)
+            if now.head.height - height > MAX_PROVEN_BLOCKS:
+                raise Pruned(
+                    f"proofs reach {MAX_PROVEN_BLOCKS} blocks back, block {height} is older",
+                    hint="read the value without a proof, or prove it in a newer state",
+                )
             tree = now.tree.updated(self._replaced_since(now, height).state)[0]
         return StateProof(height, tree.root, key, self.view(height).get(key), tree.prove(key))
 
-    def _replaced_since(self, now: Picture, height: int) -> ReverseDiff:
+    def _check_height(self, now: Picture, height: int) -> None:
         if not self.params.genesis_height <= height <= now.head.height:
             raise NotFound(f"there is no block {height}")
-        return past.replaced_since(now.rows, height, now.head.height)
+
+    def _replaced_since(self, now: Picture, height: int) -> ReverseDiff:
+        """Everything replaced since `height`; what was merged for an earlier head is continued, not merged again."""
+        self._check_height(now, height)
+        if height < now.head.height and now.rows.get(at(layout.DIFF, height + 1)) is None:
+            raise past.pruned(now.rows, height)
+        known = self._replaced.get(height)
+        if known is None or known[0] > now.head.height:
+            merged = past.replaced_since(now.rows, height, now.head.height)
+        elif known[0] == now.head.height:
+            return known[1]
+        else:
+            newer = past.replaced_since(now.rows, known[0], now.head.height)
+            merged = ReverseDiff(newer.state | known[1].state, newer.history | known[1].history)
+        if len(merged.state) <= MAX_REMEMBERED_KEYS:
+            self._replaced[height] = now.head.height, merged
+            if len(self._replaced) > MAX_REMEMBERED_PASTS:
+                self._replaced.popitem(last=False)
+        return merged
 
     def _row(self, prefix: bytes, where: int | bytes) -> bytes:
         height = where if isinstance(where, int) else self.height_of(where)

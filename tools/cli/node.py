@@ -26,9 +26,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--devnet", metavar="NAME", default=None, help="A devnet of this machine: its specification and its peers.")
 @click.option("--peer", "peers", multiple=True, metavar="MULTIADDR", help="/ip4/1.2.3.4/tcp/9920/p2p/ID; kept in config.toml.")
 @click.option("--session-key", metavar="NAME", default=None, help="An authority's session key: key file or //path.")
+@click.option("--history", type=click.Choice(["full", "archive"]), default=None, help="Kept in config.toml; see `node run`.")
 @click.pass_context
 def init_command(
-    ctx: click.Context, folder: Path, spec: Path | None, devnet: str | None, peers: tuple[str, ...], session_key: str | None
+    ctx: click.Context, folder: Path, spec: Path | None, devnet: str | None, peers: tuple[str, ...], session_key: str | None,
+    history: str | None,
 ) -> None:
     """Make a new node: keys, databases, the chain's genesis."""
     import tomli_w
@@ -42,10 +44,11 @@ def init_command(
     assert spec is not None
     specification = Specification.load(spec)
     key = None if session_key is None else signing_key(ctx.obj, session_key)
-    make_home(folder, specification, session_key=key)
+    make_home(folder, specification, session_key=key, history=history or "full")
     write_file(folder / "spec.toml", spec.read_bytes())
-    if peers:
-        write_file(folder / "config.toml", tomli_w.dumps({"peers": list(peers)}).encode())
+    kept = ({"peers": list(peers)} if peers else {}) | ({"history": history} if history else {})
+    if kept:
+        write_file(folder / "config.toml", tomli_w.dumps(kept).encode())
     made = {
         "home": str(folder), "chain": specification.spec.name, "genesis_hash": specification.genesis.genesis_hash,
         "role": "authority" if key is not None else "full",
@@ -78,7 +81,7 @@ def _of_devnet(settings: Settings, name: str, peers: tuple[str, ...]) -> tuple[P
 @click.option("--p2p-port", type=int, default=None, help="Port for peers (9920), of the next node one more.")
 @click.option("--peer", "peers", multiple=True, metavar="MULTIADDR", help="/ip4/1.2.3.4/tcp/9920/p2p/ID, dialled for ever.")
 @click.option("--seal", type=click.Choice(["interval", "instant", "manual"]), default=None, help="With one authority only.")
-@click.option("--archive", is_flag=True, default=None, help="Keep the state of every block.")
+@click.option("--history", type=click.Choice(["full", "archive"]), default=None, help="States of 256 blocks (full) or of all.")
 @click.option("--new-sign-db", is_flag=True, default=None, help="The key has no sign database: make one and listen first.")
 @click.option("--sign-from", type=int, default=None, metavar="HEIGHT", help="No other copy of the key signed from here on.")
 @click.option("--log", default=None, metavar="LEVELS", help="info, or info,p2p=debug.")

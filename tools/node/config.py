@@ -31,12 +31,12 @@ SETTINGS: Final[dict[str, Setting]] = {
     "p2p_port": Setting(int, 9920, "port for peers; 0 takes a free one"),
     "peers": Setting(list, [], "addresses that are dialled for ever: /ip4/1.2.3.4/tcp/9920/p2p/ID"),
     "seal": Setting(str, "", "interval, instant or manual; other than in the specification only with one authority"),
-    "archive": Setting(bool, False, "keep the state of every block, not only of the last 256"),
+    "history": Setting(str, "full", "full: the states of the last 256 blocks can be read; archive: those of all blocks"),
     "new_sign_db": Setting(bool, False, "make a sign database for a key that has none, and listen before signing"),
     "sign_from": Setting(int, 0, "sign from this height on: no other copy of the key has signed there"),
     "log": Setting(str, "info", "level of log entries, also by room: info,p2p=debug"),
 }
-_CHOICES: Final = {"p2p": ("auto", "on", "off"), "seal": ("", "interval", "instant", "manual")}
+_CHOICES: Final = {"p2p": ("auto", "on", "off"), "seal": ("", "interval", "instant", "manual"), "history": ("full", "archive")}
 _PORTS: Final = ("rpc_port", "p2p_port")
 
 
@@ -57,7 +57,7 @@ class NodeConfig:
     p2p_port: int
     peers: tuple[str, ...]
     seal: str
-    archive: bool
+    history: str
     new_sign_db: bool
     sign_from: int
     log: str

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from genesis.build import Genesis, build_genesis
 from genesis.spec import ChainSpec, load_spec
@@ -23,6 +23,7 @@ from ledger.chain import Chain
 from ledger.client.keys import read_key_file, write_key_file
 from ledger.crypto import KeyPair
 from ledger.errors import NotFound, UsageError
+from ledger.history import RETAINED_BLOCKS
 from ledger.signer import Domains, Signer, domain_at
 from ledger.spec import ChainSpecParams
 from ledger.store import LevelStore
@@ -75,7 +76,9 @@ class Databases:
         self.chain.close()
 
 
-def make_home(home: Path, specification: Specification, *, session_key: KeyPair | None = None) -> None:
+def make_home(
+    home: Path, specification: Specification, *, session_key: KeyPair | None = None, history: str = "full"
+) -> None:
     """Create keys and databases of a new node. Raises UsageError if there is a chain database already."""
     if (home / "chain").exists():
         raise UsageError(f"{home} holds a node already", hint="choose another --home")
@@ -84,7 +87,7 @@ def make_home(home: Path, specification: Specification, *, session_key: KeyPair 
         write_key_file(home / "node.key", KeyPair.from_seed(secrets.token_bytes(32)), "node", password=None)
     if session_key is not None and not (home / "session.key").exists():
         write_key_file(home / "session.key", session_key, "session", password=None)
-    _create(home, specification, specification.genesis.params)
+    _create(home, specification, specification.genesis.params, history)
 
 
 def open_databases(config: NodeConfig, specification: Specification) -> Databases:
@@ -95,9 +98,9 @@ def open_databases(config: NodeConfig, specification: Specification) -> Database
         _private(config.home)
         if not config.node_key_path.exists():
             write_key_file(config.node_key_path, KeyPair.from_seed(secrets.token_bytes(32)), "node", password=None)
-        _create(config.home, specification, params)
+        _create(config.home, specification, params, config.history)
     if not config.chain_path.exists() and not fresh:
-        _create_chain(config.chain_path, specification, params)  # it was moved away: everything is synced again
+        _create_chain(config.chain_path, specification, params, config.history)  # it was moved away: everything is synced again
     node_key = read_key_file(config.node_key_path)
     session_key = read_key_file(config.session_key_path) if config.session_key_path.exists() else None
     signer, sign_store, watch_first = None, None, False
@@ -117,8 +120,8 @@ def open_databases(config: NodeConfig, specification: Specification) -> Database
 
     try:
         machine = Runtime(params.genesis_hash, domain_of)
-        retain: dict[str, Any] = {"retain_blocks": None} if config.archive else {}
-        chain = Chain.open(chain_store, params, machine, domain_at=domain_of, **retain)
+        retain = _retained(config.history)
+        chain = Chain.open(chain_store, params, machine, domain_at=domain_of, retain_blocks=retain)
     except BaseException:
         chain_store.close()
         if sign_store is not None:
@@ -159,17 +162,22 @@ def _open_signer(
         raise
 
 
-def _create(home: Path, specification: Specification, params: ChainSpecParams) -> None:
+def _create(home: Path, specification: Specification, params: ChainSpecParams, history: str) -> None:
     """The sign database first: whoever finds a chain database finds the guard too."""
     session = home / "session.key"
     if session.exists():
         _create_sign(home / "sign", params, read_key_file(session))
-    _create_chain(home / "chain", specification, params)
+    _create_chain(home / "chain", specification, params, history)
 
 
-def _create_chain(path: Path, specification: Specification, params: ChainSpecParams) -> None:
-    state = specification.genesis.state
-    _appear(path, lambda store: Chain.create(store, params, Runtime(params.genesis_hash), state))
+def _create_chain(path: Path, specification: Specification, params: ChainSpecParams, history: str) -> None:
+    state, retain = specification.genesis.state, _retained(history)
+    _appear(path, lambda store: Chain.create(store, params, Runtime(params.genesis_hash), state, retain_blocks=retain))
+
+
+def _retained(history: str) -> int | None:
+    """Past states that a node keeps; None: all."""
+    return None if history == "archive" else RETAINED_BLOCKS
 
 
 def _create_sign(path: Path, params: ChainSpecParams, key: KeyPair) -> None:

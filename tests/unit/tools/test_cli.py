@@ -377,12 +377,12 @@ def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(h
 
 def test_settings_of_every_kind_are_written_and_read_back(home):
     for name, text, expected in (
-        ("rpc_port", "1234", 1234), ("archive", "yes", True), ("peers", "/a, /b", ["/a", "/b"]), ("log", "debug", "debug"),
+        ("rpc_port", "1234", 1234), ("history", "archive", "archive"), ("peers", "/a, /b", ["/a", "/b"]), ("log", "debug", "debug"),
     ):
         assert value(invoke("config", "set", name, text, "--json"))["value"] == expected
         assert value(invoke("config", "get", name, "--json"))["value"] == expected
     assert value(invoke("config", "path", "--json")) == {"path": str(home / "config.toml"), "exists": True}
-    assert invoke("config", "get", "archive").stdout == "true\n"
+    assert invoke("config", "get", "history").stdout == "archive\n"
     assert "/a, /b" in invoke("config", "show").stdout
 
 
@@ -390,7 +390,7 @@ def test_settings_of_every_kind_are_written_and_read_back(home):
     "name, text, words",
     [
         ("rpc_prot", "1", "did you mean rpc_port?"), ("rpc_port", "70000", "no port"), ("rpc_port", "x", "whole number"),
-        ("archive", "maybe", "true or false"), ("seal", "never", "interval"), ("rpc", "ftp://x", "not an RPC address"),
+        ("history", "maybe", "archive"), ("seal", "never", "interval"), ("rpc", "ftp://x", "not an RPC address"),
         ("gateway", "localhost:1", "not a gateway's address"),
     ],
 )  # fmt: skip

@@ -19,18 +19,18 @@ def test_defaults_and_paths(tmp_path):
 
 
 def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(tmp_path):
-    text = 'rpc_port = 1\np2p_port = 2\narchive = true\npeers = ["/ip4/1.1.1.1/tcp/1/p2p/x"]\n'
+    text = 'rpc_port = 1\np2p_port = 2\nhistory = "archive"\npeers = ["/ip4/1.1.1.1/tcp/1/p2p/x"]\n'
     environment = {"QUORIX_RPC_PORT": "3", "QUORIX_P2P_PORT": "4", "QUORIX_PEERS": "a, b,", "OTHER": "x"}
     found = config(tmp_path, text, {"rpc_port": 5, "p2p_port": None, "peers": ()}, environment)
-    assert (found.rpc_port, found.p2p_port, found.archive, found.peers) == (5, 4, True, ("a", "b"))
+    assert (found.rpc_port, found.p2p_port, found.history, found.peers) == (5, 4, "archive", ("a", "b"))
     origin = found.origin
     assert (origin["rpc_port"], origin["p2p_port"], origin["log"]) == ("flag", "QUORIX_P2P_PORT", "default")
-    assert origin["archive"] == str(tmp_path / "config.toml")
+    assert origin["history"] == str(tmp_path / "config.toml")
 
 
 @pytest.mark.parametrize("text", ["true", "1", "YES"])
 def test_flags_of_the_environment(tmp_path, text):
-    assert config(tmp_path, environment={"QUORIX_ARCHIVE": text}).archive is True
+    assert config(tmp_path, environment={"QUORIX_RPC_EXTERNAL": text}).rpc_external is True
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -43,7 +43,8 @@ def test_flags_of_the_environment(tmp_path, text):
     ('p2p = "maybe"', "auto, on, off"),
     ('seal = "now"', "interval, instant, manual"),
     ("peers = [1]", "expected a list of texts"),
-    ("archive = 1", "expected true or false"),
+    ("rpc_external = 1", "expected true or false"),
+    ('history = "some"', "full, archive"),
     ("sign_from = -1", "no height"),
     ("spec = ", "not TOML"),
 ])
@@ -54,7 +55,7 @@ def test_a_wrong_file_is_refused_with_the_place(tmp_path, text, words):
 
 
 @pytest.mark.parametrize("environment", [
-    {"QUORIX_RPC_PORT": "x"}, {"QUORIX_RPC_PORT": "9" * 30}, {"QUORIX_ARCHIVE": "maybe"}, {"QUORIX_SEAL": "never"},
+    {"QUORIX_RPC_PORT": "x"}, {"QUORIX_RPC_PORT": "9" * 30}, {"QUORIX_RPC_EXTERNAL": "maybe"}, {"QUORIX_SEAL": "never"},
 ])
 def test_a_wrong_environment_is_refused_with_the_variable(tmp_path, environment):
     with pytest.raises(UsageError) as caught:
