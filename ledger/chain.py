@@ -101,6 +101,7 @@ class Chain(ChainReader):
         self._lock = threading.Lock()  # guards the pair (_now, _pending)
         self._pending: tuple[CommitBatch, ...] = ()
         self._cache = ValueCache()
+        self._cache.fill(StateView(picture.rows).items(b""))
         self._executed: dict[bytes, ExecutedBlock] = {}
 
     # --- life ---------------------------------------------------------------------------------------------------

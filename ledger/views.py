@@ -7,7 +7,7 @@ height is the state of the head below one more layer, the reverse diffs since th
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from typing import Final
@@ -117,6 +117,13 @@ class ValueCache:
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes | None] = {}
+
+    def fill(self, values: Iterable[tuple[bytes, bytes]]) -> None:
+        """Begin with these values of the head's state, as many as have room: one by one they would cost ten times as much."""
+        room = MAX_CACHED_VALUES - len(self.values)
+        self.values.update(
+            (key, value) for key, value in islice(values, room) if len(value) <= MAX_CACHED_VALUE_BYTES
+        )
 
     def over(self, view: View) -> View:
         """The head's view, reading through this cache."""

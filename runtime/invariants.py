@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from ledger.errors import DecodeError, InvariantBroken
 
@@ -37,10 +37,11 @@ class Violation:
 def check_conservation(context: Context, changes: Mapping[bytes, bytes | None]) -> list[Violation]:
     """I1 and I5 over the keys that the block touched."""
     state, moved = context.state, dict.fromkeys((held.name for held in hooks.HOLDINGS.values()), 0)
-    for key, value in changes.items():
-        held = hooks.HOLDINGS.get(int.from_bytes(key[:2], "big"))
+    holdings = {held.table.prefix: held for held in hooks.HOLDINGS.values()}
+    for key in changes:
+        held = holdings.get(key[:2])
         if held is not None:
-            moved[held.name] += _amount(held, value) - _amount(held, state.before(key))
+            moved[held.name] += _amount(held, state.value(key, held.table)) - _amount(held, state.value_before(key, held.table))
     expected, found = context.minted_rao - context.recycled_rao, sum(moved.values())
     before = state.before(accounts.ISSUANCE.key())
     issued = accounts.issuance(state) - (accounts.ISSUANCE.decode(before) if before is not None else 0)
@@ -52,10 +53,10 @@ def check_conservation(context: Context, changes: Mapping[bytes, bytes | None]) 
     return out
 
 
-def _amount(held: hooks.Holding, value: bytes | None) -> int:
+def _amount(held: hooks.Holding, value: Any) -> int:
     if value is None:
         return 0
-    amount = held.amount_rao(held.table.decode(value))
+    amount = held.amount_rao(value)
     assert amount >= 0, f"a row of {held.table.name} holds {amount} rao"
     return amount
 

@@ -1,16 +1,29 @@
 """The working state of a block: a read-only view below, changed keys above, and undo for a failed call.
 
-Every write goes through `put`, which journals the previous value. A call that is refused is undone by `revert(mark)`;
-the changes that remain at the block's end are the block's result. Values are immutable byte strings: no buffer is shared.
+Every write goes through `put` or `put_value`, which journal what was there. A call that is refused is undone by
+`revert(mark)`; the changes that remain at the block's end are the block's result.
+
+Tables whose values cannot be changed in place keep them here as objects (`value`, `put_value`): a row is decoded once a
+block, and encoded once, at the block's end, however often it changes in between. Everything else is byte strings. Nothing
+that is stored here may be changed in place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 from ledger.machine import View
 
-_ABSENT = object()
+_ABSENT: Any = object()
+
+
+class Codec(Protocol):
+    """How a value becomes bytes and back; a table."""
+
+    def encode(self, value: Any) -> bytes: ...
+
+    def decode(self, data: bytes) -> Any: ...
 
 
 class State:
@@ -19,18 +32,66 @@ class State:
     def __init__(self, view: View) -> None:
         self._view = view
         self._before: dict[bytes, bytes | None] = {}  # what was read of the view: each key is asked once a block
-        self._changes: dict[bytes, bytes | None] = {}
-        self._journal: list[tuple[bytes, object]] = []
+        self._changes: dict[bytes, Any] = {}  # a codec: the value is in _values, not encoded yet
+        self._values: dict[bytes, Any] = {}  # decoded values as of now, None where there is none
+        self._values_before: dict[bytes, Any] = {}  # decoded values at the start of the block, of keys written since
+        self._journal: list[tuple[bytes, Any, Any]] = []  # key, its entries in _changes and _values before a write
+
+    # --- byte strings -----------------------------------------------------------------------------------------------
 
     def get(self, key: bytes) -> bytes | None:
-        if key in self._changes:
-            return self._changes[key]
-        return self.before(key)
+        found = self._changes.get(key, _ABSENT)
+        if found is _ABSENT:
+            return self.before(key)
+        if type(found) is bytes or found is None:
+            return found
+        data: bytes = found.encode(self._values[key])
+        self._changes[key] = data
+        return data
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Set a value; None deletes."""
-        self._journal.append((key, self._changes.get(key, _ABSENT)))
+        self._journal.append((key, self._changes.get(key, _ABSENT), self._values.pop(key, _ABSENT)))
         self._changes[key] = value
+
+    def before(self, key: bytes) -> bytes | None:
+        """Value of `key` at the start of the block."""
+        try:
+            return self._before[key]
+        except KeyError:
+            value = self._before[key] = self._view.get(key)
+            return value
+
+    # --- values as objects ------------------------------------------------------------------------------------------
+
+    def value(self, key: bytes, codec: Codec) -> Any:
+        """The decoded value, None if there is none."""
+        try:
+            return self._values[key]
+        except KeyError:
+            data = self.get(key)
+            value = self._values[key] = None if data is None else codec.decode(data)
+            return value
+
+    def put_value(self, key: bytes, codec: Codec, value: Any) -> None:
+        """Set a value, not None, that will be encoded when its bytes are asked for."""
+        changes, values = self._changes, self._values
+        change, old = changes.get(key, _ABSENT), values.get(key, _ABSENT)
+        if change is _ABSENT and old is not _ABSENT:
+            self._values_before[key] = old
+        self._journal.append((key, change, old))
+        changes[key] = codec
+        values[key] = value
+
+    def value_before(self, key: bytes, codec: Codec) -> Any:
+        """The decoded value at the start of the block."""
+        found = self._values_before.get(key, _ABSENT)
+        if found is _ABSENT:
+            data = self.before(key)
+            found = self._values_before[key] = None if data is None else codec.decode(data)
+        return found
+
+    # --- iteration --------------------------------------------------------------------------------------------------
 
     def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Pairs under `prefix`, ascending. Writes made while iterating are not seen."""
@@ -38,7 +99,7 @@ class State:
         at = 0
         for key, value in self._view.items(prefix, after):
             while at < len(changed) and changed[at] < key:
-                fresh = self._changes[changed[at]]
+                fresh = self.get(changed[at])
                 if fresh is not None:
                     yield changed[at], fresh
                 at += 1
@@ -46,9 +107,11 @@ class State:
                 continue
             yield key, value
         for key in changed[at:]:
-            fresh = self._changes[key]
+            fresh = self.get(key)
             if fresh is not None:
                 yield key, fresh
+
+    # --- undo and result --------------------------------------------------------------------------------------------
 
     def mark(self) -> int:
         """A point to which `revert` can return."""
@@ -57,20 +120,19 @@ class State:
     def revert(self, mark: int) -> None:
         """Undo every write since `mark`."""
         while len(self._journal) > mark:
-            key, previous = self._journal.pop()
-            if previous is _ABSENT:
-                del self._changes[key]
-            else:
-                assert previous is None or isinstance(previous, bytes)
-                self._changes[key] = previous
+            key, change, value = self._journal.pop()
+            for rows, previous in ((self._changes, change), (self._values, value)):
+                if previous is _ABSENT:
+                    rows.pop(key, None)
+                else:
+                    rows[key] = previous
 
     def changes(self) -> dict[bytes, bytes | None]:
         """Keys whose value differs from the view's, with the new value; None deletes."""
-        return {key: value for key, value in self._changes.items() if self.before(key) != value}
-
-    def before(self, key: bytes) -> bytes | None:
-        """Value of `key` at the start of the block."""
-        if key in self._before:
-            return self._before[key]
-        value = self._before[key] = self._view.get(key)
-        return value
+        out: dict[bytes, bytes | None] = {}
+        before = self.before
+        for key, change in self._changes.items():
+            data = change if type(change) is bytes or change is None else change.encode(self._values[key])
+            if before(key) != data:
+                out[key] = data
+        return out

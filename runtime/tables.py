@@ -12,11 +12,14 @@ declare their tables next to their rules, with numbers from the ranges below; `T
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from ledger.codec import decode, encode
+
+from .state import State
 
 V = TypeVar("V")
 
@@ -39,12 +42,13 @@ class KeyField:
 
     def __init__(self, name: str, width: int, *, number: bool) -> None:
         self.name, self.width, self.number = name, width, number
+        self.pack: Callable[[Any], bytes] = self._pack_number if number else self._pack_bytes
 
-    def pack(self, value: int | bytes) -> bytes:
-        if self.number:
-            assert isinstance(value, int)
-            return value.to_bytes(self.width, "big")
-        assert isinstance(value, bytes) and len(value) == self.width, self.name
+    def _pack_number(self, value: int) -> bytes:
+        return value.to_bytes(self.width, "big")
+
+    def _pack_bytes(self, value: bytes) -> bytes:
+        assert type(value) is bytes and len(value) == self.width, self.name
         return value
 
     def unpack(self, data: bytes) -> int | bytes:
@@ -69,11 +73,19 @@ def key_field(name: str) -> KeyField:
 
 
 def _is_immutable(kind: type) -> bool:
-    """True if values of this type can be shared: nobody can change one in place."""
+    """True if values of this type can be shared: nobody can change one in place, or nobody may (`REPLACED_ONLY`)."""
     if not is_dataclass(kind):
         return kind in (int, bytes, str, bool)
+    if getattr(kind, "REPLACED_ONLY", False):
+        return True
     frozen = cast(Any, kind).__dataclass_params__.frozen
     return bool(frozen) and not any("list" in str(field.type) for field in fields(kind))
+
+
+def _fields_of(kind: type) -> Callable[[Any], Any]:
+    """Reads all fields of a dataclass at once, in order."""
+    names = [field.name for field in fields(cast(Any, kind))]
+    return attrgetter(*names) if len(names) > 1 else lambda value: [getattr(value, name) for name in names]
 
 
 class Table(Generic[V]):
@@ -87,15 +99,16 @@ class Table(Generic[V]):
         self.number, self.name, self.kind, self.fields = number, name, kind, key
         self.prefix = number.to_bytes(2, "big")
         self._record = is_dataclass(kind)
-        self._names = tuple(field.name for field in fields(cast(Any, kind))) if self._record else ()
-        self._decoded: dict[bytes, V] | None = {} if _is_immutable(kind) else None  # values by their encoding
-        self._width = 2 + sum(field.width for field in key)
+        self._fields_of = _fields_of(kind) if self._record else None
+        self._immutable = _is_immutable(kind)
+        self._decoded: dict[bytes, V] = {}  # immutable values by their encoding
+        self._pack_first = key[0].pack if key else None
         Table.registry[number] = self
 
     def key(self, *parts: int | bytes) -> bytes:
         """Raw key of the given key fields; fewer fields give a prefix."""
-        if len(parts) == 1:
-            return self.prefix + self.fields[0].pack(parts[0])
+        if len(parts) == 1 and self._pack_first is not None:
+            return self.prefix + self._pack_first(parts[0])
         key = self.prefix
         for field, part in zip(self.fields, parts, strict=False):
             key += field.pack(part)
@@ -111,36 +124,36 @@ class Table(Generic[V]):
         return tuple(out)
 
     def encode(self, value: V) -> bytes:
-        if self._record:
-            return encode([getattr(value, name) for name in self._names])
-        return encode(value)
+        return encode(value if self._fields_of is None else self._fields_of(value))
 
     def decode(self, data: bytes) -> V:
-        known = self._decoded
-        if known is not None and (found := known.get(data)) is not None:
+        """Raises DecodeError."""
+        if (found := self._decoded.get(data)) is not None:
             return found
         plain = decode(data, max_bytes=MAX_VALUE_BYTES, where=self.name)
         value = self.kind(*plain) if self._record else cast(V, plain)
-        self._remember(data, value)
+        if self._immutable and type(value) is self.kind:
+            if len(self._decoded) >= MAX_DECODED:
+                self._decoded.clear()
+            self._decoded[data] = value
         return value
-
-    def _remember(self, data: bytes, value: V) -> None:
-        known = self._decoded
-        if known is not None and type(value) is self.kind:
-            if len(known) >= MAX_DECODED:
-                known.clear()
-            known[data] = value
 
     def get(self, state: ReadState, *parts: int | bytes) -> V | None:
         assert len(parts) == len(self.fields), self.name
-        data = state.get(self.key(*parts))
+        key = self.key(*parts)
+        if self._immutable and type(state) is State:
+            return cast("V | None", state.value(key, self))
+        data = state.get(key)
         return None if data is None else self.decode(data)
 
     def put(self, state: WriteState, *parts: int | bytes, value: V) -> None:
         assert len(parts) == len(self.fields), self.name
-        data = self.encode(value)
-        self._remember(data, value)
-        state.put(self.key(*parts), data)
+        key = self.key(*parts)
+        if self._immutable and type(state) is State:
+            state.put_value(key, self, value)
+        else:
+            state.put(key, self.encode(value))
+
 
     def delete(self, state: WriteState, *parts: int | bytes) -> None:
         key = self.key(*parts)

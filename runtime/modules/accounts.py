@@ -13,7 +13,7 @@ only the nonce stays, as a tombstone, until every extrinsic signed before has ex
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import ClassVar, Final
 
 from ledger.blocks import MAX_PERIOD
 from ledger.codec import BOOL, KEY, U64, Optional
@@ -28,9 +28,15 @@ RAO_PER_Q: Final = 10**9
 U64_MAX: Final = (1 << 64) - 1
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Account:
-    """A row of the account table. `nonce` is the number of extrinsics of this account that are in the chain."""
+    """A row of the account table. `nonce` is the number of extrinsics of this account that are in the chain.
+
+    Rows are replaced and never changed in place; they are not frozen, because a block makes thousands of them and a frozen
+    one takes four times as long to make.
+    """
+
+    REPLACED_ONLY: ClassVar = True
 
     free_rao: int = 0
     reserved_rao: int = 0

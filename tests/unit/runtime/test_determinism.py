@@ -8,7 +8,7 @@ import pytest
 RUNTIME = Path(__file__).parents[3] / "runtime"
 FILES = sorted(path for path in RUNTIME.rglob("*.py"))
 ALLOWED_IMPORTS = (
-    "__future__", "bisect", "collections.abc", "dataclasses", "enum", "functools", "itertools", "typing", "ledger",
+    "__future__", "bisect", "collections.abc", "dataclasses", "enum", "functools", "itertools", "operator", "typing", "ledger",
 )
 FORBIDDEN_CALLS = (
     "hash", "id", "float", "complex", "round", "set", "frozenset", "open", "print", "input", "eval", "exec", "vars",

@@ -1,10 +1,13 @@
 """Typed keys: numeric order, one encoding, declared once."""
 
-from dataclasses import dataclass
+import ast
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import pytest
 
 from ledger.errors import DecodeError
+from runtime.modules import accounts
 from runtime.state import State
 from runtime.tables import Table, key_field, u16_field, u32_field
 
@@ -22,6 +25,14 @@ class Empty:
 
     def items(self, prefix, after=b""):
         return iter(())
+
+
+class Holds(Empty):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def get(self, key):
+        return self.rows.get(key)
 
 
 @pytest.fixture
@@ -70,3 +81,30 @@ def test_all_tables_have_names_of_their_own():
     assert len(set(names)) == len(names)
     ranges = [(1, 19), (20, 39), (40, 59), (60, 79), (80, 89), (90, 109), (110, 129)]
     assert all(any(low <= number <= high for low, high in ranges) for number in Table.registry)
+
+
+def test_values_are_kept_as_objects_until_their_bytes_are_asked_for():
+    key = accounts.ACCOUNT.key(bytes(32))
+    old = accounts.Account(5, 0, 1)
+    state = State(Holds({key: accounts.ACCOUNT.encode(old)}))
+    assert accounts.ACCOUNT.get(state, bytes(32)) is accounts.ACCOUNT.get(state, bytes(32))
+    accounts.ACCOUNT.put(state, bytes(32), value=accounts.Account(6, 0, 1))
+    mark = state.mark()
+    accounts.ACCOUNT.put(state, bytes(32), value=accounts.Account(7, 0, 2))
+    assert state.value_before(key, accounts.ACCOUNT) == old
+    assert state.get(key) == accounts.ACCOUNT.encode(accounts.Account(7, 0, 2))
+    accounts.ACCOUNT.delete(state, bytes(32))
+    assert accounts.ACCOUNT.get(state, bytes(32)) is None and dict(state.items(b"")) == {}
+    state.revert(mark)
+    assert accounts.ACCOUNT.get(state, bytes(32)) == accounts.Account(6, 0, 1)
+    assert state.changes() == {key: accounts.ACCOUNT.encode(accounts.Account(6, 0, 1))}
+    state.revert(0)
+    assert accounts.ACCOUNT.get(state, bytes(32)) == old and state.changes() == {}
+
+
+def test_no_rule_changes_an_account_in_place():
+    names = {field.name for field in fields(accounts.Account)}
+    for path in Path(accounts.__file__).parents[1].rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            targets = getattr(node, "targets", [getattr(node, "target", None)])
+            assert not any(isinstance(each, ast.Attribute) and each.attr in names for each in targets), path
