@@ -15,7 +15,7 @@ from ledger.machine import AuthoritySet, BlockContext
 from ledger.spec import ChainSpecParams
 from ledger.trees import list_root
 from runtime import chain, invariants, params, rules, versions
-from runtime.modules import accounts, authorities, governance, neurons, stake, subnets
+from runtime.modules import accounts, authorities, bonds, governance, neurons, stake, subnets
 from runtime.registry import Context
 from runtime.state import State
 
@@ -81,6 +81,7 @@ def _write_chain(context: Context, spec: ChainSpec) -> None:
     for name, value in sorted(spec.globals.items()):
         params.put(context, name, value)
     authorities.genesis_authorities(context, [(row.session, row.account) for row in spec.authorities])
+    bonds.genesis_bonds(context, [row.account for row in spec.authorities])
     governance.genesis_sudo(context, spec.sudo)
 
 

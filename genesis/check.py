@@ -116,8 +116,9 @@ def _room(spec: ChainSpec) -> Iterable[str]:
 def _supply(spec: ChainSpec) -> Iterable[str]:
     cap = int(spec.globals.get("supply_cap", params.PARAMS["supply_cap"].default))
     total = sum(row.free_rao for row in spec.accounts) + sum(row.stake_rao * len(row.subnets) for row in spec.neurons)
+    total += int(spec.globals.get("authority_bond_rao", 0)) * len({row.account for row in spec.authorities})
     if total > cap:
-        yield f"accounts and stakes hold {total} rao, more than the supply cap of {cap}"
+        yield f"accounts, bonds and stakes hold {total} rao, more than the supply cap of {cap}"
 
 
 def _parameters(spec: ChainSpec) -> Iterable[str]:

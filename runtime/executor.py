@@ -21,7 +21,7 @@ from ledger.errors import Rejected
 from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, View
 
 from . import chain, dispatch, hooks, invariants, params, rules, versions
-from .modules import accounts, authorities, fees
+from .modules import accounts, authorities, fees, heartbeats, sessions
 from .registry import Call, Context, error, refuse
 from .state import State
 
@@ -99,7 +99,7 @@ class Runtime:
 
     def heartbeat_is_due(self, view: View, key: bytes, height: int) -> bool:
         """True if the authority with this session key should send a heartbeat for block `height`."""
-        return authorities.heartbeat_is_due(view, key, height, tuple(sorted(versions.RULES)))
+        return heartbeats.heartbeat_is_due(view, key, height, tuple(sorted(versions.RULES)))
 
     def dry_run(self, view: View, extrinsic: Extrinsic, height: int) -> tuple[Outcome, list[Event]]:
         """What would become of one extrinsic in block `height` on this state; raises Rejected if it is inadmissible."""
@@ -226,7 +226,7 @@ def _run(context: Context, extrinsic: Extrinsic, admitted: _Admitted) -> Outcome
 
 
 def _end(context: Context, outcomes: list[Outcome], weight: int) -> BlockResult:
-    authorities.end_session(context)
+    sessions.end_session(context)
     changes = context.state.changes()
     invariants.require(invariants.check_conservation(context, changes), context.height)
     chain.count_keys(context, changes)

@@ -190,6 +190,8 @@ _global(120, "evidence_window_sessions", "sessions", 14, 1, 1000, "root", "sessi
 _global(
     121, "leader_misses_to_skip", "misses", 3, 1, 100, "root", "missed proposals in a row until a leader is skipped",
 )
+_global(122, "authority_bond_rao", "rao", 0, 0, 10**6 * Q, "root", "least bond of an authority; genesis gives it")
+_global(123, "authority_unbond_sessions", "sessions", 14, 1, 1000, "root", "sessions until a bond that is taken back is free")
 
 RECEIPT_EPOCHS: Final = 64  # epochs for which receipt roots are kept
 PRUNE_LIMIT_PARTS: Final = 16  # at most 1/16 of the uids are replaced per immunity period

@@ -8,15 +8,19 @@ from . import emission
 from .modules import (
     accounts,
     authorities,
+    bonds,
     creation,
+    evidence,
     fees,
     governance,
+    heartbeats,
     hotkeys,
     keyring,
     neurons,
     pools,
     registration,
     serving,
+    sessions,
     stake,
     subnets,
     weights,
@@ -24,6 +28,6 @@ from .modules import (
 
 MODULES: Final = (
     accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, weights, emission, serving, authorities,
-    governance, keyring,
+    heartbeats, bonds, evidence, sessions, governance, keyring,
 )
 LOADED: Final = True

@@ -27,7 +27,7 @@ from p2p.messages import PROTOCOL_VERSION, sign_proof
 from p2p.network import Handlers, Hello, Network, PeerId
 from runtime import epochs, versions
 from runtime.executor import Runtime
-from runtime.modules import accounts, authorities
+from runtime.modules import accounts, heartbeats
 from tools.rpc.subscriptions import HeadSignal
 
 from .follow import Follower, Source, serve
@@ -187,7 +187,7 @@ class Node:
                 counters.epoch_s[event[1]] = self.shell.last_check_s
             elif event[0] == accounts.MINTED.number:
                 counters.minted_rao += event[2]
-            elif event[0] == authorities.AUTHORITY_SKIPPED.number and event[1] == own:
+            elif event[0] == heartbeats.AUTHORITY_SKIPPED.number and event[1] == own:
                 counters.turns["skipped"] += 1
 
     def sync_hint(self, hint: Sync) -> None:
@@ -278,7 +278,7 @@ class Node:
         if key is None or self.network is None or self.follower.syncing:
             return
         height, known = chain.head.height + 1, tuple(sorted(versions.RULES))
-        if not authorities.heartbeat_is_due(chain.view(), key.public, height, known):
+        if not heartbeats.heartbeat_is_due(chain.view(), key.public, height, known):
             return
         session = chain.params.session(height)
         beat = Heartbeat.sign(

@@ -91,7 +91,8 @@ def test_both_subnets_have_started_and_their_validators_may_vote_at_once(state):
 
 def test_the_issuance_is_what_the_specification_gives_out(spec, state):
     given = sum(row.free_rao for row in spec.accounts) + sum(row.stake_rao * len(row.subnets) for row in spec.neurons)
-    assert accounts.issuance(state) == given == 18 * 10**12 + 9 * 10**12
+    given += spec.globals["authority_bond_rao"] * len(spec.authorities)
+    assert accounts.issuance(state) == given == 18 * 10**12 + 9 * 10**12 + 4 * 10**11
 
 
 def test_seeds_give_other_keys(spec):

@@ -1,4 +1,4 @@
-"""Authorities: leaders that miss their turns, heartbeats, evidence, sessions and changes of the set."""
+"""Authorities: leaders that miss their turns, heartbeats, evidence."""
 
 from dataclasses import replace
 
@@ -8,8 +8,7 @@ from ledger import inherents, votes
 from ledger.crypto import KeyPair
 from ledger.errors import Rejected
 from ledger.inherents import EVIDENCE, HEARTBEAT, Heartbeat
-from runtime.modules import authorities
-from runtime.modules.authorities import possession_body
+from runtime.modules import authorities, evidence
 
 
 def heartbeat(devnet, index, *, session=None, versions=(1,), key=None, domain=None):
@@ -146,16 +145,18 @@ def test_bad_evidence_is_refused(devnet):
         votes.Evidence.decode(double_vote(devnet, key, height=50)[1]),
         votes.Evidence.decode(double_vote(devnet, KeyPair.from_seed(bytes(32)))[1]),
     ]
-    for evidence in bad:
+    for wrong in bad:
         with pytest.raises(Rejected, match="InvalidEvidence"):
-            devnet.block(inherents=[(EVIDENCE, evidence.encode())])
+            devnet.block(inherents=[(EVIDENCE, wrong.encode())])
+    with pytest.raises(Rejected, match="on itself"):
+        devnet.block(proposer=1, inherents=[(EVIDENCE, good.encode())])
     assert active(devnet) == (0, 1, 2, 3)
 
 
 def test_the_domain_of_the_height_counts_after_a_rewind(devnet):
     devnet.skip(2)
     devnet.runtime.domain_at = lambda height: b"\7" * 32 if height >= 2 else devnet.genesis.genesis_hash
-    devnet.block(inherents=[double_vote(devnet, devnet.session(0), height=1)])
+    devnet.block(proposer=3, inherents=[double_vote(devnet, devnet.session(0), height=1)])
     devnet.block(inherents=[double_vote(devnet, devnet.session(1), height=2, domain=b"\7" * 32)])
     assert active(devnet) == (2, 3)
 
@@ -164,15 +165,15 @@ def test_evidence_leaves_the_window(devnet):
     devnet.root("governance.set_global_param", "evidence_window_sessions", 1)
     jump_to_session_end(devnet)
     late = double_vote(devnet, devnet.session(0), height=1)
-    devnet.block(inherents=[double_vote(devnet, devnet.session(0), height=2)])
+    devnet.block(proposer=3, inherents=[double_vote(devnet, devnet.session(0), height=2)])
     with pytest.raises(Rejected, match="window"):
-        devnet.block(inherents=[late])
-    assert len(list(authorities.EVIDENCE.items(devnet.view))) == 1
+        devnet.block(proposer=3, inherents=[late])
+    assert len(list(evidence.EVIDENCE.items(devnet.view))) == 1
     for _ in range(2):
         devnet.block()
         jump_to_session_end(devnet)
     devnet.block()
-    assert list(authorities.EVIDENCE.items(devnet.view)) == []
+    assert list(evidence.EVIDENCE.items(devnet.view)) == []
     assert [parts for parts, _ in authorities.SESSIONS.items(devnet.view)] == [(1,), (2,), (3,)]
     assert devnet.audit() == []
 
@@ -191,100 +192,11 @@ def test_the_proposer_chooses_valid_inherents_in_the_one_order(devnet):
 
 def test_evidence_per_block_is_limited(devnet):
     devnet.skip(9)
-    many = sorted(double_vote(devnet, devnet.session(0), height=h) for h in range(1, 10))
+    many = sorted(double_vote(devnet, devnet.session(1), height=h) for h in range(1, 10))
     chosen = devnet.runtime.block_inherents(devnet.view, devnet.block_context(), many)
-    assert len(chosen) == authorities.MAX_EVIDENCE_PER_BLOCK
+    assert len(chosen) == evidence.MAX_EVIDENCE_PER_BLOCK
     with pytest.raises(Rejected, match="too many"):
         devnet.block(inherents=many)
-
-
-# --- change of the set -------------------------------------------------------------------------------------------
-
-NEW = KeyPair.from_seed(b"\5" * 32)
-
-
-def proof(devnet, account, key=NEW):
-    return key.sign("pop", devnet.genesis.genesis_hash, possession_body(account, key.public))
-
-
-def test_an_authority_is_added_at_the_sessions_end(devnet):
-    account = devnet.cold("owner").public
-    assert devnet.root("authorities.add", account, NEW.public, proof(devnet, account)) == ""
-    while devnet.height < 99:
-        devnet.block()
-    before = devnet.runtime.authorities(devnet.view)
-    result = devnet.block()
-    after = devnet.runtime.authorities(devnet.view)
-    assert NEW.public not in before.keys and after.keys == (*before.keys, NEW.public) == result.authorities.keys
-    assert "AuthorityChanged" in devnet.names(result)
-    devnet.block(signers=[0, 1, 2])  # the certificate is the old set's
-    assert authorities.uptime(devnet.view, 0).blocks == 100 and authorities.uptime(devnet.view, 1).blocks == 0
-    devnet.block(signers=[1, 2, 3, 4])
-    assert authorities.uptime(devnet.view, 1).signed == [0, 1, 1, 1, 1]
-    assert devnet.audit() == []
-
-
-def test_changes_are_limited_and_checked(devnet):
-    owner = devnet.cold("owner").public
-    assert devnet.root("authorities.add", owner, NEW.public, bytes(64)) == "InvalidProof"
-    assert devnet.root("authorities.add", owner, bytes(32), bytes(64)) == "InvalidKey"
-    assert devnet.root("authorities.add", owner, devnet.session(0).public, bytes(64)) == "KnownAuthority"
-    assert devnet.root("authorities.add", owner, NEW.public, proof(devnet, owner)) == ""
-    assert devnet.root("authorities.add", owner, NEW.public, proof(devnet, owner)) == "KnownAuthority"
-    other = KeyPair.from_seed(b"\6" * 32)
-    assert devnet.root("authorities.add", owner, other.public, proof(devnet, owner, other)) == "TooManyChanges"
-    assert devnet.root("authorities.remove", devnet.session(3).public) == ""
-    assert devnet.root("authorities.remove", devnet.session(3).public) == "UnknownAuthority"
-    assert devnet.root("authorities.remove", devnet.session(2).public) == "TooManyChanges"
-    jump_to_session_end(devnet)
-    keys = devnet.runtime.authorities(devnet.view).keys
-    assert keys == (*(devnet.session(i).public for i in range(3)), NEW.public)
-    assert devnet.audit() == []
-
-
-def test_only_root_changes_the_set(devnet):
-    owner = devnet.cold("owner")
-    assert devnet.call(owner, "authorities.add", owner.public, NEW.public, proof(devnet, owner.public)) == "RequireSudo"
-    assert devnet.call(owner, "authorities.remove", devnet.session(0).public) == "RequireSudo"
-
-
-def test_an_offender_never_comes_back(devnet):
-    devnet.skip(2)
-    devnet.block(inherents=[double_vote(devnet, devnet.session(3))])
-    assert devnet.root("authorities.remove", devnet.session(3).public) == ""
-    jump_to_session_end(devnet)
-    owner, key = devnet.cold("owner").public, devnet.session(3)
-    assert devnet.root("authorities.add", owner, key.public, proof(devnet, owner, key)) == "KnownAuthority"
-
-
-def test_more_authorities_need_longer_tempos(devnet):
-    assert devnet.root("governance.set_subnet_param", 1, "tempo", 6) == ""
-    context = devnet.context()
-    keys = authorities.session_keys(context.state)
-    authorities.AUTHORITY_SET.put(context.state, value=[*keys, b"\1" * 32, b"\2" * 32])  # six: f is still 1
-    account = devnet.cold("owner").public
-    with pytest.raises(Rejected, match="TempoTooShort"):
-        authorities.add(context, account, NEW.public, proof(devnet, account))
-
-
-def test_session_key_is_replaced_in_place(devnet):
-    account, old = devnet.cold("authority 1"), devnet.session(1)
-    args = (old.public, NEW.public, proof(devnet, account.public))
-    assert devnet.call(devnet.cold("owner"), "authorities.set_session_key", *args) == "NotAuthority"
-    assert devnet.call(account, "authorities.set_session_key", *args) == ""
-    jump_to_session_end(devnet)
-    keys = devnet.runtime.authorities(devnet.view).keys
-    assert keys[1] == NEW.public and len(keys) == 4
-    devnet.block(inherents=[double_vote(devnet, old, height=50)])  # the old key still answers for its session
-    assert authorities.OFFENDERS.get(devnet.view, old.public) == 50
-    assert devnet.audit() == []
-
-
-def test_the_last_authority_stays(devnet):
-    context = devnet.context()
-    authorities.AUTHORITY_SET.put(context.state, value=[devnet.session(0).public])
-    with pytest.raises(Rejected, match="LastAuthority"):
-        authorities.remove(context, devnet.session(0).public)
 
 
 def test_heartbeat_encoding_is_pinned(devnet):
