@@ -3,10 +3,8 @@
     in   from RPC one by one, from gossip in batches: cheap checks, signatures on the verify threads, then the pool
     out  what came by RPC here is gossiped in batches, every FLUSH_MS; what was not included is offered again later
 
-A gossiped batch travels on only if something in it was new and valid here. If it holds more that was refused than that,
-only what is good travels on, in a batch of ours: so junk costs its sender's neighbours, and nobody behind them. A batch
-that can never be valid (malformed, or signed wrongly) counts against its sender. A full verify queue drops transactions,
-never votes.
+A gossiped batch travels on only if something in it was new and valid here; one that can never be valid (malformed, or
+signed wrongly) counts against its sender. A full verify queue drops transactions, never votes.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from ledger.crypto import ZERO_HASH, KeyPair
 from ledger.errors import DecodeError, NotReady, Rejected
 from ledger.inherents import EVIDENCE, HEARTBEAT, Heartbeat
 from ledger.machine import BlockContext
-from ledger.pool import Candidate, read_dump
+from ledger.pool import Candidate
 from ledger.verdict import verify_one_by_one
 from ledger.votes import Evidence
 from p2p.network import Network
@@ -93,7 +91,8 @@ class Relay:
             self.counters.reject(error.error_name)
             raise
         self.counters.submitted += 1
-        self._remember(extrinsic_id, raw)
+        if len(self._own) < MAX_OWN:
+            self._own[extrinsic_id] = raw
         self._offer([raw])
         self._shell.work()
         return extrinsic_id
@@ -102,13 +101,12 @@ class Relay:
         """A batch from a peer. True: forward it; False: it can never be valid. Raises NotReady for "neither"."""
         try:
             raws, inherents = decode_batch(data)
-            candidates, refused = self._admit(raws)
+            candidates = self._admit(raws)
         except DecodeError:
             return False
         if not all(await self._verify(candidates)):
             return False
-        good = [candidate.raw for candidate in candidates if self._insert(candidate)]
-        new = len(good)
+        new = sum(self._insert(candidate) for candidate in candidates)
         for kind, payload in inherents:
             try:
                 new += await self._take_inherent(kind, payload)
@@ -118,47 +116,16 @@ class Relay:
             raise NotReady("nothing in it was new")
         self.counters.gossiped += new
         self._shell.work()
-        if refused > new:
-            self._offer(good)
-            raise NotReady("most of it was refused")
         return True
 
-    async def restore(self, data: bytes) -> int:
-        """Take in again what a pool's dump holds, through every check; returns how many entered.
-
-        They count as submitted here: others may have forgotten them. A damaged dump is reported and does no harm.
-        """
-        raws, problem = read_dump(data) if data else ([], "")
-        if problem:
-            self._shell.listener.log("warning", "kept transactions damaged", {"problem": problem, "readable": len(raws)})
-        entered = 0
-        for start in range(0, len(raws), MAX_BATCH_ITEMS):
-            candidates = []
-            for raw in raws[start : start + MAX_BATCH_ITEMS]:
-                try:
-                    candidates += self._admit([raw])[0]
-                except DecodeError as error:
-                    self.counters.reject(type(error).__name__)
-            for candidate, valid in zip(candidates, await self._verify(candidates), strict=True):
-                if valid and self._insert(candidate):
-                    entered += 1
-                    self._remember(candidate.extrinsic.id, candidate.raw)
-        return entered
-
-    def _remember(self, extrinsic_id: bytes, raw: bytes) -> None:
-        if len(self._own) < MAX_OWN:
-            self._own[extrinsic_id] = raw
-
-    def _admit(self, raws: list[bytes]) -> tuple[list[Candidate], int]:
-        """Those worth a signature check, and how many were refused without being known already."""
-        candidates, refused = [], 0
+    def _admit(self, raws: list[bytes]) -> list[Candidate]:
+        candidates = []
         for raw in raws:
             try:
                 candidates.append(self._pool.admit(raw))
             except Rejected as error:
                 self.counters.reject(error.error_name)
-                refused += error.error_name != "AlreadyKnown"
-        return candidates, refused
+        return candidates
 
     async def _verify(self, candidates: list[Candidate]) -> list[bool]:
         if not candidates:
