@@ -15,6 +15,7 @@ from ledger.codec import pack_u16
 
 Row = list[tuple[int, int]]
 Rows = Sequence[Row]
+Bytes = bytes | memoryview  # of unsigned bytes
 
 U16_BYTES: Final = 2
 U64_BYTES: Final = 8
@@ -27,7 +28,7 @@ class PackedRows(Sequence[Row]):
     (`value_bytes` each) beside them. All little-endian.
     """
 
-    def __init__(self, lengths: bytes, uids: bytes, values: bytes, value_bytes: int) -> None:
+    def __init__(self, lengths: bytes, uids: Bytes, values: Bytes, value_bytes: int) -> None:
         assert len(uids) * value_bytes == len(values) * U16_BYTES, "as many uids as values"
         self.lengths, self.uids, self.values, self.value_bytes = lengths, uids, values, value_bytes
 

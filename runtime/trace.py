@@ -300,7 +300,7 @@ def _sized(values: list[Any], size: int, where: str) -> list[Any]:
 def _pack_rows(rows: Rows, pack: _Pack) -> list[bytes]:
     """Lengths of the rows, then all uids, then all values."""
     if isinstance(rows, PackedRows):
-        return [rows.lengths, rows.uids, rows.values]
+        return [rows.lengths, bytes(rows.uids), bytes(rows.values)]
     return [
         pack_u16([len(row) for row in rows]),
         pack_u16([uid for row in rows for uid, _ in row]),

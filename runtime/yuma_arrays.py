@@ -11,7 +11,7 @@ Vectors over uids stay lists of Python integers: they are short, and their produ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from . import yuma
 from .fixed import EXP_LIMIT, EXP_TERMS, HALF, ONE, U16_MAX, fdiv, fmul, fnorm, from_ppm, from_u16
 from .rows import U16_BYTES, U64_BYTES, PackedRows, Rows
-from .trace import EpochInputs, EpochParams, EpochTrace
+from .trace import MAX_ROW_ENTRIES, EpochInputs, EpochParams, EpochTrace
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -29,6 +29,9 @@ Flags = NDArray[np.bool_]
 INDEX_BITS: Final = 13  # a uid, or the voter without one
 MAX_STAKE_RAO: Final = 1 << 55
 DENSE_SHARE: Final = 4  # a column sort of whole rows pays from a quarter of all possible entries on
+_SHIFT: Final = np.uint64(32)
+_ONE: Final = np.uint64(ONE)
+ENTRIES_AT_ONCE: Final = 1 << 15
 COLUMNS_AT_ONCE: Final = 64  # of a dense sort: what the processor's cache holds
 
 
@@ -45,12 +48,39 @@ class Entries:
         return Entries(self.n, self.row, self.column, value)
 
     def only(self, keep: Flags) -> Entries:
-        return Entries(self.n, self.row[keep], self.column[keep], self.value[keep])
+        return self if keep.all() else Entries(self.n, self.row[keep], self.column[keep], self.value[keep])
 
     @property
     def key(self) -> Ints:
         """Place of each entry in the full matrix: ascending."""
         return self.row * self.n + self.column
+
+    def parts(self) -> Iterator[tuple[slice, Entries]]:
+        """The entries, some at a time: temporaries of the processor's cache instead of fresh memory."""
+        for start in range(0, len(self.row), ENTRIES_AT_ONCE):
+            part = slice(start, start + ENTRIES_AT_ONCE)
+            yield part, Entries(self.n, self.row[part], self.column[part], self.value[part])
+
+    def each(self, function: Callable[[Entries], Ints]) -> Entries:
+        """The same entries with the values that `function` gives."""
+        values = np.empty(len(self.row), dtype=np.int64)
+        for part, entries in self.parts():
+            values[part] = function(entries)
+        return self.with_value(values)
+
+    def column_sums(self, function: Callable[[Entries], Ints] = lambda entries: entries.value) -> Ints:
+        """Per column the sum of what `function` gives; 2^12 numbers of at most 2^32."""
+        sums = np.zeros(self.n, dtype=np.int64)
+        for _, entries in self.parts():
+            np.add.at(sums, entries.column, function(entries))
+        return sums
+
+    def row_sums(self, function: Callable[[Entries], Ints] = lambda entries: entries.value) -> Ints:
+        """Per row the sum of what `function` gives."""
+        sums = np.zeros(self.n, dtype=np.int64)
+        for _, entries in self.parts():
+            np.add.at(sums, entries.row, function(entries))
+        return sums
 
 
 def epoch(inputs: EpochInputs, params: EpochParams) -> EpochTrace:
@@ -88,9 +118,18 @@ def epoch(inputs: EpochInputs, params: EpochParams) -> EpochTrace:
         active_stake_rao=votes.active_stake, extra_stake_rao=votes.extra_stake, need_rao=need, muted_rao=votes.muted,
         consensus=agreed, validator_trust=row_sums(clipped), prerank=prerank, rank=rank, incentive=incentive,
         dividends=dividends, paid_by=paid_by, pay_weights=pay_weights, server_rao=pay[:n], validator_rao=pay[n:],
-        raw_weights=packed(raw, U16_BYTES), bonds_before=packed(before, U64_BYTES), bonds_after=packed(after, U64_BYTES),
-        bonds_u16=packed(stored_bonds(kept, votes.permit), U16_BYTES),
+        bonds_u16=packed(stored_bonds(kept, votes.permit), U16_BYTES), **_matrices(raw, before, after),
     )
+
+
+def _matrices(raw: Entries, before: Entries, after: Entries) -> dict[str, Any]:
+    """Matrices for the trace, unless they are too large for the record of an epoch."""
+    if max(len(raw.row), len(before.row), len(after.row)) > MAX_ROW_ENTRIES:
+        return {"has_rows": False}
+    return {
+        "raw_weights": packed(raw, U16_BYTES), "bonds_before": packed(before, U64_BYTES),
+        "bonds_after": packed(after, U64_BYTES),
+    }
 
 
 # --- in and out --------------------------------------------------------------------------------------------------
@@ -114,8 +153,8 @@ def packed(entries: Entries, value_bytes: int) -> PackedRows:
     """Arrays as rows for the trace and the state."""
     lengths = np.bincount(entries.row, minlength=entries.n)
     return PackedRows(
-        lengths.astype("<u2").tobytes(), entries.column.astype("<u2").tobytes(),
-        entries.value.astype(f"<u{value_bytes}").tobytes(), value_bytes,
+        lengths.astype("<u2").tobytes(), entries.column.astype("<u2").data.cast("B"),
+        entries.value.astype(f"<u{value_bytes}").data.cast("B"), value_bytes,
     )
 
 
@@ -131,23 +170,20 @@ def _with_row(weights: Entries, row: Sequence[tuple[int, int]]) -> Entries:
 # --- arithmetic --------------------------------------------------------------------------------------------------
 
 
-def multiplied(a: Any, b: Any) -> Ints:
-    """floor(a * b / 2^32) for Q32 numbers up to 2^32, whose product needs 65 bits.
-
-    With b = 2^16 h + l: a*h <= 2^48, a*l < 2^48.
-    """
-    out: Ints = (a * (b >> 16) + ((a * (b & 0xFFFF)) >> 16)) >> 16
+def multiplied(a: Ints, b: Any) -> Ints:
+    """floor(a * b / 2^32) for Q32 numbers up to 2^32. Unsigned products fit 64 bits but for 2^32 * 2^32, which wraps to 0;
+    there, and only there, both numbers have bit 32."""
+    first, second = a.view(np.uint64), np.asarray(b, dtype=np.int64).view(np.uint64)
+    out: Ints = (((first * second) >> _SHIFT) + (first & second & _ONE)).view(np.int64)
     return out
 
 
 def divided(a: Ints, b: Ints) -> Ints:
-    """floor(a * 2^32 / b) for 0 <= a <= 2^32, a <= b < 2^46, by two steps of long division; 0 where b is 0.
-
-    a * 2^16 <= 2^48; a remainder is below b, times 2^16 below 2^62.
-    """
-    b = np.maximum(b, 1)
-    high, rest = np.divmod(a << 16, b)
-    out: Ints = (high << 16) + (rest << 16) // b
+    """floor(a * 2^32 / b) for 0 <= a <= 2^32, a <= b; 0 where b is 0. Unsigned, a * 2^32 fits 64 bits but for a = 2^32."""
+    divisor = np.maximum(b, 1)
+    out: Ints = ((a.view(np.uint64) << _SHIFT) // divisor.view(np.uint64)).view(np.int64)
+    if (whole := np.flatnonzero(a == ONE)).size:
+        out[whole] = _reciprocal(divisor[whole])
     return out
 
 
@@ -156,31 +192,25 @@ def divided(a: Ints, b: Ints) -> Ints:
 
 def admitted_weights(raw: Entries, inputs: EpochInputs, votes: yuma.Votes, owner: int | None) -> Entries:
     """1.5.1-4: see `yuma.admitted_weights`."""
-    registered_at = np.array(inputs.registered_at, dtype=np.int64)[raw.column]
+    registered_at = np.array(inputs.registered_at, dtype=np.int64)
     votes_row = np.array([may and not gone for may, gone in zip(votes.permit_before, votes.forfeited)], dtype=np.bool_)
     weights_at = np.array(inputs.weights_at, dtype=np.int64)
-    itself = raw.row == raw.column
-    if owner is not None:
-        itself &= raw.row != owner
-    keep = votes_row[raw.row] & (raw.value > 0) & ~itself & (weights_at[raw.row] > registered_at)
-    if inputs.open_commit:
-        newest = max(inputs.registered_at, default=0)
-        commit = np.array([newest if block is None else block for block in inputs.open_commit], dtype=np.int64)
-        keep &= commit[raw.row] >= registered_at
+    newest = max(inputs.registered_at, default=0)
+    commits = inputs.open_commit or [None] * len(weights_at)
+    committed_at = np.array([newest if block is None else block for block in commits], dtype=np.int64)
+    keep = np.empty(len(raw.row), dtype=np.bool_)
+    for place, part in raw.parts():
+        row, registered = part.row, registered_at[part.column]
+        other = (row != part.column) if owner is None else (row != part.column) | (row == owner)
+        young = (weights_at[row] > registered) & (committed_at[row] >= registered)
+        keep[place] = votes_row[row] & (part.value > 0) & other & young
     return raw.only(keep)
 
 
 def row_normalised(entries: Entries) -> Entries:
     """1.5.5: each row as Q32 shares of its sum; weights are u16, so the product stays below 2^48."""
-    sums = _sums(entries.row, entries.value, entries.n)
-    return entries.with_value((entries.value << 32) // sums[entries.row])
-
-
-def _sums(index: Ints, values: Ints, n: int) -> Ints:
-    """Sum of the values under each index. At most 2^12 Q32 numbers, or 2^24 in all: below 2^57."""
-    sums = np.zeros(n, dtype=np.int64)
-    np.add.at(sums, index, values)
-    return sums
+    sums = entries.row_sums()
+    return entries.each(lambda part: (part.value << 32) // sums[part.row])
 
 
 # --- 1.6 consensus -----------------------------------------------------------------------------------------------
@@ -213,11 +243,12 @@ def _consensus_of_whole_rows(backed: Entries, stake: Ints, need: int) -> list[in
     rows = np.flatnonzero(stake)
     place = np.zeros(len(stake), dtype=np.int64)
     place[rows] = np.arange(len(rows))
-    table = np.zeros((backed.n, len(rows)), dtype=np.int64)
-    table[backed.column, place[backed.row]] = backed.value
+    table = np.zeros((len(rows), backed.n), dtype=np.int64)
+    for _, entries in backed.parts():
+        table[place[entries.row], entries.column] = entries.value
     weight_of_row, agreed = stake[rows], np.zeros(backed.n, dtype=np.int64)
     for start in range(0, backed.n, COLUMNS_AT_ONCE):
-        part = table[start : start + COLUMNS_AT_ONCE]
+        part = np.ascontiguousarray(table[:, start : start + COLUMNS_AT_ONCE].T)
         key = ((ONE - part) << INDEX_BITS) | np.arange(len(rows))
         key.sort(axis=1)
         support = np.cumsum(weight_of_row[key & ((1 << INDEX_BITS) - 1)], axis=1)
@@ -233,18 +264,20 @@ def _consensus_of_whole_rows(backed: Entries, stake: Ints, need: int) -> list[in
 
 def clip(entries: Entries, ceiling: Sequence[int]) -> Entries:
     """1.7: no entry above its column's ceiling."""
-    return entries.with_value(np.minimum(entries.value, np.array(ceiling, dtype=np.int64)[entries.column]))
+    most = np.array(ceiling, dtype=np.int64)
+    return entries.each(lambda part: np.minimum(part.value, most[part.column]))
 
 
 def weighted_sums(entries: Entries, shares: Ints) -> list[int]:
     """1.7: per column the sum of entries times their row's Q32 share, each product floored."""
-    sums = _sums(entries.column, multiplied(entries.value, shares[entries.row]), entries.n)
-    return [int(value) for value in sums]
+    sums: list[int] = entries.column_sums(lambda part: multiplied(part.value, shares[part.row])).tolist()
+    return sums
 
 
 def row_sums(entries: Entries) -> list[int]:
     """1.7: validator trust."""
-    return [int(value) for value in _sums(entries.row, entries.value, entries.n)]
+    sums: list[int] = entries.row_sums().tolist()
+    return sums
 
 
 # --- 1.8, 1.9 bonds ----------------------------------------------------------------------------------------------
@@ -254,6 +287,8 @@ def blended(weights: Entries, clipped: Entries, penalty: int) -> Entries:
     """1.8: see `yuma.blended`; a Q32 number times a u16 stays below 2^49."""
     if penalty == 0:
         return weights
+    if penalty == U16_MAX:
+        return clipped
     return weights.with_value(weights.value - (weights.value - clipped.value) * penalty // U16_MAX)
 
 
@@ -265,27 +300,37 @@ def moved_bonds(
     registered_at = np.array(inputs.registered_at, dtype=np.int64)
     held = held.only(inputs.bonds_from > registered_at[held.column])
     if params.yuma3:
-        before = held.with_value((held.value << 32) // U16_MAX)
+        before = held.each(lambda part: (part.value << 32) // U16_MAX)
         target = bond_weights
     else:
         before = column_normalised(held)
         target = stake_shares(bond_weights, votes.active_stake)
     was, wanted, union = _aligned(before, target)
-    alpha: Any = ONE - from_ppm(params.bonds_moving_average)
+    alpha: int | Ints = ONE - from_ppm(params.bonds_moving_average)
     if params.liquid_alpha and any(agreed):
         given = _aligned(union, bond_weights)[1]
         low, high = from_u16(params.alpha_low), from_u16(params.alpha_high)
         consensus_here = np.array(agreed, dtype=np.int64)[union.column]
         alpha = liquid_alphas(given, was, consensus_here, low, high, params.alpha_steepness)
-    moved = np.minimum(ONE, multiplied(wanted, alpha) + multiplied(was, ONE - alpha))
-    return before, union.with_value(moved).only(moved > 0)
+    after = union.with_value(_moved(was, wanted, alpha))
+    return before, after.only(after.value > 0)
+
+
+def _moved(was: Ints, wanted: Ints, alpha: int | Ints) -> Ints:
+    """alpha * wanted + (1 - alpha) * was, at most 1."""
+    out = np.empty(len(was), dtype=np.int64)
+    for start in range(0, len(was), ENTRIES_AT_ONCE):
+        part = slice(start, start + ENTRIES_AT_ONCE)
+        share = np.asarray(alpha if isinstance(alpha, int) else alpha[part])
+        out[part] = np.minimum(ONE, multiplied(wanted[part], share) + multiplied(was[part], ONE - share))
+    return out
 
 
 def _aligned(first: Entries, second: Entries) -> tuple[Ints, Ints, Entries]:
     """Values of both matrices at the entries of either, 0 where there is none, and those entries."""
-    a, b = first.key, second.key
-    if np.array_equal(a, b):
+    if np.array_equal(first.column, second.column) and np.array_equal(first.row, second.row):
         return first.value, second.value, first
+    a, b = first.key, second.key
     keys = np.sort(np.concatenate([a, b]), kind="stable")
     keys = keys[np.concatenate([np.ones(min(1, len(keys)), dtype=np.bool_), keys[1:] != keys[:-1]])]
     left, right = np.zeros(len(keys), dtype=np.int64), np.zeros(len(keys), dtype=np.int64)
@@ -297,8 +342,8 @@ def _aligned(first: Entries, second: Entries) -> tuple[Ints, Ints, Entries]:
 
 def column_normalised(entries: Entries) -> Entries:
     """1.9a: each entry as a Q32 share of its column's sum."""
-    sums = _sums(entries.column, entries.value, entries.n)
-    return entries.with_value(divided(entries.value, sums[entries.column]))
+    sums = entries.column_sums()
+    return entries.each(lambda part: divided(part.value, sums[part.column]))
 
 
 def stake_shares(weights: Entries, active_stake: Sequence[int]) -> Entries:
@@ -346,8 +391,10 @@ def _reciprocal(x: Ints) -> Ints:
 
 def dividend_shares(bonds: Entries, incentive: Sequence[int], votes: yuma.Votes, yuma3: bool) -> list[int]:
     """1.9: see `yuma.dividend_shares`."""
-    parts = multiplied(column_normalised(bonds).value, np.array(incentive, dtype=np.int64)[bonds.column])
-    earned = [int(value) for value in _sums(bonds.row, parts, bonds.n)]
+    sums, earning = bonds.column_sums(), np.array(incentive, dtype=np.int64)
+    earned: list[int] = bonds.row_sums(
+        lambda part: multiplied(divided(part.value, sums[part.column]), earning[part.column])
+    ).tolist()
     if yuma3:
         total = votes.total
         earned = [fmul(part, fdiv(stake, total)) for part, stake in zip(earned, votes.active_stake)]
@@ -365,5 +412,5 @@ def relative_to_largest(bonds: Entries) -> Entries:
 def stored_bonds(bonds: Entries, permit: Sequence[bool]) -> Entries:
     """1.9c: u16 rows of those with a permit for the next epoch, one unit added back; times 65535 below 2^49."""
     kept = bonds.only(np.array(permit, dtype=np.bool_)[bonds.row])
-    return kept.with_value(np.minimum(U16_MAX, ((kept.value + 1) * U16_MAX) >> 32))
+    return kept.each(lambda part: np.minimum(U16_MAX, ((part.value + 1) * U16_MAX) >> 32))
 
