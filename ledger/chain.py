@@ -59,8 +59,7 @@ __all__ = ["Chain", "CommitBatch", "ExecutedBlock", "Head", "StateProof", "Verif
 MAX_PENDING_COMMITS: Final = 4  # prepared batches that wait for the disk
 MAX_EXECUTED_KEPT: Final = 4  # executed children of the head
 TREES_KEPT: Final = 8  # newest versions of the state tree, for proofs
-BUILD_ATTEMPTS: Final = 8  # executions of one build; the last one carries no extrinsics
-OFFENDERS_ONE_BY_ONE: Final = 3  # refusals after which only the first extrinsic of each account is tried
+TOO_MUCH: Final = ("BlockTooHeavy", "BlockTooLarge")  # names of refusals after which less may still fit
 
 
 @dataclass(frozen=True)
@@ -180,21 +179,16 @@ class Chain(ChainReader):
         context = self._context(draft, Body(parent_cert, NO_INHERENTS, ()), certificate)
         chosen = encode_inherents(self.machine.block_inherents(self._cache.over(self.view()), context, inherents))
         left, refused = self._born(extrinsics, draft.height)
-        for attempt in range(BUILD_ATTEMPTS):
-            if attempt == BUILD_ATTEMPTS - 1:
-                left = []
+        while True:
             body = Body(parent_cert, chosen, tuple(each.encode() for each in left))
             try:
                 check_size(self.params, body)
                 executed = self._assemble(draft, body, tuple(left), certificate)
-                return self._keep(replace(executed, refused=tuple(refused)))
+                return self._keep(replace(executed, refused=(*refused, *executed.refused)))
             except Rejected as error:
                 if not left:
                     raise
-                left = _without_offender(left, error, refused)
-                if attempt + 1 == OFFENDERS_ONE_BY_ONE:
-                    left = _first_of_each_account(left)
-        raise AssertionError("unreachable: the last attempt has no extrinsics")
+                left = left[: len(left) // 2] if error.error_name in TOO_MUCH else []
 
     def check(
         self, block: Block, *, known: Mapping[bytes, Extrinsic] | None = None, verify_batch: VerifyBatch | None = None
@@ -333,23 +327,31 @@ class Chain(ChainReader):
     def _assemble(
         self, draft: Header, body: Body, extrinsics: tuple[Extrinsic, ...], certificate: Certificate | None
     ) -> ExecutedBlock:
-        """Execute a body that this node made and complete its header."""
-        draft = replace(draft, parent_cert_hash=body.cert_hash, extrinsics_root=body.extrinsics_root)
-        executed = self._execute(Block(draft, body), extrinsics, certificate)
+        """Execute a body that this node made, leave out of it what cannot be admitted, and complete its header."""
+        left_out: dict[int, str] = {}
+        executed = self._execute(Block(draft, body), extrinsics, certificate, left_out)
+        if left_out:
+            kept = [index for index in range(len(extrinsics)) if index not in left_out]
+            body = replace(body, extrinsics=tuple(body.extrinsics[index] for index in kept))
         header = replace(
-            draft, state_root=executed.tree.root, events_root=list_root(executed.leaves, "events"),
+            draft, parent_cert_hash=body.cert_hash, extrinsics_root=body.extrinsics_root,
+            state_root=executed.tree.root, events_root=list_root(executed.leaves, "events"),
             next_authorities_hash=authorities_hash(executed.result.authorities.keys),
         )
-        return replace(executed, block=Block(header, body))
+        return replace(
+            executed, block=Block(header, body), refused=_hopeless(extrinsics, left_out),
+            extrinsics=tuple(each for index, each in enumerate(extrinsics) if index not in left_out),
+        )
 
     def _execute(
-        self, block: Block, extrinsics: tuple[Extrinsic, ...], certificate: Certificate | None
+        self, block: Block, extrinsics: tuple[Extrinsic, ...], certificate: Certificate | None,
+        left_out: dict[int, str] | None = None,
     ) -> ExecutedBlock:
-        """Run the machine on the head's state. Raises Rejected."""
+        """Run the machine on the head's state. Raises Rejected. `left_out`: see `StateMachine.apply_block`."""
         view = self._cache.over(self.view())
         context = self._context(block.header, block.body, certificate)
         try:
-            result = self.machine.apply_block(view, context, block.body.inherent_list(), extrinsics)
+            result = self.machine.apply_block(view, context, block.body.inherent_list(), extrinsics, left_out)
         except DecodeError as error:
             raise Rejected("MalformedBlock", error.cause) from None
         if result.weight > self.params.max_block_weight:
@@ -418,21 +420,9 @@ class Chain(ChainReader):
         return rows
 
 
-def _without_offender(left: list[Extrinsic], error: Rejected, refused: list[bytes]) -> list[Extrinsic]:
-    """What to try next after a refusal: without the named extrinsic and its signer's later ones, else half, else none."""
-    index = error.data.get("index")
-    if type(index) is int and 0 <= index < len(left):
-        offender = left[index]
-        refused.append(offender.id)
-        return left[:index] + [each for each in left[index + 1 :] if each.signer != offender.signer]
-    if error.error_name in ("BlockTooHeavy", "BlockTooLarge"):
-        return left[: len(left) // 2]
-    return []
-
-
-def _first_of_each_account(left: list[Extrinsic]) -> list[Extrinsic]:
-    """What an account can spoil is its own later extrinsics: a few that empty themselves must not empty the block."""
-    first: dict[bytes, Extrinsic] = {}
-    for extrinsic in left:
-        first.setdefault(extrinsic.signer, extrinsic)
-    return list(first.values())
+def _hopeless(extrinsics: Sequence[Extrinsic], left_out: Mapping[int, str]) -> tuple[bytes, ...]:
+    """Ids of those left out for a reason of their own: neither for want of room nor after another one of the account."""
+    first: dict[bytes, int] = {}
+    for index in left_out:
+        first.setdefault(extrinsics[index].signer, index)
+    return tuple(extrinsics[index].id for index in first.values() if left_out[index] not in TOO_MUCH)

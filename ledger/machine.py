@@ -85,6 +85,14 @@ class Admission:
     weight: int
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What an account can do next: its next nonce, and the rao it has for fees and tips."""
+
+    next_nonce: int
+    payable_rao: int
+
+
 class StateMachine(Protocol):
     """The rules. `runtime.executor.Runtime` implements it."""
 
@@ -104,13 +112,19 @@ class StateMachine(Protocol):
         """
         ...
 
+    def standing(self, view: View, account: bytes) -> Standing:
+        """What an account (32-byte key) can do next; one that has no row has nonce 0 and nothing to pay with."""
+        ...
+
     def apply_block(
-        self, view: View, context: BlockContext, inherents: Sequence[tuple[int, bytes]], extrinsics: Sequence[Extrinsic]
+        self, view: View, context: BlockContext, inherents: Sequence[tuple[int, bytes]], extrinsics: Sequence[Extrinsic],
+        left_out: dict[int, str] | None = None,
     ) -> BlockResult:
         """Execute a whole block on the parent state. Raises `Rejected` if the block as a whole is invalid.
 
-        Where one extrinsic is the reason, the error's data holds its position: `Rejected(name, cause, index=i)`; a
-        builder then leaves that one out and tries again.
+        Where one extrinsic is the reason, the error's data holds its position: `Rejected(name, cause, index=i)`. A
+        builder gives `left_out`: extrinsics that cannot be admitted are noted there, by position, with the error's name,
+        and the result is that of the block without them.
         """
         ...
 

@@ -1,31 +1,42 @@
 """The pool: extrinsics and inherent candidates that wait for a block.
 
-Everything is bounded (bytes, number, per account, nonce gap, time to live). An extrinsic enters through `admit` (cheap
-checks against the head's state), one signature check and `insert`; it leaves by inclusion, expiry, replacement, eviction
-or when a block made it invalid. What is in the pool is verified: importing a block that carries it costs no signature.
+Everything is bounded (bytes, number, per account, nonce gap, free calls, time to live). An extrinsic enters through
+`admit` (the rules' cheap checks against the head's state), one signature check and `insert`; it leaves by inclusion,
+expiry, replacement, eviction (`ledger.waiting` says who goes first) or when a block made it invalid. What is in the pool
+is verified: importing a block that carries it costs no signature.
 
-Order in a block: by class, then by id, each account in nonce order; fees do not change the order. One thread owns a pool.
+Order in a block: by class, then by id, each account in nonce order; fees do not change the order. After a block only the
+accounts that it touched are looked at (nonce and money), and a few of the others are judged again in turn. One thread
+owns a pool.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import islice
+from types import MappingProxyType
 from typing import Final
 
 from .blocks import MAX_BODY_ITEMS, MAX_EXTRINSIC_BYTES, Extrinsic, encode_inherents
 from .chain import Chain, ExecutedBlock
 from .errors import DecodeError, Rejected
-from .machine import OPERATIONAL_PRIORITY, Admission
-from .verdict import SignatureTask, VerifyBatch, check_birth, signature_task, verify_one_by_one
+from .verdict import check_birth, signature_task, verify_one_by_one
+from .waiting import AccountQueue, Candidate, Worth
+
+__all__ = ["Candidate", "Pool", "PoolLimits", "read_dump"]
 
 MAX_INHERENT_BYTES: Final = 16 * 1024
 INHERENT_LIFE_BLOCKS: Final = 1024
-REVALIDATED_PER_BLOCK: Final = 256  # entries of accounts that the block did not touch, in turn
+REVALIDATED_PER_BLOCK: Final = 128  # entries judged again after a block, those not judged for longest first
 ENTRY_OVERHEAD_BYTES: Final = 5  # longest CBOR head of an extrinsic in the body
 CERTIFICATE_OVERHEAD_BYTES: Final = 256  # of the parent certificate beside its signatures, and of the body itself
+DUMP_MAGIC: Final = b"quorix pool 1\n"
+DIGEST_BYTES: Final = 32
+LENGTH_BYTES: Final = 4
+KEY_BYTES: Final = 32
 
 
 @dataclass(frozen=True)
@@ -34,40 +45,19 @@ class PoolLimits:
     bytes: int = 16 << 20
     per_account: int = 64
     nonce_gap: int = 16  # nonces missing before an extrinsic
+    feeless: int = 8  # of one account, waiting: calls that the rules give away
     inherents: int = 256
     inherents_per_author: int = 2  # of one kind: a third replaces the oldest
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An extrinsic that passed every check but the signature's."""
-
-    extrinsic: Extrinsic
-    raw: bytes
-    admission: Admission
-    signature: SignatureTask  # (public key, message, signature) for a `VerifyBatch`
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        """Worth when the pool is full: class, then fee per byte."""
-        return self.admission.priority, self.admission.fee_rao * 1000 // len(self.raw)
-
-
 class Pool:
     """See the module. Refusals are `Rejected` with a stable name: AlreadyKnown, NonceTooLow, NonceGap, AccountFull,
-    FeeTooLowToReplace, PoolFull, Expired, UnknownBirth, BadSignature, or a name of the machine's."""
+    TooManyFreeCalls, FeeTooLowToReplace, PoolFull, Expired, UnknownBirth, BadSignature, or a name of the machine's."""
 
     def __init__(self, chain: Chain, limits: PoolLimits | None = None) -> None:
         self.limits = limits or PoolLimits()
         self._chain = chain
-        self._entries: dict[bytes, Candidate] = {}  # by id; the longest not revalidated come first
-        self._accounts: dict[bytes, dict[int, Candidate]] = {}  # signer -> nonce
-        self._ready_nonce: dict[bytes, int] = {}  # of the signers in _accounts
-        self._verified: dict[bytes, Extrinsic] = {}
-        self._worst: list[tuple[tuple[int, int], bytes]] = []  # heap of (rank, id); may hold ids that left
-        self._inherents: dict[tuple[int, bytes], int] = {}  # -> head height when it came
-        self._authors: dict[tuple[int, bytes], bytes] = {}  # of the inherents whose author is known
-        self._bytes = 0
+        self.on_rewind()
 
     # --- entering -----------------------------------------------------------------------------------------------
 
@@ -78,24 +68,47 @@ class Pool:
             raise Rejected("BadSignature", "the extrinsic is not signed by its signer")
         return self.insert(candidate)
 
-    def admit(self, raw: bytes) -> Candidate:
-        """All checks but the signature. Raises DecodeError or Rejected (AlreadyKnown for a duplicate)."""
-        extrinsic = Extrinsic.decode(raw)
-        if extrinsic.id in self._entries:
+    def admit(self, raw: bytes, coming: Mapping[bytes, Collection[int]] = MappingProxyType({})) -> Candidate:
+        """All checks but the signature. Raises DecodeError or Rejected (AlreadyKnown for a duplicate).
+
+        `coming`: nonces, by signer, that are to be inserted before this one.
+        """
+        if raw in self._verified:
             raise Rejected("AlreadyKnown", "the extrinsic is in the pool already")
+        extrinsic = Extrinsic.decode(raw)
+        self._check_unknown(extrinsic)
         candidate = self._judge(extrinsic, raw)
-        self._check_room(candidate)
+        self._check_room(candidate, coming.get(extrinsic.signer, ()))
         return candidate
+
+    def admit_all(self, raws: Iterable[bytes]) -> tuple[list[Candidate], list[Rejected]]:
+        """admit for many that are to be inserted in this order, and the refusals (Malformed for a DecodeError)."""
+        candidates: list[Candidate] = []
+        refusals: list[Rejected] = []
+        coming: dict[bytes, set[int]] = {}
+        for raw in raws:
+            try:
+                candidate = self.admit(raw, coming)
+            except Rejected as refusal:
+                refusals.append(refusal)
+                continue
+            except DecodeError as error:
+                refusals.append(Rejected("Malformed", error.cause))
+                continue
+            coming.setdefault(candidate.extrinsic.signer, set()).add(candidate.extrinsic.nonce)
+            candidates.append(candidate)
+        return candidates, refusals
 
     def insert(self, candidate: Candidate) -> bytes:
         """Take in a candidate whose signature was found valid; returns its id. Raises Rejected."""
-        fresh = self._judge(candidate.extrinsic, candidate.raw)  # the head may have moved since
-        if fresh.signature != candidate.signature:
-            raise Rejected("UnknownBirth", "the birth block was replaced")
-        if candidate.extrinsic.id in self._entries:
-            raise Rejected("AlreadyKnown", "the extrinsic is in the pool already")
+        fresh = candidate
+        if candidate.head_hash != self._chain.head.hash:
+            fresh = self._judge(candidate.extrinsic, candidate.raw)
+            if fresh.signature != candidate.signature:
+                raise Rejected("UnknownBirth", "the birth block was replaced")
+        self._check_unknown(fresh.extrinsic)
         for displaced in self._check_room(fresh):
-            self._remove(displaced)
+            self._discard(displaced)
         self._add(fresh)
         return fresh.extrinsic.id
 
@@ -130,25 +143,21 @@ class Pool:
         normal_room, normal_weight = room * 3 // 4, max_weight * 3 // 4
         chosen: list[Extrinsic] = []
         used_bytes = used_weight = normal_bytes = normal_used = 0
-        waiting = [
-            (-first.admission.priority, first.extrinsic.id, first)
-            for account, first in self._ready_entries()
-        ]
+        waiting = [(-first.admission.priority, first.extrinsic.id, first) for first in self._first_of_each()]
         heapq.heapify(waiting)
         while waiting and len(chosen) < MAX_BODY_ITEMS - 2:
             _, _, entry = heapq.heappop(waiting)
             size, weight = len(entry.raw) + ENTRY_OVERHEAD_BYTES, entry.admission.weight
-            operational = entry.admission.priority >= OPERATIONAL_PRIORITY
             if used_bytes + size > room or used_weight + weight > max_weight:
                 continue  # the account's later ones cannot go before it
-            if not operational:
+            if not entry.is_operational:
                 if normal_bytes + size > normal_room or normal_used + weight > normal_weight:
                     continue
                 normal_bytes, normal_used = normal_bytes + size, normal_used + weight
             used_bytes, used_weight = used_bytes + size, used_weight + weight
             extrinsic = entry.extrinsic
             chosen.append(extrinsic)
-            if (after := self._accounts[extrinsic.signer].get(extrinsic.nonce + 1)) is not None:
+            if (after := self._queues[extrinsic.signer].ready(extrinsic.nonce + 1)) is not None:
                 heapq.heappush(waiting, (-after.admission.priority, after.extrinsic.id, after))
         return chosen
 
@@ -164,35 +173,35 @@ class Pool:
     def on_block(self, executed: ExecutedBlock) -> list[bytes]:
         """After a commit: drop what was included, expired or became invalid; returns the ids dropped unincluded.
 
-        Accounts that the block touched are checked again at once, the others a few at a time.
+        Of the accounts that the block touched, nonce and money are read anew, once for each; the rules' own checks are
+        repeated for few entries only, since what they would refuse now a builder leaves out, and names as refused.
         """
-        for extrinsic in executed.extrinsics:
-            if (entry := self._entries.get(extrinsic.id)) is not None:
-                self._remove(entry)
-        dropped = [each for each in executed.refused if each in self._entries]
-        for extrinsic_id in dropped:
-            self._remove(self._entries[extrinsic_id])
-        touched = dict.fromkeys(extrinsic.signer for extrinsic in executed.extrinsics)
-        stale = [entry.extrinsic.id for signer in touched for entry in self._accounts.get(signer, {}).values()]
-        stale += islice(self._entries, REVALIDATED_PER_BLOCK)
-        dropped += [each for each in dict.fromkeys(stale) if not self._revalidate(self._entries[each])]
-        height = self._chain.head.height
-        expired = [e for e in self._entries.values() if height >= e.extrinsic.birth_height + e.extrinsic.period]
-        for entry in expired:
+        known = self._entries
+        included = [known[each.id] for each in executed.extrinsics if each.id in known]
+        leaving = [known[each] for each in executed.refused if each in known]
+        gone = {entry.extrinsic.id: entry for entry in (*included, *leaving, *self._expired())}
+        touched = self._touched(executed)
+        touched |= dict.fromkeys(entry.extrinsic.signer for entry in gone.values())
+        for entry in gone.values():
             self._remove(entry)
-            dropped.append(entry.extrinsic.id)
-        self._drop_inherents(executed, height)
+        dropped = [extrinsic_id for extrinsic_id in gone if extrinsic_id not in {each.extrinsic.id for each in included}]
+        for signer in touched:
+            dropped += self._settle(signer)
+        for entry in list(islice(self._entries.values(), REVALIDATED_PER_BLOCK)):
+            if entry.extrinsic.id in self._entries and not self._revalidate(entry):
+                dropped.append(entry.extrinsic.id)
+        self._drop_inherents(executed, self._chain.head.height)
         return dropped
 
     def on_rewind(self) -> None:
         """After a rewind: forget everything (birth blocks may have changed)."""
-        self._entries.clear()
-        self._accounts.clear()
-        self._ready_nonce.clear()
-        self._verified = {}
-        self._worst.clear()
-        self._inherents.clear()
-        self._authors.clear()
+        self._entries: dict[bytes, Candidate] = {}  # by id; those judged longest ago come first
+        self._queues: dict[bytes, AccountQueue] = {}  # by signer
+        self._verified: dict[bytes, Extrinsic] = {}
+        self._expiring: dict[int, dict[bytes, None]] = {}  # last height that can include it -> ids
+        self._worst: list[tuple[Worth, int, bytes]] = []  # heap of (worth, -nonce, id); may hold what is not so any more
+        self._inherents: dict[tuple[int, bytes], int] = {}  # -> head height when it came
+        self._authors: dict[tuple[int, bytes], bytes] = {}  # of the inherents whose author is known
         self._bytes = 0
 
     # --- looking ------------------------------------------------------------------------------------------------
@@ -215,7 +224,7 @@ class Pool:
 
     def ready(self) -> bool:
         """True iff a block made now would carry an extrinsic."""
-        return next(self._ready_entries(), None) is not None
+        return next(self._first_of_each(), None) is not None
 
     def pending(self, limit: int) -> list[Extrinsic]:
         """What waits: first what is ready, in the order in which it would be included, then the rest."""
@@ -225,136 +234,177 @@ class Pool:
 
     def of_account(self, account: bytes) -> list[Extrinsic]:
         """Waiting extrinsics of one account in nonce order."""
-        entries = self._accounts.get(account, {})
-        return [entries[nonce].extrinsic for nonce in sorted(entries)]
+        queue = self._queues.get(account)
+        return [] if queue is None else [entry.extrinsic for entry in queue.in_order()]
 
     def next_nonce(self, account: bytes, state_nonce: int) -> int:
         """The nonce a client should use next, counting what waits without a gap."""
-        entries = self._accounts.get(account, {})
-        while state_nonce in entries:
+        queue = self._queues.get(account)
+        while queue is not None and state_nonce in queue.entries:
             state_nonce += 1
         return state_nonce
 
-    # --- over a restart -----------------------------------------------------------------------------------------
-
     def dump(self) -> bytes:
-        """All waiting extrinsics as bytes, for `load`: each with its length in 4 bytes, in nonce order."""
-        raws = (entries[nonce].raw for entries in self._accounts.values() for nonce in sorted(entries))
-        return b"".join(len(raw).to_bytes(4, "big") + raw for raw in raws)
-
-    def load(self, data: bytes, verify_batch: VerifyBatch | None = None) -> int:
-        """Take a dump in again, through every check; returns how many entered. What is damaged or stale is left out."""
-        candidates: list[Candidate] = []
-        for raw in islice(_frames(data), self.limits.extrinsics):
-            try:
-                candidates.append(self._judge(Extrinsic.decode(raw), raw))
-            except (DecodeError, Rejected):
-                continue
-        taken = 0
-        valid = (verify_batch or verify_one_by_one)([candidate.signature for candidate in candidates])
-        for candidate, good in zip(candidates, valid, strict=True):
-            try:
-                if good:
-                    self.insert(candidate)
-                    taken += 1
-            except Rejected:
-                continue
-        return taken
+        """All waiting extrinsics as bytes, for `read_dump`, each account's in nonce order."""
+        raws = (entry.raw for queue in self._queues.values() for entry in queue.in_order())
+        frames = b"".join(len(raw).to_bytes(LENGTH_BYTES, "big") + raw for raw in raws)
+        return DUMP_MAGIC + _checksum(frames) + frames
 
     # --- inside -------------------------------------------------------------------------------------------------
 
+    def _check_unknown(self, extrinsic: Extrinsic) -> None:
+        if extrinsic.id in self._entries:
+            raise Rejected("AlreadyKnown", "the extrinsic is in the pool already")
+
     def _judge(self, extrinsic: Extrinsic, raw: bytes) -> Candidate:
         """Checks against the chain: birth, then the machine's. Raises Rejected."""
-        chain, height = self._chain, self._chain.head.height + 1
-        task = signature_task(extrinsic, height, chain.params.genesis_hash, chain.hash_at)
-        admission = chain.machine.admit(chain.view(), extrinsic, height)
-        if extrinsic.nonce < admission.ready_nonce:
-            raise Rejected("NonceTooLow", f"nonce {extrinsic.nonce}, the account's next is {admission.ready_nonce}")
-        return Candidate(extrinsic, raw, admission, task)
+        chain, head, view = self._chain, self._chain.head, self._chain.view()
+        task = signature_task(extrinsic, head.height + 1, chain.params.genesis_hash, chain.hash_at)
+        admission = chain.machine.admit(view, extrinsic, head.height + 1)
+        standing = chain.machine.standing(view, extrinsic.signer)
+        if extrinsic.nonce < standing.next_nonce:
+            raise Rejected("NonceTooLow", f"nonce {extrinsic.nonce}, the account's next is {standing.next_nonce}")
+        return Candidate(extrinsic, raw, admission, standing, task, head.hash)
 
-    def _check_room(self, candidate: Candidate) -> list[Candidate]:
+    def _check_room(self, candidate: Candidate, coming: Collection[int] = ()) -> list[Candidate]:
         """The entries that must leave for this one. Raises Rejected if it is not worth that."""
-        extrinsic, limits = candidate.extrinsic, self.limits
-        entries = self._accounts.get(extrinsic.signer, {})
-        if (old := entries.get(extrinsic.nonce)) is not None:
+        nonce, limits = candidate.extrinsic.nonce, self.limits
+        queue = self._queues.get(candidate.extrinsic.signer) or AccountQueue(candidate.standing)
+        old = queue.entries.get(nonce)
+        if old is not None:
             least = old.admission.fee_rao + max(1, -(-old.admission.fee_rao // 10))
             if candidate.admission.fee_rao < least:
-                raise Rejected("FeeTooLowToReplace", f"nonce {extrinsic.nonce} is taken; {least} rao would replace it")
-            return [old]
-        ready = candidate.admission.ready_nonce
-        if extrinsic.nonce - ready - sum(ready <= nonce < extrinsic.nonce for nonce in entries) > limits.nonce_gap:
-            raise Rejected("NonceGap", f"nonce {extrinsic.nonce} is too far from the account's next, {ready}")
-        if len(entries) >= limits.per_account:
-            raise Rejected("AccountFull", f"{len(entries)} extrinsics of this account are waiting")
-        return self._make_room(candidate)
+                raise Rejected("FeeTooLowToReplace", f"nonce {nonce} is taken; {least} rao would replace it")
+            return [old, *self._make_room(candidate, queue, old)]
+        if queue.missing_before(nonce, candidate.standing.next_nonce, coming) > limits.nonce_gap:
+            next_nonce = candidate.standing.next_nonce
+            raise Rejected("NonceGap", f"nonce {nonce} is too far from the account's next, {next_nonce}")
+        if len(queue) >= limits.per_account:
+            raise Rejected("AccountFull", f"{len(queue)} extrinsics of this account are waiting")
+        if candidate.is_feeless and queue.feeless() >= limits.feeless:
+            raise Rejected("TooManyFreeCalls", f"{limits.feeless} free calls of this account are waiting")
+        return self._make_room(candidate, queue, None)
 
-    def _make_room(self, candidate: Candidate) -> list[Candidate]:
-        """The worst entries, all ranked below the candidate, whose leaving makes room for it."""
+    def _make_room(self, candidate: Candidate, queue: AccountQueue, old: Candidate | None) -> list[Candidate]:
+        """The worst entries, all worth less than the candidate, that must leave beside the one it replaces."""
+        limits = self.limits
+        surplus = len(self._entries) + (old is None) - limits.extrinsics
+        surplus_bytes = self._bytes + len(candidate.raw) - (0 if old is None else len(old.raw)) - limits.bytes
+        if surplus <= 0 and surplus_bytes <= 0:
+            return []
+        worth = queue.worth_with(candidate)
         displaced: list[Candidate] = []
-        freed, seen = 0, []
+        seen = []
         try:
-            while (
-                len(self._entries) - len(displaced) >= self.limits.extrinsics
-                or self._bytes - freed + len(candidate.raw) > self.limits.bytes
-            ):
+            while surplus > 0 or surplus_bytes > 0:
                 if not self._worst:
                     raise Rejected("PoolFull", "the pool is full")
-                rank, extrinsic_id = heapq.heappop(self._worst)
-                entry = self._entries.get(extrinsic_id)
-                if entry is None or entry.rank != rank:
-                    continue  # left, or was ranked anew
-                seen.append((rank, extrinsic_id))
-                if rank >= candidate.rank:
+                item = heapq.heappop(self._worst)
+                entry = self._entries.get(item[2])
+                if entry is None or self._queues[entry.extrinsic.signer].worth(entry.extrinsic.nonce) != item[0]:
+                    continue  # left, or is worth something else now
+                seen.append(item)
+                if item[0] >= worth:
                     raise Rejected("PoolFull", "the pool is full and everything in it is worth more")
-                displaced.append(entry)
-                freed += len(entry.raw)
+                if entry is not old:
+                    displaced.append(entry)
+                    surplus, surplus_bytes = surplus - 1, surplus_bytes - len(entry.raw)
         finally:
-            for item in seen:
+            for item in dict.fromkeys(seen):
                 heapq.heappush(self._worst, item)
         return displaced
 
     def _add(self, entry: Candidate) -> None:
         extrinsic = entry.extrinsic
         self._entries[extrinsic.id] = entry
-        self._accounts.setdefault(extrinsic.signer, {})[extrinsic.nonce] = entry
-        self._ready_nonce[extrinsic.signer] = entry.admission.ready_nonce
+        queue = self._queues.setdefault(extrinsic.signer, AccountQueue(entry.standing))
+        queue.entries[extrinsic.nonce], queue.standing = entry, entry.standing
         self._verified[entry.raw] = extrinsic
+        self._expiring.setdefault(extrinsic.birth_height + extrinsic.period, {})[extrinsic.id] = None
         self._bytes += len(entry.raw)
-        heapq.heappush(self._worst, (entry.rank, extrinsic.id))
+        self._rank(queue)
+
+    def _rank(self, queue: AccountQueue) -> None:
+        for worth, entry in queue.rank():
+            heapq.heappush(self._worst, (worth, -entry.extrinsic.nonce, entry.extrinsic.id))
         if len(self._worst) > 2 * len(self._entries) + 64:
-            self._worst = [(each.rank, each.extrinsic.id) for each in self._entries.values()]
+            self._worst = [
+                (self._queues[entry.extrinsic.signer].worth(entry.extrinsic.nonce), -entry.extrinsic.nonce, extrinsic_id)
+                for extrinsic_id, entry in self._entries.items()
+            ]
             heapq.heapify(self._worst)
 
     def _remove(self, entry: Candidate) -> None:
+        """Take an entry out; its account must be ranked or settled afterwards."""
         extrinsic = entry.extrinsic
         del self._entries[extrinsic.id]
         del self._verified[entry.raw]
+        del self._queues[extrinsic.signer].entries[extrinsic.nonce]
         self._bytes -= len(entry.raw)
-        entries = self._accounts[extrinsic.signer]
-        del entries[extrinsic.nonce]
-        if not entries:
-            del self._accounts[extrinsic.signer]
-            del self._ready_nonce[extrinsic.signer]
+        last = extrinsic.birth_height + extrinsic.period
+        if (ids := self._expiring.get(last)) is not None:
+            ids.pop(extrinsic.id, None)
+            if not ids:
+                del self._expiring[last]
+
+    def _discard(self, entry: Candidate) -> None:
+        self._remove(entry)
+        queue = self._queues[entry.extrinsic.signer]
+        if queue.entries:
+            self._rank(queue)
+        else:
+            del self._queues[entry.extrinsic.signer]
+
+    def _expired(self) -> Iterator[Candidate]:
+        """Those that the next block could not carry."""
+        height = self._chain.head.height
+        for last in [last for last in self._expiring if last <= height]:
+            yield from [self._entries[extrinsic_id] for extrinsic_id in self._expiring[last]]
+
+    def _touched(self, executed: ExecutedBlock) -> dict[bytes, None]:
+        """Accounts with waiting extrinsics that signed in the block, or whose key ends the key of a changed row."""
+        signers = (extrinsic.signer for extrinsic in executed.extrinsics)
+        changed = (key[-KEY_BYTES:] for key in executed.result.changes)
+        return {key: None for some in (signers, changed) for key in some if key in self._queues}
+
+    def _settle(self, signer: bytes) -> list[bytes]:
+        """Read an account's nonce and money again; drop what is behind the nonce or dearer than all it has."""
+        queue = self._queues[signer]
+        standing = queue.standing = self._chain.machine.standing(self._chain.view(), signer)
+        hopeless = [
+            entry for nonce, entry in queue.entries.items()
+            if nonce < standing.next_nonce or entry.admission.fee_rao > standing.payable_rao
+        ]
+        for entry in hopeless:
+            self._remove(entry)
+        if queue.entries:
+            self._rank(queue)
+        else:
+            del self._queues[signer]
+        return [entry.extrinsic.id for entry in hopeless]
 
     def _revalidate(self, entry: Candidate) -> bool:
         """Judge an entry against the new head and move it to the end of the row; False if it had to leave."""
-        self._remove(entry)
+        extrinsic, chain, head = entry.extrinsic, self._chain, self._chain.head
+        queue, view = self._queues[extrinsic.signer], chain.view()
         try:
-            chain, height = self._chain, self._chain.head.height + 1
-            check_birth(entry.extrinsic, height, chain.hash_at)
-            admission = chain.machine.admit(chain.view(), entry.extrinsic, height)
+            check_birth(extrinsic, head.height + 1, chain.hash_at)
+            admission = chain.machine.admit(view, extrinsic, head.height + 1)
         except Rejected:
+            self._discard(entry)
             return False
-        if entry.extrinsic.nonce < admission.ready_nonce:
-            return False
-        self._add(Candidate(entry.extrinsic, entry.raw, admission, entry.signature))
+        queue.standing = chain.machine.standing(view, extrinsic.signer)
+        fresh = Candidate(extrinsic, entry.raw, admission, queue.standing, entry.signature, head.hash)
+        del self._entries[extrinsic.id]
+        self._entries[extrinsic.id] = queue.entries[extrinsic.nonce] = fresh
+        self._rank(queue)
         return True
 
-    def _ready_entries(self) -> Iterator[tuple[bytes, Candidate]]:
-        """(signer, entry) of every account whose next extrinsic is here."""
-        for signer, entries in self._accounts.items():
-            if (entry := entries.get(self._ready_nonce[signer])) is not None:
-                yield signer, entry
+    def _first_of_each(self) -> Iterator[Candidate]:
+        """Of every account the extrinsic that the next block could carry."""
+        for queue in self._queues.values():
+            if (entry := queue.first()) is not None:
+                yield entry
 
     def _drop_inherents(self, executed: ExecutedBlock, height: int) -> None:
         for kind, payload in executed.block.body.inherent_list():
@@ -368,11 +418,32 @@ class Pool:
         self._authors.pop(key, None)
 
 
+# --- over a restart ----------------------------------------------------------------------------------------------
+
+
+def read_dump(data: bytes) -> tuple[list[bytes], str]:
+    """The extrinsics of a dump, and what is wrong with it ("" if nothing).
+
+    Of a damaged one, what can be read: every extrinsic is checked again anyway, its signature too.
+    """
+    if not data.startswith(DUMP_MAGIC):
+        return [], "it is not a pool's dump, or one of another version"
+    start = len(DUMP_MAGIC) + DIGEST_BYTES
+    frames = data[start:]
+    found = list(islice(_frames(frames), PoolLimits.extrinsics))
+    whole = _checksum(frames) == data[len(DUMP_MAGIC) : start]
+    return found, "" if whole else "its checksum is wrong: what can be read is kept"
+
+
+def _checksum(frames: bytes) -> bytes:
+    return blake2b(frames, digest_size=DIGEST_BYTES).digest()
+
+
 def _frames(data: bytes) -> Iterator[bytes]:
     position = 0
-    while position + 4 <= len(data):
-        size = int.from_bytes(data[position : position + 4], "big")
-        if size > MAX_EXTRINSIC_BYTES or position + 4 + size > len(data):
+    while position + LENGTH_BYTES <= len(data):
+        start = position + LENGTH_BYTES
+        position = start + int.from_bytes(data[start - LENGTH_BYTES : start], "big")
+        if position - start > MAX_EXTRINSIC_BYTES or position > len(data):
             return
-        yield data[position + 4 : position + 4 + size]
-        position += 4 + size
+        yield data[start:position]

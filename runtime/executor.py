@@ -18,7 +18,7 @@ from typing import Any, Final
 from ledger.blocks import EXTRINSIC_VERSION, MAX_PERIOD, Event, Extrinsic, Outcome
 from ledger.crypto import is_valid_key
 from ledger.errors import Rejected
-from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, View
+from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, Standing, View
 
 from . import chain, dispatch, hooks, invariants, params, rules, versions
 from .modules import accounts, authorities, fees, heartbeats, sessions
@@ -80,6 +80,11 @@ class Runtime:
             admitted.work,
         )
 
+    def standing(self, view: View, account: bytes) -> Standing:
+        """Next nonce of an account, and its free balance."""
+        row = accounts.account(view, account)
+        return Standing(row.nonce, row.free_rao)
+
     def block_inherents(
         self, view: View, context: BlockContext, candidates: Sequence[tuple[int, bytes]]
     ) -> list[tuple[int, bytes]]:
@@ -118,16 +123,17 @@ class Runtime:
     # --- a block ----------------------------------------------------------------------------------------------------
 
     def apply_block(
-        self, view: View, context: BlockContext, inherents: Sequence[tuple[int, bytes]], extrinsics: Sequence[Extrinsic]
+        self, view: View, context: BlockContext, inherents: Sequence[tuple[int, bytes]], extrinsics: Sequence[Extrinsic],
+        left_out: dict[int, str] | None = None,
     ) -> BlockResult:
         """Execute a whole block. Raises Rejected if it is invalid (with `index` where one extrinsic is the reason), and
-        InvariantBroken if the rules themselves failed."""
+        InvariantBroken if the rules themselves failed. `left_out`: see `StateMachine`."""
         versions.version_at(view)
         working = self._context(view, context)
         if context.session != chain.info(working.state).session(context.height):
             refuse("InvalidBlock", f"session {context.session} is not that of height {context.height}")
         _begin(working, inherents)
-        outcomes, weight = _body(working, extrinsics)
+        outcomes, weight = _body(working, extrinsics, left_out)
         return _end(working, outcomes, weight)
 
     def _context(self, view: View, block: BlockContext) -> Context:
@@ -159,22 +165,28 @@ def _check_inherent_place(context: Context, before: list[tuple[int, bytes]], kin
         refuse("InvalidInherent", f"too many of kind {hooks.INHERENTS[kind].name}")
 
 
-def _body(context: Context, extrinsics: Sequence[Extrinsic]) -> tuple[list[Outcome], int]:
+def _body(
+    context: Context, extrinsics: Sequence[Extrinsic], left_out: dict[int, str] | None
+) -> tuple[list[Outcome], int]:
     limit, weight = chain.info(context.state).max_block_weight, 0
     fees_rao = tips_rao = 0
     prices = fees.prices(context.state)
     outcomes = []
     for index, extrinsic in enumerate(extrinsics):
+        signer = context.signer
         try:
             admitted = _admit(context, extrinsic, prices)
             expected = admitted.account.nonce
             if expected != extrinsic.nonce:
                 refuse("NonceTooHigh", f"the nonce is {extrinsic.nonce}, the account's next is {expected}")
-            weight += admitted.work
-            if weight > limit:
+            if weight + admitted.work > limit:
                 refuse("BlockTooHeavy")
         except Rejected as problem:
+            if left_out is not None:  # nothing was written for it
+                left_out[index], context.signer = problem.error_name, signer
+                continue
             raise Rejected(problem.error_name, problem.cause, hint=problem.hint, index=index) from None
+        weight += admitted.work
         outcomes.append(_run(context, extrinsic, admitted))
         fees_rao += admitted.fee_rao - extrinsic.tip
         tips_rao += extrinsic.tip

@@ -31,7 +31,7 @@ from runtime.executor import Runtime
 
 from .config import NodeConfig
 
-MAX_POOL_BYTES: Final = 64 << 20
+MAX_POOL_BYTES: Final = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -204,13 +204,12 @@ def _private(home: Path) -> None:
 
 
 def read_pool(path: Path) -> bytes:
-    """The waiting transactions of the last run, empty if there are none."""
+    """The waiting transactions of the last run, empty if there are none; of a file too large the beginning. Raises OSError."""
     try:
         with open(path, "rb") as file:
-            data = file.read(MAX_POOL_BYTES + 1)
-    except OSError:
+            return file.read(MAX_POOL_BYTES)
+    except FileNotFoundError:
         return b""
-    return data if len(data) <= MAX_POOL_BYTES else b""
 
 
 def write_file(path: Path, data: bytes, *, sync: Callable[[int], None] = os.fsync) -> None:

@@ -3,8 +3,10 @@
     in   from RPC one by one, from gossip in batches: cheap checks, signatures on the verify threads, then the pool
     out  what came by RPC here is gossiped in batches, every FLUSH_MS; what was not included is offered again later
 
-A gossiped batch travels on only if something in it was new and valid here; one that can never be valid (malformed, or
-signed wrongly) counts against its sender. A full verify queue drops transactions, never votes.
+A gossiped batch travels on only if something in it was new and valid here. If it holds more that was refused than that,
+only what is good travels on, in a batch of ours: so junk costs its sender's neighbours, and nobody behind them. A batch
+that can never be valid (malformed, or signed wrongly) counts against its sender. A full verify queue drops transactions,
+never votes.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ledger.crypto import ZERO_HASH, KeyPair
 from ledger.errors import DecodeError, NotReady, Rejected
 from ledger.inherents import EVIDENCE, HEARTBEAT, Heartbeat
 from ledger.machine import BlockContext
-from ledger.pool import Candidate
+from ledger.pool import Candidate, read_dump
 from ledger.verdict import verify_one_by_one
 from ledger.votes import Evidence
 from p2p.network import Network
@@ -91,8 +93,7 @@ class Relay:
             self.counters.reject(error.error_name)
             raise
         self.counters.submitted += 1
-        if len(self._own) < MAX_OWN:
-            self._own[extrinsic_id] = raw
+        self._remember(extrinsic_id, raw)
         self._offer([raw])
         self._shell.work()
         return extrinsic_id
@@ -101,12 +102,15 @@ class Relay:
         """A batch from a peer. True: forward it; False: it can never be valid. Raises NotReady for "neither"."""
         try:
             raws, inherents = decode_batch(data)
-            candidates = self._admit(raws)
         except DecodeError:
+            return False
+        candidates, refusals = self._admit(raws)
+        if any(refusal.error_name == "Malformed" for refusal in refusals):
             return False
         if not all(await self._verify(candidates)):
             return False
-        new = sum(self._insert(candidate) for candidate in candidates)
+        good = [candidate.raw for candidate in candidates if self._insert(candidate)]
+        new = len(good)
         for kind, payload in inherents:
             try:
                 new += await self._take_inherent(kind, payload)
@@ -116,16 +120,38 @@ class Relay:
             raise NotReady("nothing in it was new")
         self.counters.gossiped += new
         self._shell.work()
+        if sum(refusal.error_name != "AlreadyKnown" for refusal in refusals) > new:
+            self._offer(good)
+            raise NotReady("most of it was refused")
         return True
 
-    def _admit(self, raws: list[bytes]) -> list[Candidate]:
-        candidates = []
-        for raw in raws:
-            try:
-                candidates.append(self._pool.admit(raw))
-            except Rejected as error:
-                self.counters.reject(error.error_name)
-        return candidates
+    async def restore(self, data: bytes) -> int:
+        """Take in again what a pool's dump holds, through every check; returns how many entered.
+
+        They count as submitted here: others may have forgotten them. A damaged dump is reported and does no harm.
+        """
+        raws, problem = read_dump(data) if data else ([], "")
+        if problem:
+            self._shell.listener.log("warning", "kept transactions damaged", {"problem": problem, "readable": len(raws)})
+        entered = 0
+        for start in range(0, len(raws), MAX_BATCH_ITEMS):
+            candidates, _ = self._admit(raws[start : start + MAX_BATCH_ITEMS])
+            for candidate, valid in zip(candidates, await self._verify(candidates), strict=True):
+                if valid and self._insert(candidate):
+                    entered += 1
+                    self._remember(candidate.extrinsic.id, candidate.raw)
+        return entered
+
+    def _remember(self, extrinsic_id: bytes, raw: bytes) -> None:
+        if len(self._own) < MAX_OWN:
+            self._own[extrinsic_id] = raw
+
+    def _admit(self, raws: list[bytes]) -> tuple[list[Candidate], list[Rejected]]:
+        """Those worth a signature check, and the refusals of the others."""
+        candidates, refusals = self._pool.admit_all(raws)
+        for refusal in refusals:
+            self.counters.reject(refusal.error_name)
+        return candidates, refusals
 
     async def _verify(self, candidates: list[Candidate]) -> list[bool]:
         if not candidates:

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from ledger import crypto
 from ledger.client.records import to_json
-from ledger.errors import DiskFailure, Error, UsageError
+from ledger.errors import DiskFailure, Error, NotReady, UsageError
 from p2p.addresses import Address, parse_address, peer_id_of
 from p2p.network import Network
 from tools.rpc.app import RpcApp
@@ -136,6 +136,7 @@ class Service:
         code = 0
         try:
             await self._open()
+            await self._restore_pools()
             await self._connect()
             await asyncio.to_thread(self._open_logs)
             self._freeze()
@@ -182,7 +183,6 @@ class Service:
             ),
             may_build=lambda: not self._low_disk,
         )
-        node.pool.load(read_pool(config.pool_path), self._threads.verify_batch)
         api = NodeApi(node, specification.spec, self.version, self._stop.set)
         counters, limits = RpcCounters(), Limits()
         dispatcher = Dispatcher(api, limits, observe=counters.observe)
@@ -199,6 +199,14 @@ class Service:
         app = RpcApp(Dispatcher(first.api, limits, unsafe=True), self._pages(first.api), local=True)
         self._admin = RpcServer(app, listen_unix(first.config.admin_socket), limits)
         await self._admin.start()
+
+    async def _restore_pools(self) -> None:
+        """Transactions that waited when the nodes were stopped; RPC answers already."""
+        for each in self.running:
+            try:
+                await each.node.relay.restore(read_pool(each.config.pool_path))
+            except (OSError, NotReady) as error:
+                each.node.parts.journal("warning", "kept transactions lost", cause=str(error))
 
     def _open_logs(self) -> None:
         """Last, because its import takes as long as everything before RPC answers; entries have waited."""

@@ -1,7 +1,7 @@
 """A small ledger for tests: real chain, store and signatures; the rules are a few calls on accounts.
 
 State: b"a" + key -> nonce and balance (8 bytes each); b"auth" -> joined session keys; b"v..." -> any value. Calls:
-1 transfer [to, amount], 2 put [key, value] (an empty value deletes), 3 an operational nothing, 4 refused as a whole block.
+1 transfer [to, amount], 2 put [key, value] (an empty value deletes), 3 an operational nothing, 4 never admitted by a block.
 Inherent 7 replaces the authority set. A fee of 10 and the tip are burnt.
 """
 
@@ -15,7 +15,7 @@ from ledger.blocks import Extrinsic, Outcome
 from ledger.chain import Chain
 from ledger.crypto import KeyPair, digest
 from ledger.errors import Rejected
-from ledger.machine import OPERATIONAL_PRIORITY, Admission, AuthoritySet, BlockResult
+from ledger.machine import OPERATIONAL_PRIORITY, Admission, AuthoritySet, BlockResult, Standing
 from ledger.spec import ChainSpecParams
 from ledger.store import MemoryStore
 from ledger.votes import KIND_TAG, PRECOMMIT, Certificate, Vote, vote_body
@@ -44,7 +44,10 @@ class AccountMachine:
         priority = OPERATIONAL_PRIORITY if extrinsic.call_number == 3 else 1
         return Admission(extrinsic.signer, extrinsic.nonce, nonce, priority, fee, CALL_WEIGHT)
 
-    def apply_block(self, view, context, inherents, extrinsics):
+    def standing(self, view, account):
+        return Standing(*self.account(view, account))
+
+    def apply_block(self, view, context, inherents, extrinsics, left_out=None):
         changes, events, outcomes = {}, [[1, context.height]], []
         state = SimpleNamespace(get=lambda key: changes[key] if key in changes else view.get(key))
         for kind, payload in inherents:
@@ -54,10 +57,14 @@ class AccountMachine:
         for index, extrinsic in enumerate(extrinsics):
             nonce, balance = self.account(state, extrinsic.signer)
             fee = FEE_RAO + extrinsic.tip
-            if extrinsic.nonce != nonce or balance < fee:
-                raise Rejected("NotPayable", index=index)
-            if extrinsic.call_number == 4:
-                raise Rejected("Poison", index=index)
+            unfit = "NonceTooHigh" if extrinsic.nonce > nonce else "NotPayable" if balance < fee else ""
+            if extrinsic.call_number == 4 or extrinsic.nonce < nonce:
+                unfit = "Poison"
+            if unfit and left_out is None:
+                raise Rejected(unfit, index=index)
+            if unfit:
+                left_out[index] = unfit
+                continue
             changes[b"a" + extrinsic.signer] = self.row(nonce + 1, balance - fee)
             first = len(events)
             error = self.call(extrinsic, state, changes, events)
@@ -65,7 +72,7 @@ class AccountMachine:
         changes = {key: value for key, value in changes.items() if view.get(key) != value}
         return BlockResult(
             changes, events, outcomes, self.authorities(state), {b"blk" + context.height.to_bytes(8, "big"): b"row"},
-            CALL_WEIGHT * len(extrinsics),
+            CALL_WEIGHT * len(outcomes),
         )
 
     def call(self, extrinsic, state, changes, events):

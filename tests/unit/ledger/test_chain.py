@@ -191,6 +191,25 @@ def test_building_leaves_invalid_extrinsics_out(ledger):
     ledger.chain.check(executed.block)
 
 
+def test_accounts_that_empty_themselves_cost_no_second_execution(new_ledger):
+    ledger = new_ledger(accounts=20).create()
+    runs, apply_block = [], ledger.machine.apply_block
+    ledger.machine.apply_block = lambda *args: (runs.append(1), apply_block(*args))[1]
+    spent = [
+        each for account in range(10) for each in (
+            ledger.extrinsic(account, 0, args=[ledger.accounts[19].public, 999_990]),
+            ledger.extrinsic(account, 1), ledger.extrinsic(account, 2),
+        )
+    ]
+    good = [ledger.extrinsic(account) for account in range(10, 18)]
+    executed = ledger.build([*spent, *good])
+    assert len(runs) == 1 and executed.extrinsics == (*spent[::3], *good)
+    assert executed.refused == tuple(each.id for each in spent[1::3])
+    ledger.machine.apply_block = apply_block
+    follower = Chain.create(MemoryStore(), ledger.params, ledger.machine, ledger.genesis)
+    assert follower.check(executed.block).block == executed.block
+
+
 def test_building_with_nothing_but_poison_still_makes_a_block(new_ledger):
     ledger = new_ledger(accounts=12).create()
     executed = ledger.build([ledger.extrinsic(account, call=4) for account in range(12)])
@@ -323,7 +342,7 @@ def test_extrinsics_of_a_block_are_verified(ledger):
         ("MalformedExtrinsic", good.encode() + b"x"),
         ("Expired", ledger.extrinsic(0, birth=1, period=8).encode()),
         ("UnknownBirth", replace(good, birth_height=21).encode()),
-        ("NotPayable", ledger.extrinsic(0, nonce=5).encode()),
+        ("NonceTooHigh", ledger.extrinsic(0, nonce=5).encode()),
         ("Poison", ledger.extrinsic(0, call=4).encode()),
     ]
     for name, raw in cases:

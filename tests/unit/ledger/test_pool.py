@@ -7,7 +7,7 @@ import pytest
 
 from ledger.chain import Chain
 from ledger.errors import DecodeError, Rejected
-from ledger.pool import INHERENT_LIFE_BLOCKS, Pool, PoolLimits
+from ledger.pool import INHERENT_LIFE_BLOCKS, REVALIDATED_PER_BLOCK, Pool, PoolLimits, read_dump
 from ledger.store import MemoryStore
 
 
@@ -103,14 +103,15 @@ def test_replacing_costs_a_tenth_more(pool, ledger):
     assert [each.id for each in pool.select(1 << 20, 100_000)] == [second]
 
 
-def test_a_full_pool_gives_room_to_what_is_worth_more(ledger):
+def test_a_full_pool_gives_room_to_what_is_worth_more(new_ledger):
+    ledger = new_ledger(accounts=8).create()
     pool = Pool(ledger.chain, PoolLimits(extrinsics=4))
-    cheap = [pool.submit(ledger.extrinsic(0, nonce, tip=nonce * 1000).encode()) for nonce in range(4)]
-    assert refused(pool, ledger.extrinsic(1)) == "PoolFull"
-    better = pool.submit(ledger.extrinsic(1, tip=500).encode())
+    cheap = [pool.submit(ledger.extrinsic(account, tip=account * 1000).encode()) for account in range(4)]
+    assert refused(pool, ledger.extrinsic(4)) == "PoolFull"
+    better = pool.submit(ledger.extrinsic(5, tip=500).encode())
     assert better in pool and cheap[0] not in pool and len(pool) == 4
-    assert refused(pool, ledger.extrinsic(2, tip=400)) == "PoolFull"
-    operational = pool.submit(ledger.extrinsic(3, call=3).encode())  # pays less, but its class is higher
+    assert refused(pool, ledger.extrinsic(6, tip=400)) == "PoolFull"
+    operational = pool.submit(ledger.extrinsic(7, call=3).encode())  # pays less, but its class is higher
     assert operational in pool and better not in pool
 
 
@@ -155,9 +156,13 @@ def test_storms_stay_inside_every_limit(new_ledger):
         if step % 50 == 49:
             commit_selection(pool, ledger, 2_000)
         assert len(pool) <= 20 and pool.size_bytes <= 6_000 and len(pool._worst) <= 2 * 20 + 64 + 1
-        assert len(pool) == len(pool.verified) == sum(len(entries) for entries in pool._accounts.values())
+        assert len(pool) == len(pool.verified) == sum(len(queue) for queue in pool._queues.values())
+        assert len(pool) == sum(len(ids) for ids in pool._expiring.values())
         assert pool.size_bytes == sum(len(raw) for raw in pool.verified)
-        assert all(len(entries) <= 8 for entries in pool._accounts.values())
+        assert all(0 < len(queue) <= 8 for queue in pool._queues.values())
+        for extrinsic in pool.select(1 << 20, 1 << 40):
+            queue = pool._queues[extrinsic.signer]
+            assert queue.ready(extrinsic.nonce).extrinsic == extrinsic and not queue.rank()
 
 
 def test_inserting_judges_again_when_the_head_moved(pool, ledger):
@@ -179,6 +184,69 @@ def test_a_birth_block_that_was_replaced_is_noticed(pool, ledger):
     ledger.grow(1, extrinsics=[ledger.extrinsic(3)])
     with pytest.raises(Rejected, match="UnknownBirth"):
         pool.insert(candidate)
+
+
+def test_a_larger_replacement_makes_room_or_stays_out(ledger):
+    pool = Pool(ledger.chain, PoolLimits(bytes=4_000))
+    small = pool.submit(ledger.extrinsic(0, 0).encode())
+    other = pool.submit(ledger.extrinsic(1, 0, call=2, args=[b"k", bytes(3000)]).encode())
+    assert refused(pool, ledger.extrinsic(0, 0, call=2, args=[b"k", bytes(3000)], tip=1)) == "PoolFull"
+    large = pool.submit(ledger.extrinsic(0, 0, call=2, args=[b"k", bytes(3000)], tip=100).encode())
+    assert large in pool and small not in pool and other not in pool and pool.size_bytes <= 4_000
+
+
+def test_free_calls_of_an_account_have_a_quota(pool, ledger):
+    admit = ledger.machine.admit
+    ledger.machine.admit = lambda view, extrinsic, height: replace(admit(view, extrinsic, height), fee_rao=extrinsic.tip)
+    fill(pool, ledger, 0, pool.limits.feeless)
+    assert refused(pool, ledger.extrinsic(0, pool.limits.feeless)) == "TooManyFreeCalls"
+    pool.submit(ledger.extrinsic(1).encode())
+    ledger.machine.admit = admit
+    pool.submit(ledger.extrinsic(0, pool.limits.feeless).encode())
+
+
+# --- parked and ready --------------------------------------------------------------------------------------------
+
+
+def test_what_is_beyond_an_accounts_money_is_parked(pool, ledger):
+    fill(pool, ledger, 0, 5, tip=299_990)  # 300,000 each, the account has 1,000,000
+    assert [each.nonce for each in pool.select(1 << 20, 100_000)] == [0, 1, 2]
+    assert len(pool.pending(10)) == 5
+    _, dropped = commit_selection(pool, ledger)
+    assert len(dropped) == 2 and len(pool) == 0  # 100,000 are left
+
+
+def test_money_that_comes_makes_parked_ones_ready(pool, ledger):
+    fill(pool, ledger, 0, 4, tip=299_990)
+    gift = ledger.extrinsic(1, args=[ledger.accounts[0].public, 500_000])
+    assert pool.on_block(ledger.grow(extrinsics=[gift])) == []
+    assert [each.nonce for each in pool.select(1 << 20, 100_000)] == [0, 1, 2, 3]
+
+
+def test_a_filled_gap_makes_the_rest_ready(pool, ledger):
+    for nonce in (1, 2):
+        pool.submit(ledger.extrinsic(0, nonce).encode())
+    assert not pool.ready()
+    pool.submit(ledger.extrinsic(0, 0).encode())
+    assert [each.nonce for each in pool.select(1 << 20, 100_000)] == [0, 1, 2]
+
+
+def test_parked_ones_give_way_whatever_they_promise(ledger):
+    pool = Pool(ledger.chain, PoolLimits(extrinsics=6))
+    for account in range(3):
+        for nonce in (1, 2):
+            pool.submit(ledger.extrinsic(account, nonce, tip=100_000).encode())
+    honest = [pool.submit(ledger.extrinsic(3, nonce).encode()) for nonce in range(6)]
+    assert len(pool) == 6 and all(each in pool for each in honest)
+    assert refused(pool, ledger.extrinsic(0, 1, tip=500_000)) == "PoolFull"
+
+
+def test_the_last_of_an_account_leave_first(ledger):
+    pool = Pool(ledger.chain, PoolLimits(extrinsics=4))
+    fill(pool, ledger, 0, 3)
+    dear = pool.submit(ledger.extrinsic(0, 3, tip=50_000).encode())  # worth no more than those before it
+    pool.submit(ledger.extrinsic(1, tip=10).encode())
+    assert dear not in pool and [each.nonce for each in pool.of_account(ledger.accounts[0].public)] == [0, 1, 2]
 
 
 # --- for a block -------------------------------------------------------------------------------------------------
@@ -281,6 +349,27 @@ def test_expiry_is_exact(pool, ledger, revalidated, monkeypatch):
     assert pool.on_block(ledger.grow()) == [extrinsic.id]
 
 
+def test_a_block_costs_one_look_for_each_touched_account(new_ledger):
+    ledger = new_ledger(accounts=40).create()
+    pool, machine = Pool(ledger.chain), ledger.machine
+    for account in range(30):
+        fill(pool, ledger, account, 10)
+    executed = ledger.grow(extrinsics=[ledger.extrinsic(account, 0) for account in (0, 1, 35)])  # pays 1, 2 and 36
+    calls = {"admit": 0, "standing": 0}
+
+    def counted(name, function):
+        def count(*args):
+            calls[name] += 1
+            return function(*args)
+        return count
+
+    for name in calls:
+        setattr(machine, name, counted(name, getattr(machine, name)))
+    assert pool.on_block(executed) == [] and len(pool) == 298
+    assert calls == {"admit": REVALIDATED_PER_BLOCK, "standing": 3 + REVALIDATED_PER_BLOCK}
+    assert len(pool.select(1 << 20, 100_000)) == 298
+
+
 def test_a_rewind_empties_the_pool(pool, ledger):
     ledger.grow(2)
     fill(pool, ledger, 0, 3)
@@ -325,30 +414,44 @@ def test_inherent_candidates(ledger):
 # --- over a restart ----------------------------------------------------------------------------------------------
 
 
+def restored(ledger, data):
+    """A new pool with what a dump holds."""
+    fresh = Pool(ledger.chain)
+    for raw in read_dump(data)[0]:
+        try:
+            fresh.submit(raw)
+        except (DecodeError, Rejected):
+            continue
+    return fresh
+
+
 def test_a_dump_is_taken_in_again_through_every_check(pool, ledger):
     ledger.grow(2)
     for account in range(3):
         fill(pool, ledger, account, 4)
     pool.submit(ledger.extrinsic(3, 2).encode())  # behind a gap
     data = pool.dump()
-    fresh = Pool(ledger.chain)
-    assert fresh.load(data) == 13
-    assert fresh.select(1 << 20, 100_000) == pool.select(1 << 20, 100_000)
+    assert read_dump(data)[1] == ""
+    fresh = restored(ledger, data)
+    assert len(fresh) == 13 and fresh.select(1 << 20, 100_000) == pool.select(1 << 20, 100_000)
     executed, _ = commit_selection(pool, ledger)
-    after = Pool(ledger.chain)
-    assert after.load(data) == 1 and len(executed.extrinsics) == 12
-    assert Pool(ledger.chain).load(data, lambda tasks: [False] * len(tasks)) == 0
+    assert len(restored(ledger, data)) == 1 and len(executed.extrinsics) == 12
 
 
-def test_a_damaged_dump_is_no_harm(pool, ledger):
+def test_a_damaged_dump_is_named_and_no_harm(pool, ledger):
     fill(pool, ledger, 0, 5)
     data, rnd = pool.dump(), random.Random(5)
-    assert Pool(ledger.chain).load(data[:-3]) == 4
-    assert Pool(ledger.chain).load(b"") == Pool(ledger.chain).load(b"\xff" * 100) == 0
-    for _ in range(60):
+    assert read_dump(Pool(ledger.chain).dump()) == ([], "")
+    cut, problem = read_dump(data[:-3])
+    assert len(cut) == 4 and "checksum" in problem
+    for other in (b"", b"\xff" * 100, data[1:]):
+        assert read_dump(other)[0] == [] and "not a pool's dump" in read_dump(other)[1]
+    for _ in range(40):
         bad = bytearray(data)
         bad[rnd.randrange(len(bad))] ^= 1 << rnd.randrange(8)
-        assert Pool(ledger.chain).load(bytes(bad)) <= 5
+        assert read_dump(bytes(bad))[1]
+        assert len(restored(ledger, bytes(bad))) <= 5
+    assert len(read_dump(data + bytes(4 * 9_000))[0]) <= PoolLimits.extrinsics
 
 
 def test_next_nonce_counts_what_waits_without_a_gap(pool, ledger):

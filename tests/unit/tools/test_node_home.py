@@ -115,10 +115,14 @@ def test_sealing_may_differ_from_the_specification_with_one_authority_only(tmp_p
         specification(tmp_path, authorities=4).params("manual")
 
 
-def test_files_are_replaced_whole_and_a_huge_pool_is_ignored(tmp_path):
+def test_files_are_replaced_whole_and_of_a_huge_pool_the_beginning_is_read(tmp_path, monkeypatch):
     path = tmp_path / "a" / "pool.cbor"
     assert read_pool(path) == b""
     write_file(path, b"one")
     write_file(path, b"two")
     assert read_pool(path) == b"two" and path.stat().st_mode & 0o777 == 0o600
     assert [item.name for item in path.parent.iterdir()] == ["pool.cbor"]
+    monkeypatch.setattr("tools.node.home.MAX_POOL_BYTES", 2)
+    assert read_pool(path) == b"tw"
+    with pytest.raises(OSError):
+        read_pool(path.parent)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ledger.blocks import Extrinsic
 from ledger.errors import Rejected
-from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, View
+from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, Standing, View
 
 COUNT_KEY = b"count"
 AUTHORITIES_KEY = b"authorities"
@@ -29,13 +29,17 @@ class CounterMachine:
     def admit(self, view: View, extrinsic: Extrinsic, height: int) -> Admission:
         raise Rejected("NoCalls", "this machine has no calls")
 
+    def standing(self, view: View, account: bytes) -> Standing:
+        return Standing(0, 0)
+
     def block_inherents(
         self, view: View, context: BlockContext, candidates: Sequence[tuple[int, bytes]]
     ) -> list[tuple[int, bytes]]:
         return []
 
     def apply_block(
-        self, view: View, context: BlockContext, inherents: Sequence[tuple[int, bytes]], extrinsics: Sequence[Extrinsic]
+        self, view: View, context: BlockContext, inherents: Sequence[tuple[int, bytes]], extrinsics: Sequence[Extrinsic],
+        left_out: dict[int, str] | None = None,
     ) -> BlockResult:
         if inherents or extrinsics:
             raise Rejected("NoCalls", "this machine has no calls")
