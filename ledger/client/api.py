@@ -17,6 +17,7 @@ from .records import (
     AccountRecord,
     AuthorityRecord,
     BlockRecord,
+    CandidateRecord,
     CommitRecord,
     DryRun,
     EpochRecord,
@@ -88,6 +89,10 @@ class ChainApi(Protocol):
 
     async def chain_get_authorities(self, at: AtLike = "head") -> Reading[list[AuthorityRecord]]:
         """The authority set with its counters."""
+        ...
+
+    async def chain_get_authority_candidates(self, at: AtLike = "head") -> Reading[list[CandidateRecord]]:
+        """Session keys that wait to become authorities."""
         ...
 
     async def chain_get_proof_of_finality(self, at: AtLike = "head") -> Finality:

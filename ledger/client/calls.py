@@ -59,7 +59,7 @@ class Wallet:
         self._properties: Properties | None = None
 
     async def submit(
-        self, call: str, *, wait: Wait = "final", timeout_s: float = 60.0, tip_rao: int = 0, check: bool = True,
+        self, call: str, /, *, wait: Wait = "final", timeout_s: float = 60.0, tip_rao: int = 0, check: bool = True,
         **arguments: Any,
     ) -> Submitted:
         """Sign and submit `call` ("module.function") with its arguments by name.

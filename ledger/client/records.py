@@ -62,6 +62,7 @@ class Properties:
     devnet: bool
     allow_private: bool  # whether private and loopback addresses may be dialled
     seal: str
+    signing_domain: bytes = bytes(32)  # of the next height: what proofs of possession are signed under
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,23 @@ class AuthorityRecord:
     led: int  # blocks led, as recorded in state
     missed: int  # consecutive turns missed
     signed: int  # canonical certificates of this session that it signed
+    certificates: int  # of this session so far
+    account: bytes
+    bonded_rao: int
+    unbonding_rao: int
+    heartbeat_session: int | None  # of its last heartbeat
+
+
+@dataclass(frozen=True)
+class CandidateRecord:
+    """A session key that root wants in the authority set. It gets its seat when it is ready at a session's end."""
+
+    session_key: bytes
+    account: bytes
+    bonded_rao: int
+    needed_rao: int  # least bond
+    heartbeat_session: int | None
+    ready: bool  # it has the bond, and sent a heartbeat in this session
 
 
 @dataclass(frozen=True)

@@ -61,14 +61,19 @@ def bond_of(state: ReadState, account: bytes) -> Bond:
     return BONDS.get(state, account) or Bond()
 
 
+def least_rao(state: ReadState) -> int:
+    """What the account of an authority has to have bonded."""
+    return params.get(state, "authority_bond_rao")
+
+
 def is_enough(state: ReadState, account: bytes) -> bool:
     """The account may have a seat."""
-    return bond_of(state, account).bonded_rao >= params.get(state, "authority_bond_rao")
+    return bond_of(state, account).bonded_rao >= least_rao(state)
 
 
 def genesis_bonds(context: Context, members: list[bytes]) -> None:
     """Give each account of the first set the least bond, as new money; once, however many seats it has."""
-    amount = params.get(context.state, "authority_bond_rao")
+    amount = least_rao(context.state)
     for account in dict.fromkeys(members) if amount else ():
         accounts.mint(context, amount, "genesis")
         accounts.credit(context, account, amount, "genesis")
@@ -98,7 +103,7 @@ def unbond(context: Context, amount_rao: int) -> None:
         refuse("AmountTooLow")
     if amount_rao > row.bonded_rao:
         refuse("NotBonded", bonded_rao=row.bonded_rao)
-    least = params.get(state, "authority_bond_rao") if _is_needed(state, context.signer) else 0
+    least = least_rao(state) if _is_needed(state, context.signer) else 0
     if row.bonded_rao - amount_rao < least:
         refuse("BondNeeded", f"{least} rao must stay bonded", least_rao=least)
     if len(row.unbonding) >= MAX_UNBONDINGS:

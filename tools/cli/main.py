@@ -22,6 +22,7 @@ from ledger.errors import Error
 NOUNS = {
     "devnet": ("tools.cli.devnet", "Run a whole market on this machine."),
     "node": ("tools.cli.node", "Make, run and ask a node."),
+    "authority": ("tools.cli.authority", "Authorities: who makes blocks, bonds, keys, changes of the set."),
     "explorer": ("tools.cli.explorer", "Serve the block explorer."),
     "gateway": ("tools.cli.gateway", "Serve the OpenAI-compatible gateway."),
     "key": ("tools.cli.key", "Make and list keys."),

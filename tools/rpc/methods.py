@@ -26,6 +26,7 @@ from ledger.client.records import (
     AuthorityRecord,
     BlockRecord,
     CallRecord,
+    CandidateRecord,
     CommitRecord,
     DryRun,
     EpochRecord,
@@ -56,7 +57,7 @@ from ledger.errors import DecodeError, NotFound, Rejected
 from ledger.machine import View
 from runtime import epochs, reads
 from runtime.executor import Runtime
-from runtime.modules import accounts, authorities
+from runtime.modules import accounts, authorities, bonds
 from runtime.registry import CALLS, ERRORS, EVENTS
 from runtime.tables import Table
 
@@ -107,6 +108,7 @@ class NodeApi:
             address_prefix=ADDRESS_PREFIX, block_time_ms=params.block_time_ms, session_blocks=params.session_blocks,
             runtime_version=machine.version, node_version=self.version, devnet=params.devnet,
             allow_private=self.spec.allow_private, seal=params.seal,
+            signing_domain=self.chain.domain_at(self.node.tip.height + 1),
         )
 
     async def system_health(self) -> Health:
@@ -143,6 +145,9 @@ class NodeApi:
 
     async def chain_get_authorities(self, at: AtLike = "head") -> Reading[list[AuthorityRecord]]:
         return await self._reading(at, self._authorities)
+
+    async def chain_get_authority_candidates(self, at: AtLike = "head") -> Reading[list[CandidateRecord]]:
+        return await self._reading(at, self._candidates)
 
     async def chain_get_proof_of_finality(self, at: AtLike = "head") -> Finality:
         return render.finality_record(self.chain, self._height(at))
@@ -396,10 +401,22 @@ class NodeApi:
             row, where = authorities.authority(view, key), place.get(key)
             assert row is not None, "a key of the set has no row"
             known = counters is not None and where is not None
+            bond = bonds.bond_of(view, row.account)
             out.append(AuthorityRecord(
                 index, key, index in current.active, row.disabled, row.skipped,
                 counters.led[where] if known else 0, row.missed, counters.signed[where] if known else 0,  # type: ignore
+                counters.blocks if counters is not None else 0, row.account, bond.bonded_rao,
+                bond.total_rao - bond.bonded_rao, row.heartbeat[0] if row.heartbeat else None,
             ))
+        return out
+
+    def _candidates(self, view: View, height: int) -> list[CandidateRecord]:
+        least, session = bonds.least_rao(view), self.chain.params.session(height + 1)
+        out = []
+        for key, row in authorities.candidates(view):
+            bonded, beat = bonds.bond_of(view, row.account).bonded_rao, row.heartbeat_session
+            ready = beat == session and bonded >= least
+            out.append(CandidateRecord(key, row.account, bonded, least, beat if beat >= 0 else None, ready))
         return out
 
     def _prove(self, key: bytes, height: int) -> StateProof:

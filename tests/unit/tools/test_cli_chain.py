@@ -14,6 +14,7 @@ from genesis.cast import cast, devnet_spec
 from genesis.spec import format_spec
 from ledger.client.keys import encode_address, write_key_file
 from ledger.client.remote import RemoteChain
+from ledger.crypto import KeyPair
 from ledger.errors import Aborted, Error, KeyLocked, NotFound, Rejected, UsageError
 from tools.cli.main import cli
 
@@ -119,6 +120,31 @@ def test_an_encrypted_key_needs_its_password(node):
     assert node.refused(KeyLocked, *words).exit_code == 5
     assert "wrong" in node.refused(KeyLocked, *words, "--password-file", node.folder / "wrong").cause
     assert node.json(*words, "--password-file", node.folder / "right")["error"] == ""
+
+
+def test_bonds_proofs_and_proposals_of_a_set(node):
+    """An account bonds, its key is proposed and waits for a heartbeat; the proposal of the present set ends that."""
+    before = node.json("authority", "list")["authorities"]["value"]
+    assert int(before[0]["bonded_rao"]) == 100 * 10**9
+    node.refused(UsageError, "authority", "bond", "all", "--key", "owner", "--yes")
+    node.json("authority", "bond", "100Q", "--key", "owner", "--yes")
+    node.refused(Rejected, "authority", "withdraw", "--key", "owner", "--yes")
+    write_key_file(node.home / "keys" / "fresh.json", KeyPair.from_seed(b"\x44" * 32), "session", password=None)
+    member = node.json("authority", "proof", "fresh", "owner")["member"]
+    node.refused(UsageError, "authority", "propose", "--add", member[:-2], "--key", "owner", "--yes")
+    node.refused(NotFound, "authority", "propose", "--remove", member.split(",")[0], "--key", "owner", "--yes")
+    node.json("authority", "propose", "--add", member, "--key", "owner", "--yes")
+    listed = node.json("authority", "list")
+    (waiting,) = listed["candidates"]["value"]
+    assert not waiting["ready"] and waiting["heartbeat_session"] is None and len(listed["authorities"]["value"]) == 1
+    said = node.text("authority", "list")
+    assert "1 authorities" in said and "candidates" in said and "waits" in said
+    node.refused(Rejected, "authority", "unbond", "1r", "--key", "owner", "--yes")  # a candidate keeps the least bond
+    node.json("authority", "propose", "--key", "owner", "--yes")
+    assert node.json("authority", "list")["candidates"]["value"] == []
+    node.json("authority", "unbond", "100Q", "--key", "owner", "--yes")
+    old = before[0]["session_key"]
+    node.refused(Rejected, "authority", "rotate-key", old, "fresh", "--key", "owner", "--yes")  # it is another's
 
 
 def test_stake_goes_on_and_comes_back(node):

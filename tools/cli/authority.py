@@ -1,0 +1,172 @@
+"""`quorix authority`: who makes blocks, how they are doing, their bonds and keys, and changes of the set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ledger.client.calls import Wait
+from ledger.client.records import AuthorityRecord
+from ledger.crypto import KeyPair
+from ledger.errors import NotFound, UsageError
+from tools.cli.main import Noun
+from tools.cli.output import Output, format_amount
+from tools.cli.session import account, address, run, signing_key
+from tools.cli.wallet import SIGNER, WAIT, positive, submit
+
+group = Noun("authority", help="Authorities: who makes blocks, bonds, keys, changes of the set.")
+
+
+@group.command("list")
+@click.pass_context
+def list_command(ctx: click.Context) -> None:
+    """The authority set with uptime and bonds, and who waits for a seat."""
+    out = Output(ctx.obj)
+
+    async def ask(api: Any) -> dict[str, Any]:
+        return {
+            "authorities": await api.chain_get_authorities(), "candidates": await api.chain_get_authority_candidates(),
+        }
+
+    answer = run(ctx.obj, ask)
+    reading, waiting = answer["authorities"], answer["candidates"].value
+
+    def show() -> None:
+        n = len(reading.value)
+        rows = [
+            (a.index, address(a.session_key), _state(a), _uptime(a), a.led, a.missed, format_amount(a.bonded_rao))
+            for a in reading.value
+        ]
+        title = f"{n} authorities at block {reading.at.height}; {2 * n // 3 + 1} are needed, {(n - 1) // 3} may fail"
+        columns = ("", "session key", "state", "signed", "led", "missed", "bond")
+        out.table(title, columns, rows, right=("signed", "led", "missed"))
+        if waiting:
+            out.table(
+                "candidates", ("session key", "bond", "needed", "heartbeat", ""),
+                [
+                    (address(c.session_key), format_amount(c.bonded_rao), format_amount(c.needed_rao),
+                     "-" if c.heartbeat_session is None else f"session {c.heartbeat_session}", "ready" if c.ready else "waits")
+                    for c in waiting
+                ],
+            )
+
+    out.data(answer, show)
+
+
+def _state(a: AuthorityRecord) -> str:
+    return "disabled" if a.disabled else "skipped" if a.skipped else "active"
+
+
+def _uptime(a: AuthorityRecord) -> str:
+    """Share of this session's certificates that it signed."""
+    return f"{100 * a.signed / a.certificates:.1f} %" if a.certificates else "-"
+
+
+@group.command("bond")
+@click.argument("amount")
+@SIGNER
+@WAIT
+@click.pass_context
+def bond_command(ctx: click.Context, amount: str, signer: str, wait: Wait) -> None:
+    """Put AMOUNT down as the bond of an authority."""
+    key = signing_key(ctx.obj, signer)
+    plan = f"bond {amount} of {address(key.public)}"
+    submit(ctx, key, "authorities.bond", {"amount_rao": _exact(amount)}, wait=wait, plan=plan)
+
+
+@group.command("unbond")
+@click.argument("amount")
+@SIGNER
+@WAIT
+@click.pass_context
+def unbond_command(ctx: click.Context, amount: str, signer: str, wait: Wait) -> None:
+    """Begin to take AMOUNT of a bond back; until its time is over it can be slashed."""
+    key = signing_key(ctx.obj, signer)
+    plan = f"begin to take back {amount} of the bond of {address(key.public)}"
+    submit(ctx, key, "authorities.unbond", {"amount_rao": _exact(amount)}, wait=wait, plan=plan)
+
+
+@group.command("withdraw")
+@SIGNER
+@WAIT
+@click.pass_context
+def withdraw_command(ctx: click.Context, signer: str, wait: Wait) -> None:
+    """Have everything paid out whose unbonding time is over."""
+    key = signing_key(ctx.obj, signer)
+    submit(ctx, key, "authorities.withdraw_bond", {}, wait=wait, plan=f"withdraw the free bond of {address(key.public)}")
+
+
+@group.command("rotate-key")
+@click.argument("old")
+@click.argument("new")
+@SIGNER
+@WAIT
+@click.pass_context
+def rotate_command(ctx: click.Context, old: str, new: str, signer: str, wait: Wait) -> None:
+    """Replace session key OLD (an address) by NEW (a key that this machine has), from the next session on."""
+    key, fresh, before = signing_key(ctx.obj, signer), signing_key(ctx.obj, new), account(ctx.obj, old)
+    args = {"old_key": before, "new_key": fresh.public, "proof": run(ctx.obj, lambda api: _proof(api, fresh, key.public))}
+    plan = f"from the next session on {address(fresh.public)} signs blocks in the place of {address(before)}"
+    submit(ctx, key, "authorities.set_session_key", args, wait=wait, plan=plan)
+
+
+@group.command("proof")
+@click.argument("session_key")
+@click.argument("who")
+@click.pass_context
+def proof_command(ctx: click.Context, session_key: str, who: str) -> None:
+    """Prove that SESSION_KEY is at hand and is to belong to the account WHO: what a proposal of a set needs."""
+    key, owner = signing_key(ctx.obj, session_key), account(ctx.obj, who)
+    proof = run(ctx.obj, lambda api: _proof(api, key, owner))
+    member = f"{address(key.public)},{address(owner)},{proof.hex()}"
+    Output(ctx.obj).data({"session_key": key.public, "account": owner, "proof": proof, "member": member}, member)
+
+
+@group.command("propose")
+@click.option("--add", "added", multiple=True, metavar="MEMBER", help="What `quorix authority proof` printed; may be repeated.")
+@click.option("--remove", "removed", multiple=True, metavar="SESSION_KEY", help="Address of a session key; may be repeated.")
+@SIGNER
+@WAIT
+@click.pass_context
+def propose_command(ctx: click.Context, added: tuple[str, ...], removed: tuple[str, ...], signer: str, wait: Wait) -> None:
+    """Propose another authority set, with the chain's sudo key: the present one with these changes."""
+    key, gone = signing_key(ctx.obj, signer), [account(ctx.obj, each) for each in removed]
+    new = [_member(ctx, text) for text in added]
+
+    async def work(api: Any) -> tuple[list[list[Any]], list[Any]]:
+        present = (await api.chain_get_authorities()).value
+        unknown = [address(each) for each in gone if each not in [a.session_key for a in present]]
+        if unknown:
+            raise NotFound(f"{unknown[0]} is not in the authority set", hint="quorix authority list")
+        numbers = {entry.name: entry.number for entry in (await api.state_get_metadata()).calls}
+        members = [[a.session_key, a.account, None] for a in present if a.session_key not in gone]
+        return [*members, *new], [numbers["authorities.propose_set"]]
+
+    members, inner = run(ctx.obj, work)
+    plan = f"propose an authority set of {len(members)}; each session brings the set closer to it"
+    submit(ctx, key, "governance.sudo", {"call": [*inner, [members]]}, wait=wait, plan=plan)
+
+
+def _member(ctx: click.Context, text: str) -> list[Any]:
+    parts = text.split(",")
+    try:
+        proof = bytes.fromhex(parts[2])
+    except (IndexError, ValueError):
+        proof = b""
+    if len(parts) != 3 or len(proof) != 64:
+        raise UsageError(f"{text[:80]!r} is no member", hint="quorix authority proof SESSION_KEY ACCOUNT prints one")
+    return [account(ctx.obj, parts[0]), account(ctx.obj, parts[1]), proof]
+
+
+async def _proof(api: Any, key: KeyPair, owner: bytes) -> bytes:
+    """Signature of the session key over itself and its account, under the chain's present signing domain."""
+    properties = await api.system_properties()
+    return key.sign("pop", properties.signing_domain, owner + key.public)
+
+
+def _exact(amount: str) -> int:
+    rao = positive(amount)
+    if rao is None:
+        raise UsageError("name an amount; a bond is never everything")
+    return rao
