@@ -9,34 +9,48 @@ A key's hash is its path, two bits a level from the top. Which subtrees are page
 root does not depend on the order of inserts, updates and deletes: a subtree that falls to PAGE_ENTRIES folds back.
 
 Trees are immutable and share what did not change. Several blocks can be executed on one parent, old versions stay
-readable for proofs, and any thread may read. Only pages are stored on disk; nodes are rebuilt from them at start.
+readable for proofs, and any thread may read. What is stored is in `ledger.tree_pages`; a tree that was opened from a
+database, or bound to one by `over`, holds all nodes that it has met and at most RESIDENT_PAGES pages, and reads the others
+when they are needed. Whatever changed since a tree was bound is in its memory, so that `updated` needs no database.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Final
 
 from .codec import encode
 from .crypto import TAGS, ZERO_HASH
-from .errors import Corruption
+from .errors import Corruption, UsageError
+from .tree_pages import (
+    EMPTY,
+    ENTRY_BYTES,
+    MAX_DEPTH,
+    PAGE_BYTES,
+    PAGE_ENTRIES,
+    Eviction,
+    PageChanges,
+    Pages,
+    Subtree,
+    child_of,
+    from_index,
+    hash_of,
+    index_changes,
+    load,
+    node,
+    page_key,
+    rebuild,
+)
 
-PAGE_ENTRIES: Final = 8
-_ENTRY_BYTES: Final = 64
-_PAGE_BYTES: Final = PAGE_ENTRIES * _ENTRY_BYTES
-_PATH_BITS: Final = 256
-_EMPTY: Final = b""
+__all__ = ["PAGE_ENTRIES", "PageChanges", "StateTree", "leaf_hash", "page_key", "state_root"]
 
-# A subtree: a page (bytes, may be empty) or a node (joined child hashes, child 0, 1, 2, 3).
-Subtree = Any
-PageChanges = dict[bytes, bytes | None]  # page key -> new content, None = no longer a page
+RESIDENT_PAGES: Final = 1 << 17  # pages in memory beside those that a block changes: about 45 MiB
+MAX_PROVEN_KEYS: Final = 64
+_PAGE_MARK: Final = 0x10  # in the shape of a proof: a page ends the path here; plus its number of entries
 
-# Copying a prepared hash state is faster than setting up a new one each time.
 _LEAF: Final = blake2b(digest_size=32, person=TAGS["leaf"])
-_PAGE: Final = blake2b(digest_size=32, person=TAGS["page"])
-_NODE: Final = blake2b(digest_size=32, person=TAGS["node"])
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -46,26 +60,57 @@ def leaf_hash(data: bytes) -> bytes:
     return state.digest()
 
 
-def page_key(key_hash: bytes, depth: int) -> bytes:
-    """Database key of the page at `depth` on the path of `key_hash`: path bits, then the depth. Ascends as the tree."""
-    whole, rest = divmod(2 * depth, 8)
-    path = key_hash[:whole]
-    if rest:
-        path += bytes((key_hash[whole] & (0xFF00 >> rest) & 0xFF,))
-    return path + bytes((depth,))
-
-
 class StateTree:
     """One version of the tree. `root` is the state root (32 bytes)."""
 
-    __slots__ = ("_top", "root")
+    __slots__ = ("_hand", "_indexed", "_pages", "_top", "resident_pages", "root")
 
-    def __init__(self, top: Subtree = _EMPTY) -> None:
+    def __init__(
+        self, top: Subtree = EMPTY, pages: Pages | None = None, *, indexed: bool = False, resident_pages: int = 0,
+        hand: int = 0,
+    ) -> None:
+        """Use `StateTree()` for the empty tree, else `open`, `updated` or `from_pages`."""
         self._top = top
-        self.root: bytes = _hash(top)
+        self._pages = pages
+        self._indexed = indexed  # its index rows are stored, or among the changes that led to it
+        self._hand = hand  # the unit at which the next eviction begins
+        self.resident_pages = resident_pages
+        self.root: bytes = hash_of(top)
+
+    @classmethod
+    def open(cls, pages: Pages, root: bytes) -> StateTree:
+        """The stored tree with this root. Raises Corruption. Reads 256 rows if the tree has an index, else all pages."""
+        top = from_index(pages, root)
+        if top is not None:
+            return cls(top, pages, indexed=True)
+        tree = cls.from_pages(pages.items(b"", b""), pages)
+        if tree.root != root:
+            raise Corruption("the stored state tree does not have the head's state root")
+        return tree
+
+    @classmethod
+    def from_pages(cls, rows: Iterable[tuple[bytes, bytes]], pages: Pages | None = None) -> StateTree:
+        """Rebuild from stored pages, ascending by page key. Raises Corruption if they cannot be one tree."""
+        top = rebuild(rows)
+        return cls(top, pages, resident_pages=_pages_in(top))
+
+    def over(self, pages: Pages, limit: int = RESIDENT_PAGES) -> StateTree:
+        """The same version, which from now on reads what it does not hold from `pages`, that hold all of it.
+
+        If it holds more than `limit` pages, it gives up an eighth.
+        """
+        if self.resident_pages <= limit:
+            return StateTree(
+                self._top, pages, indexed=self._indexed, resident_pages=self.resident_pages, hand=self._hand
+            )
+        eviction = Eviction(self._hand, self.resident_pages - limit + limit // 8)
+        top = eviction.run(self._top)
+        return StateTree(
+            top, pages, indexed=self._indexed, resident_pages=self.resident_pages - eviction.dropped, hand=eviction.hand
+        )
 
     def updated(self, changes: Mapping[bytes, bytes | None]) -> tuple[StateTree, PageChanges]:
-        """The tree after writing `changes` (key -> value, None deletes), and the pages that differ."""
+        """The tree after writing `changes` (key -> value, None deletes), and the stored rows that differ."""
         return self.updated_hashes({
             leaf_hash(key): None if value is None else leaf_hash(value) for key, value in changes.items()
         })
@@ -74,66 +119,60 @@ class StateTree:
         """Like `updated`, by key hash and value hash."""
         if not changes:
             return self, {}
-        update = _Update(changes)
-        return StateTree(update.run(self._top)), update.pages
+        update = _Update(changes, self._pages)
+        top = update.run(self._top)
+        indexed, rows = index_changes(top, {key[0] for key in changes}, self._indexed)
+        update.rows.update(rows)
+        tree = StateTree(
+            top, self._pages, indexed=indexed, resident_pages=self.resident_pages + update.resident, hand=self._hand
+        )
+        return tree, update.rows
 
     def value_hash(self, key: bytes) -> bytes | None:
         """Hash of the value of `key`, None if it is absent."""
         key_hash = leaf_hash(key)
-        page: bytes = self._walk(key_hash)[0]
-        at = _find(page, key_hash)
-        return None if at < 0 else page[at + 32 : at + 64]
-
-    def prove(self, key: bytes) -> bytes:
-        """Proof of inclusion or absence: encoded [masks, siblings, page].
-
-        One mask byte a level from the top: bit i is set if child i is a non-empty sibling; `siblings` are the hashes of
-        exactly those, in order; `page` is where the path ends.
-        """
-        page, siblings = self._walk(leaf_hash(key))
-        masks = bytearray()
-        joined = bytearray()
-        for hashes, own in siblings:
-            mask = 0
-            for child in range(4):
-                sibling = hashes[32 * child : 32 * child + 32]
-                if child != own and sibling != ZERO_HASH:
-                    mask |= 1 << child
-                    joined += sibling
-            masks.append(mask)
-        return encode([bytes(masks), bytes(joined), page])
-
-    def _walk(self, key_hash: bytes) -> tuple[bytes, list[tuple[bytes, int]]]:
-        """The page where the path ends, and (child hashes, own child) of each node above it."""
-        subtree = self._top
-        passed: list[tuple[bytes, int]] = []
+        subtree, depth = self._top, 0
         while type(subtree) is tuple:
-            child = _child_of(key_hash, len(passed))
-            passed.append((subtree[0], child))
-            subtree = subtree[1 + child]
-        return subtree, passed
+            subtree = self._child(subtree, child_of(key_hash, depth), key_hash, depth)
+            depth += 1
+        at = _find(subtree, key_hash)
+        return None if at < 0 else subtree[at + 32 : at + 64]
+
+    def prove(self, *keys: bytes) -> bytes:
+        """Proof of what up to 64 keys hold, present or absent: encoded [shape, siblings, pages].
+
+        A walk over the keys' paths, depth first, children in order. `shape` has a byte for each subtree met: for a node a
+        mask with bit i set if child i is not empty and on no path, for a page 16 plus its number of entries. `siblings`
+        are the hashes of the children in the masks, `pages` the contents of the pages, each as the walk meets them.
+        """
+        if not 0 < len(set(keys)) <= MAX_PROVEN_KEYS:
+            raise UsageError(f"a proof is of 1 to {MAX_PROVEN_KEYS} keys")
+        proof = _Proof(self)
+        proof.add(self._top, 0, sorted({leaf_hash(key) for key in keys}))
+        return encode([bytes(proof.shape), bytes(proof.siblings), bytes(proof.pages)])
 
     def pages(self) -> Iterator[tuple[bytes, bytes]]:
-        """(page key, content) of every non-empty page, in tree order."""
-        stack = [(self._top, 0)]
+        """(page key, content) of every non-empty page, in tree order; index rows are not among them."""
+        stack: list[tuple[Subtree, int, bytes]] = [(self._top, 0, bytes(32))]
         while stack:
-            subtree, depth = stack.pop()
+            subtree, depth, path = stack.pop()
             if type(subtree) is tuple:
-                stack += [(child, depth + 1) for child in subtree[:0:-1]]
+                below = [_with_child(path, depth, child) for child in range(4)]
+                stack += [
+                    (self._child(subtree, child, below[child], depth), depth + 1, below[child]) for child in (3, 2, 1, 0)
+                ]
             elif subtree:
-                yield page_key(subtree[:32], depth), subtree
+                yield page_key(path, depth), subtree
 
     def __len__(self) -> int:
-        return sum(len(page) // _ENTRY_BYTES for _, page in self.pages())
+        return sum(len(page) // ENTRY_BYTES for _, page in self.pages())
 
-    @classmethod
-    def from_pages(cls, rows: Iterable[tuple[bytes, bytes]]) -> StateTree:
-        """Rebuild from stored pages, ascending by page key. Raises Corruption if they cannot be one tree."""
-        build = _Rebuild(rows)
-        tree = cls(build.subtree(0, _EMPTY))
-        if build.row is not None:
-            raise Corruption("state page outside the tree")
-        return tree
+    def _child(self, parent: Subtree, child: int, key_hash: bytes, depth: int) -> Subtree:
+        """A child of a node at `depth`, read from the database if it is not in memory."""
+        found = parent[1 + child]
+        if found is None:
+            return load(self._pages, parent[0][32 * child : 32 * child + 32], key_hash, depth + 1)
+        return found
 
 
 def state_root(items: Mapping[bytes, bytes]) -> bytes:
@@ -141,20 +180,18 @@ def state_root(items: Mapping[bytes, bytes]) -> bytes:
     return StateTree().updated(items)[0].root
 
 
-def _child_of(key_hash: bytes, depth: int) -> int:
-    return key_hash[depth >> 2] >> (6 - 2 * (depth & 3)) & 3
-
-
-def _hash(subtree: Subtree) -> bytes:
+def _pages_in(subtree: Subtree) -> int:
     if type(subtree) is tuple:
-        state = _NODE.copy()
-        state.update(subtree[0])
-        return state.digest()
-    if not subtree:
-        return ZERO_HASH
-    state = _PAGE.copy()
-    state.update(subtree)
-    return state.digest()
+        return sum(map(_pages_in, subtree[1:]))
+    return 1 if subtree else 0
+
+
+def _with_child(path: bytes, depth: int, child: int) -> bytes:
+    """The path, 32 bytes, of a child of the node at `depth`."""
+    joined = bytearray(path)
+    if depth < MAX_DEPTH:
+        joined[depth >> 2] |= child << (6 - 2 * (depth & 3))
+    return bytes(joined)
 
 
 def _find(page: bytes, key_hash: bytes) -> int:
@@ -165,14 +202,45 @@ def _find(page: bytes, key_hash: bytes) -> int:
     return at
 
 
+class _Proof:
+    """A proof on its way down the tree."""
+
+    def __init__(self, tree: StateTree) -> None:
+        self.tree = tree
+        self.shape = bytearray()
+        self.siblings = bytearray()
+        self.pages = bytearray()
+
+    def add(self, subtree: Subtree, depth: int, paths: Sequence[bytes]) -> None:
+        if type(subtree) is not tuple:
+            self.shape.append(_PAGE_MARK + len(subtree) // ENTRY_BYTES)
+            self.pages += subtree
+            return
+        under: list[list[bytes]] = [[], [], [], []]
+        for path in paths:
+            under[child_of(path, depth)].append(path)
+        place, mask, hashes = len(self.shape), 0, subtree[0]
+        self.shape.append(mask)
+        for child in range(4):
+            sibling = hashes[32 * child : 32 * child + 32]
+            if under[child]:
+                self.add(self.tree._child(subtree, child, under[child][0], depth), depth + 1, under[child])
+            elif sibling != ZERO_HASH:
+                mask |= 1 << child
+                self.siblings += sibling
+        self.shape[place] = mask
+
+
 class _Update:
     """One batch of changes on its way down the tree, sorted by key hash."""
 
-    def __init__(self, changes: Mapping[bytes, bytes | None]) -> None:
+    def __init__(self, changes: Mapping[bytes, bytes | None], pages: Pages | None) -> None:
         self.keys = sorted(changes)
         self.values = [changes[key] for key in self.keys]
         self.deletes = None in self.values
-        self.pages: PageChanges = {}
+        self.pages = pages
+        self.rows: PageChanges = {}
+        self.resident = 0  # pages that came into memory, less those that went
 
     def run(self, top: Subtree) -> Subtree:
         return self.down(top, 0, 0, len(self.keys))
@@ -181,20 +249,29 @@ class _Update:
         """The subtree with changes [low, high) applied; they all lie under it."""
         if type(subtree) is not tuple:
             return self.page(subtree, depth, low, high)
-        keys = self.keys
+        keys, first = self.keys, low
         parts = list(subtree)
         hashes = bytearray(subtree[0])
         byte, shift = depth >> 2, 6 - 2 * (depth & 3)
         while low < high:
             child = keys[low][byte] >> shift & 3
             end = self.end_of(child, depth, low, high)
-            parts[1 + child] = changed = self.down(parts[1 + child], depth + 1, low, end)
-            hashes[32 * child : 32 * child + 32] = _hash(changed)
+            before = parts[1 + child]
+            if before is None:
+                before = self.load(hashes, child, keys[low], depth)
+            parts[1 + child] = changed = self.down(before, depth + 1, low, end)
+            hashes[32 * child : 32 * child + 32] = hash_of(changed)
             low = end
-        if self.deletes and (folded := self.fold(parts, depth)) is not None:
+        if self.deletes and (folded := self.fold(parts, hashes, depth, first, high)) is not None:
             return folded
         parts[0] = bytes(hashes)
         return tuple(parts)
+
+    def load(self, hashes: bytes | bytearray, child: int, key_hash: bytes, depth: int) -> Subtree:
+        """A child of a node at `depth` that is not in memory."""
+        found = load(self.pages, bytes(hashes[32 * child : 32 * child + 32]), key_hash, depth + 1)
+        self.resident += _pages_in(found)
+        return found
 
     def end_of(self, child: int, depth: int, low: int, high: int) -> int:
         """End of the run of changes from `low` that lie under `child` of the node at `depth`."""
@@ -217,92 +294,83 @@ class _Update:
             merged = _with_entry(page, keys[low], values[low])
         else:
             entries: dict[bytes, bytes | None] = {
-                page[at : at + 32]: page[at + 32 : at + 64] for at in range(0, len(page), _ENTRY_BYTES)
+                page[at : at + 32]: page[at + 32 : at + 64] for at in range(0, len(page), ENTRY_BYTES)
             }
             entries.update(zip(keys[low:high], values[low:high], strict=True))
             merged = b"".join([key + value for key, value in sorted(entries.items()) if value is not None])
-        if len(merged) <= _PAGE_BYTES:
-            self.pages[page_key(keys[low], depth)] = merged or None
+        if len(merged) <= PAGE_BYTES:
+            self.rows[page_key(keys[low], depth)] = merged or None
+            if not (page and merged):
+                self.resident += bool(merged) - bool(page)
             return merged
         if page:
-            self.pages[page_key(keys[low], depth)] = None
+            self.rows[page_key(keys[low], depth)] = None
+            self.resident -= 1
         return self.split(merged, depth)
 
     def split(self, entries: bytes, depth: int) -> Subtree:
         """A subtree of sorted entries: a page if they fit, else a node."""
-        if len(entries) <= _PAGE_BYTES:
+        if len(entries) <= PAGE_BYTES:
             if entries:
-                self.pages[page_key(entries[:32], depth)] = entries
+                self.rows[page_key(entries[:32], depth)] = entries
+                self.resident += 1
             return entries
         byte, shift = depth >> 2, 6 - 2 * (depth & 3)
         ends = [0, 0, 0, 0]
-        for at in range(0, len(entries), _ENTRY_BYTES):
-            ends[entries[at + byte] >> shift & 3] = at + _ENTRY_BYTES
+        for at in range(0, len(entries), ENTRY_BYTES):
+            ends[entries[at + byte] >> shift & 3] = at + ENTRY_BYTES
         children, start = [], 0
         for end in ends:
-            children.append(self.split(entries[start:end] if end else _EMPTY, depth + 1))
+            children.append(self.split(entries[start:end] if end else EMPTY, depth + 1))
             start = end or start
-        return (b"".join(map(_hash, children)), *children)
+        return node(children)
 
-    def fold(self, parts: list[Subtree], depth: int) -> bytes | None:
-        """The one page that replaces a node whose children are pages that fit together, else None."""
+    def fold(
+        self, parts: list[Subtree], hashes: bytearray, depth: int, low: int, high: int
+    ) -> bytes | None:
+        """The one page that replaces a node whose children are pages that fit together, else None.
+
+        [low, high): the changes under the node. Pages that are not in memory are read only if one of them deletes.
+        """
         size = 0
         for child in parts[1:]:
             if type(child) is tuple:  # a node holds more than a page
                 return None
-            size += len(child)
-        if size > _PAGE_BYTES:
+            size += len(child or EMPTY)
+        if size > PAGE_BYTES or None not in self.values[low:high]:
+            return None
+        for child in range(4):
+            if parts[1 + child] is None:
+                path = _with_child(self.prefix(low, depth), depth, child)
+                parts[1 + child] = found = self.load(hashes, child, path, depth)
+                if type(found) is tuple:
+                    return None
+                size += len(found)
+        if size > PAGE_BYTES:
             return None
         joined: bytes = b"".join(parts[1:])
-        for child in parts[1:]:
-            if child:
-                self.pages[page_key(child[:32], depth + 1)] = None
+        for page in parts[1:]:
+            if page:
+                self.rows[page_key(page[:32], depth + 1)] = None
+                self.resident -= 1
         if joined:
-            self.pages[page_key(joined[:32], depth)] = joined
+            self.rows[page_key(joined[:32], depth)] = joined
+            self.resident += 1
         return joined
+
+    def prefix(self, at: int, depth: int) -> bytes:
+        """The path of the node at `depth` above a change, zeros below."""
+        return page_key(self.keys[at], depth)[:-1].ljust(32, b"\0")
 
 
 def _with_entry(page: bytes, key_hash: bytes, value_hash: bytes | None) -> bytes:
     """The page with one entry put in, replaced or (None) taken out."""
     at = _find(page, key_hash)
     if at >= 0:
-        return page[:at] + (b"" if value_hash is None else key_hash + value_hash) + page[at + _ENTRY_BYTES :]
+        return page[:at] + (b"" if value_hash is None else key_hash + value_hash) + page[at + ENTRY_BYTES :]
     if value_hash is None:
         return page
     at = 0
     while at < len(page) and page[at : at + 32] < key_hash:
-        at += _ENTRY_BYTES
+        at += ENTRY_BYTES
     return page[:at] + key_hash + value_hash + page[at:]
-
-
-class _Rebuild:
-    """Stored pages in tree order on their way back into a tree."""
-
-    def __init__(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        self.rows = iter(rows)
-        self.row: tuple[bytes, bytes] | None = None
-        self.advance()
-
-    def advance(self) -> None:
-        self.row = next(self.rows, None)
-        if self.row is not None:
-            key, page = self.row
-            depth = key[-1] if key else 0
-            whole = page and len(page) % _ENTRY_BYTES == 0 and len(page) <= _PAGE_BYTES and 2 * depth < _PATH_BITS
-            if not whole or not page_key(page[:32], depth) == page_key(page[-_ENTRY_BYTES:-32], depth) == key:
-                raise Corruption("a state page is misshapen")
-
-    def subtree(self, depth: int, bits: bytes) -> Subtree:
-        """The subtree whose path begins with `bits` (two-bit digits, one a byte)."""
-        if self.row is None:
-            return _EMPTY
-        key, page = self.row
-        if any(_child_of(page, level) != digit for level, digit in enumerate(bits)):
-            return _EMPTY
-        if key[-1] == depth:
-            self.advance()
-            return page
-        if key[-1] < depth:
-            raise Corruption("state pages overlap")
-        children = [self.subtree(depth + 1, bits + bytes((child,))) for child in range(4)]
-        return (b"".join(map(_hash, children)), *children)

@@ -1,57 +1,70 @@
 """Verifying state proofs without a node: an independent reading of the tree's rules (see `ledger.state_tree`).
 
-A proof is the encoding of [masks, siblings, page]. `masks` has one byte a level: bit i says that child i, beside the
-path, is not empty; `siblings` are those children's hashes in order. `page` is where the key's path ends.
+A proof shows what one or several keys hold. It is the encoding of [shape, siblings, pages], three byte strings that are
+read from the front while walking over the keys' paths, depth first. `shape` has a byte for each subtree met: for a node a
+mask with bit i set if child i is not empty and on no path (then its hash is the next 32 bytes of `siblings`), for a page
+16 plus its number of entries (64 bytes each, the next of `pages`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from io import BytesIO
+
 from ..codec import decode
-from ..crypto import ZERO_HASH, digest
+from ..crypto import TAGS, ZERO_HASH, digest
 from ..errors import DecodeError
 
-MAX_PROOF_BYTES = 16 * 1024
-_PAGE_BYTES = 8 * 64
-_FULL = (0b1110, 0b1101, 0b1011, 0b0111)  # all siblings of child 0, 1, 2, 3
+MAX_PROOF_BYTES = 256 * 1024
+Claims = list[tuple[bytes, bytes | None]]  # (key hash, value hash or None)
 
 
 def verify_state(root: bytes, key: bytes, value: bytes | None, proof: bytes) -> bool:
     """True iff `proof` shows that the state with this root holds `value` at `key` (None: holds nothing there)."""
+    return verify_states(root, {key: value}, proof)
+
+
+def verify_states(root: bytes, values: Mapping[bytes, bytes | None], proof: bytes) -> bool:
+    """The same for one or several keys at once. Never raises, whatever the proof."""
+    claims = [(digest("leaf", key), value if value is None else digest("leaf", value)) for key, value in values.items()]
     try:
-        masks, siblings, page = decode(proof, max_bytes=MAX_PROOF_BYTES, where="proof")
-    except (DecodeError, ValueError, TypeError):
-        return False
-    if not type(masks) is type(siblings) is type(page) is bytes or len(masks) > 127:
-        return False
-    path = digest("leaf", key)
-    if not _page_holds(page, path, None if value is None else digest("leaf", value)):
-        return False
-    found = digest("page", page) if page else ZERO_HASH
-    end = len(siblings)
-    for level in range(len(masks) - 1, -1, -1):
-        mask, own = masks[level], path[level >> 2] >> (6 - 2 * (level & 3)) & 3
-        start = end - 32 * mask.bit_count()
-        if mask & ~_FULL[own] or start < 0:
+        shape, siblings, pages = decode(proof, max_bytes=MAX_PROOF_BYTES, where="proof")
+        if not type(shape) is type(siblings) is type(pages) is bytes or ZERO_HASH in siblings:  # an empty child is left out
             return False
-        if mask == _FULL[own]:
-            middle = start + 32 * own
-            found = digest("node", siblings[start:middle], found, siblings[middle:end])
+        shape, siblings, pages = iter(shape), BytesIO(siblings), BytesIO(pages)
+        found = _subtree(0, claims, shape, siblings, pages)
+    except (DecodeError, ValueError, TypeError, IndexError, StopIteration):
+        return False
+    return found == root and not (any(True for _ in shape) or siblings.read(1) or pages.read(1) or not claims)
+
+
+def _subtree(depth: int, claims: Claims, shape: Iterator[int], siblings: BytesIO, pages: BytesIO) -> bytes:
+    """Hash of the next subtree, in which all claims lie. Raises an error if it is misshapen or one of them is wrong."""
+    mark = next(shape)
+    if mark >= 16:
+        return _page(pages.read(64 * (mark - 16)), mark - 16, claims)
+    below: dict[int, Claims] = {}  # by child
+    for claim in claims:
+        below.setdefault(claim[0][depth >> 2] >> (6 - 2 * (depth & 3)) & 3, []).append(claim)
+    joined = b""
+    for child, bit in ((0, 1), (1, 2), (2, 4), (3, 8)):
+        if child in below:
+            if mark & bit:
+                raise ValueError("a child on a path has its hash from below")
+            joined += _subtree(depth + 1, below[child], shape, siblings, pages)
         else:
-            present = (siblings[at : at + 32] for at in range(start, end, 32))
-            children = [next(present) if mask >> child & 1 else ZERO_HASH for child in range(4)]
-            children[own] = found
-            found = digest("node", *children)
-        end = start
-    return end == 0 and found == root
+            joined += siblings.read(32) if mark & bit else ZERO_HASH
+    if len(joined) != 128:
+        raise ValueError("too few siblings")
+    return blake2b(joined, digest_size=32, person=TAGS["node"]).digest()
 
 
-def _page_holds(page: bytes, path: bytes, value_hash: bytes | None) -> bool:
-    """True iff the page's entries ascend and the one of `path` has this value hash (None: there is none)."""
-    if len(page) % 64 or len(page) > _PAGE_BYTES:
-        return False
-    keys = [page[at : at + 32] for at in range(0, len(page), 64)]
-    if keys != sorted(set(keys)):
-        return False
-    if value_hash is None:
-        return path not in keys
-    return path in keys and page[keys.index(path) * 64 + 32 :][:32] == value_hash
+def _page(page: bytes, count: int, claims: Claims) -> bytes:
+    entries = [(page[at : at + 32], page[at + 32 : at + 64]) for at in range(0, len(page), 64)]
+    found = dict(entries)
+    if not len(found) == count <= 8 or len(page) != 64 * count or entries != sorted(entries):
+        raise ValueError("not a page")
+    if any(found.get(path) != value_hash for path, value_hash in claims):
+        raise ValueError("the page says something else")
+    return digest("page", page) if page else ZERO_HASH

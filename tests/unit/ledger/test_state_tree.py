@@ -1,16 +1,19 @@
-"""The paged state tree: content decides the root, proofs of presence and absence, hostile proofs, rebuilding."""
+"""The paged state tree: content decides the root and what is stored, in memory and over a database; rebuilding it."""
 
 import hashlib
+import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.client.proofs import verify_state
-from ledger.codec import decode, encode
 from ledger.crypto import ZERO_HASH, digest
 from ledger.errors import Corruption
+from ledger.layout import PAGE
 from ledger.state_tree import PAGE_ENTRIES, StateTree, leaf_hash, page_key, state_root
+from ledger.store import MemoryStore
+from ledger.tree_pages import UNIT_DEPTH, StoredPages, is_indexed
 
 
 def key(index):
@@ -19,6 +22,15 @@ def key(index):
 
 def state(count, tag=b"value"):
     return {key(index): tag + b"%d" % index for index in range(count)}
+
+
+def write(stored, changes):
+    """Apply changed rows to a dict of stored rows."""
+    for name, row in changes.items():
+        if row is None:
+            stored.pop(name, None)
+        else:
+            stored[name] = row
 
 
 def reference_root(items):
@@ -52,11 +64,7 @@ def test_any_history_leads_to_the_root_of_its_content(batches):
     tree, content, stored = StateTree(), {}, {}
     for batch in batches:
         tree, pages = tree.updated({key(index): value for index, value in batch.items()})
-        for page, entries in pages.items():
-            if entries is None:
-                stored.pop(page, None)
-            else:
-                stored[page] = entries
+        write(stored, pages)
         for index, value in batch.items():
             if value is None:
                 content.pop(key(index), None)
@@ -93,71 +101,6 @@ def test_older_versions_stay_as_they_were():
     assert verify_state(second.root, key(7), None, second.prove(key(7)))
 
 
-@pytest.mark.parametrize("count", [0, 1, 8, 9, 3000])
-def test_presence_and_absence_are_provable(count):
-    tree, _ = StateTree().updated(state(count))
-    for index in range(min(count, 50)):
-        proof = tree.prove(key(index))
-        assert verify_state(tree.root, key(index), b"value%d" % index, proof)
-        assert not verify_state(tree.root, key(index), b"other", proof)
-        assert not verify_state(tree.root, key(index), None, proof)
-        assert len(proof) <= 1200
-    for index in range(count, count + 50):
-        proof = tree.prove(key(index))
-        assert verify_state(tree.root, key(index), None, proof)
-        assert not verify_state(tree.root, key(index), b"", proof)
-
-
-def test_every_tampered_byte_is_noticed():
-    tree, _ = StateTree().updated(state(300))
-    proof = tree.prove(key(5))
-    for position in range(len(proof)):
-        bad = bytearray(proof)
-        bad[position] ^= 1
-        assert not verify_state(tree.root, key(5), b"value5", bytes(bad))
-    assert not verify_state(bytes(32), key(5), b"value5", proof)
-
-
-def test_a_proof_of_another_key_shows_nothing():
-    tree, _ = StateTree().updated(state(300))
-    assert not verify_state(tree.root, key(9999), None, tree.prove(key(5)))
-    assert not verify_state(tree.root, key(6), b"value6", tree.prove(key(5)))
-
-
-@pytest.mark.parametrize(
-    "proof",
-    [
-        b"", b"\x80", encode([b"", b""]), encode(["", "", ""]), encode([1, 2, 3]), encode([b"", b"", b"x" * 63]),
-        encode([b"\x0f", b"", b""]), encode([b"\x0e" * 200, b"", b""]), encode([b"\x10", b"", b""]),
-        encode([b"", bytes(32), b""]), encode([b"", b"", bytes(64 * 9)]), bytes(20_000), encode([None, b"", b""]),
-    ],
-)
-def test_misshapen_proofs_are_refused(proof):
-    assert verify_state(ZERO_HASH, b"k", None, proof) is False
-
-
-def test_a_proof_has_one_form():
-    """A mask that names the path itself, or a child that does not exist, is refused even if the hashes would fit."""
-    tree, _ = StateTree().updated(state(300))
-    masks, siblings, page = decode(tree.prove(key(5)))
-    own = leaf_hash(key(5))[0] >> 6
-    named = bytes([masks[0] | 1 << own]) + masks[1:]
-    filled = siblings[: 32 * own] + bytes(32) + siblings[32 * own :]
-    assert not verify_state(tree.root, key(5), b"value5", encode([named, filled, page]))
-    beyond = bytes([masks[0] | 0x10]) + masks[1:]
-    assert not verify_state(tree.root, key(5), b"value5", encode([beyond, siblings, page]))
-
-
-def test_page_order_and_duplicates_are_refused():
-    tree, _ = StateTree().updated(state(2))
-    masks, siblings, page = decode(tree.prove(key(0)))
-    swapped = page[64:] + page[:64]
-    forged = digest("page", swapped)
-    assert not verify_state(forged, key(0), b"value0", encode([masks, siblings, swapped]))
-    doubled = page[:64] * 2
-    assert not verify_state(digest("page", doubled), key(0), b"value0", encode([masks, siblings, doubled]))
-
-
 def test_rebuilding_refuses_pages_that_are_not_one_tree():
     tree, _ = StateTree().updated(state(100))
     rows = list(tree.pages())
@@ -191,3 +134,169 @@ def test_tags_separate_the_three_kinds():
     entry = leaf_hash(b"k") + leaf_hash(b"v")
     person = b"qx/page/1".ljust(16, b"\0")
     assert tree.root == hashlib.blake2b(entry, digest_size=32, person=person).digest()
+
+
+# --- over a database ---------------------------------------------------------------------------------------------
+
+
+class Stored:
+    """A tree over a store, as the chain uses it: each version is bound to a snapshot taken after its rows were written."""
+
+    def __init__(self, limit):
+        self.store, self.limit = MemoryStore(), limit
+        self.tree = StateTree()
+
+    def write(self, changes):
+        self.tree, rows = self.tree.updated_hashes(changes)
+        self.store.write({PAGE + name: row for name, row in rows.items()}, sync=True)
+        self.tree = self.tree.over(StoredPages(self.store.snapshot()), self.limit)
+
+    def rows(self):
+        return {name[1:]: row for name, row in self.store.items(PAGE)}
+
+    def reopened(self):
+        return StateTree.open(StoredPages(self.store.snapshot()), self.tree.root)
+
+
+def hashes(numbers, tag=b"v"):
+    """Key hash -> value hash, as `updated_hashes` takes them."""
+    return {leaf_hash(key(number)): leaf_hash(tag + key(number)) for number in numbers}
+
+
+LARGE = hashes(range(40_000))
+
+
+@pytest.fixture(scope="module")
+def large():
+    stored = Stored(limit=1000)
+    stored.write(LARGE)
+    assert is_indexed(stored.tree._top)
+    return stored.store, stored.tree
+
+
+def copy_of(large, limit=1000):
+    stored = Stored(limit)
+    stored.store.write(dict(large[0].items(b"")), sync=True)
+    stored.tree = StateTree.open(StoredPages(stored.store.snapshot()), large[1].root)
+    return stored
+
+
+def deep(index):
+    """Key hashes that share long paths, so that few keys make a tree with units."""
+    return bytes((index % 3,)) * 2 + leaf_hash(key(index))[2:]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(changes, max_size=6), st.integers(0, 3))
+def test_a_bounded_cache_changes_nothing(batches, limit):
+    """Trees that hold nearly no page: the same roots, rows and pages as all in memory."""
+    bounded, whole, rows = Stored(limit), StateTree(), {}
+    for batch in batches:
+        batch = {deep(index): None if value is None else leaf_hash(value) for index, value in batch.items()}
+        bounded.write(batch)
+        whole, changed = whole.updated_hashes(batch)
+        write(rows, changed)
+        assert bounded.tree.root == whole.root
+        assert bounded.rows() == rows == dict(bounded.tree.pages())
+        assert bounded.tree.resident_pages == len(resident(bounded.tree._top))
+        assert bounded.tree.prove(key(1), key(2)) == whole.prove(key(1), key(2))
+
+
+def resident(subtree):
+    if type(subtree) is tuple:
+        return [page for child in subtree[1:] for page in resident(child)]
+    return [subtree] if subtree else []
+
+
+def test_a_large_tree_opens_by_its_index_and_holds_few_pages(large):
+    stored = copy_of(large)
+    assert stored.tree.root == state_root_of(LARGE)
+    assert stored.tree.resident_pages == 0 and resident(stored.tree._top) == []
+    chance = random.Random(5)
+    content = dict(LARGE)
+    for turn in range(6):
+        batch = dict.fromkeys(chance.sample(sorted(content), 150)) | hashes(range(10**6 * turn, 10**6 * turn + 150))
+        batch |= hashes(chance.sample(range(40_000), 100), b"%d" % turn)
+        stored.write(batch)
+        write(content, batch)
+        assert stored.tree.resident_pages <= 1000
+        assert stored.tree.resident_pages == len(resident(stored.tree._top))
+    root = state_root_of(content)
+    assert stored.tree.root == root == stored.reopened().root
+    assert stored.rows() == stored_rows_of(content)
+    assert dict(stored.tree.pages()) == {name: row for name, row in stored.rows().items() if not is_index_key(name)}
+    assert StateTree.from_pages(sorted(stored.rows().items())).root == root
+
+
+def state_root_of(content):
+    return StateTree().updated_hashes(content)[0].root
+
+
+def stored_rows_of(content):
+    return StateTree().updated_hashes(content)[1]
+
+
+def is_index_key(name):
+    return len(name) == 2 and name[1] == 0
+
+
+def test_older_versions_are_read_from_their_own_snapshots(large):
+    stored = copy_of(large, limit=0)
+    versions = [(stored.tree, b"v")]
+    for turn in range(3):
+        stored.write(hashes(range(50), b"%d" % turn))
+        versions.append((stored.tree, b"%d" % turn))
+    for tree, tag in versions:
+        assert tree.value_hash(key(7)) == leaf_hash(tag + key(7))
+        assert verify_state(tree.root, key(7), tag + key(7), tree.prove(key(7)))
+        assert verify_state(tree.root, key(10**9), None, tree.prove(key(10**9)))
+
+
+def test_a_tree_that_shrinks_loses_its_index_and_one_that_grows_again_gets_it_back(large):
+    stored = copy_of(large)
+    stored.write(dict.fromkeys(hashes(range(3000, 40_000))))
+    assert stored.rows() == stored_rows_of(hashes(range(3000)))
+    assert not any(map(is_index_key, stored.rows()))
+    assert stored.reopened().root == stored.tree.root
+    stored.write(hashes(range(3000, 40_000)))
+    assert stored.rows() == dict(StoredPages(large[0]).items(b"", b""))
+    assert stored.tree.root == large[1].root
+
+
+def test_a_stale_or_missing_index_is_not_believed(large):
+    for change in (None, bytes(512), b"short"):
+        stored = copy_of(large)
+        stored.store.write({PAGE + b"\x07\x00": change}, sync=True)
+        tree = stored.reopened()
+        assert tree.root == large[1].root and tree.resident_pages > 1000
+        bound, rows = tree.updated_hashes(hashes([1], b"new"))
+        assert sum(map(is_index_key, rows)) == 256  # written anew
+
+
+def test_a_damaged_page_is_noticed_where_it_is_read(large):
+    name = next(name for name, _ in large[0].items(PAGE) if len(name) > 3)
+    page = large[0].get(name)
+    where = next(number for number in LARGE if number == page[:32])
+    for bad in (page[:-1] + bytes((page[-1] ^ 1,)), page[64:] or None, None):
+        stored = copy_of(large)
+        stored.store.write({name: bad}, sync=True)
+        tree = stored.reopened()
+        with pytest.raises(Corruption):
+            tree.updated_hashes({where: leaf_hash(b"x")})
+        assert tree.updated_hashes({bytes(31) + b"\1" if where[0] else b"\xff" * 32: leaf_hash(b"x")})
+    warm = copy_of(large, limit=0)
+    warm.write({where: leaf_hash(b"x")})  # nodes of the unit are in memory, its pages are not
+    written = warm.store.get(name)
+    warm.store.write({name: written[:-1] + bytes((written[-1] ^ 1,))}, sync=True)
+    with pytest.raises(Corruption, match="differs"):
+        warm.tree.over(StoredPages(warm.store)).updated_hashes({where: leaf_hash(b"y")})
+
+
+def test_a_tree_without_a_database_says_so(large):
+    loose = StateTree(copy_of(large).tree._top)
+    with pytest.raises(Corruption, match="no database"):
+        loose.value_hash(key(1))
+
+
+def test_unit_depth_is_below_the_index():
+    assert UNIT_DEPTH == 6 and page_key(b"\xff" * 32, 6) == b"\xff\xf0\x06"

@@ -1,0 +1,150 @@
+"""State proofs: what one or several keys hold, their size, their one form, and hostile ones."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.client.proofs import MAX_PROOF_BYTES, verify_state, verify_states
+from ledger.codec import decode, encode
+from ledger.crypto import ZERO_HASH, digest
+from ledger.errors import UsageError
+from ledger.state_tree import MAX_PROVEN_KEYS, StateTree, leaf_hash
+
+
+def key(index):
+    return b"key %d" % index
+
+
+def state(count):
+    return {key(index): b"value%d" % index for index in range(count)}
+
+
+TREES = {count: StateTree().updated(state(count))[0] for count in (0, 1, 2, 8, 9, 300, 3000)}
+TREE = TREES[300]
+PROOF = TREE.prove(key(5))
+MANY = (key(5), key(6), key(77), key(299), b"absent", b"not there")
+VALUES = {name: state(300).get(name) for name in MANY}
+SHARED = TREE.prove(*MANY)
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 3000])
+def test_presence_and_absence_are_provable(count):
+    tree = TREES[count]
+    for index in range(min(count, 50)):
+        proof = tree.prove(key(index))
+        assert verify_state(tree.root, key(index), b"value%d" % index, proof)
+        assert not verify_state(tree.root, key(index), b"other", proof)
+        assert not verify_state(tree.root, key(index), None, proof)
+        assert len(proof) <= 1200
+    for index in range(count, count + 50):
+        proof = tree.prove(key(index))
+        assert verify_state(tree.root, key(index), None, proof)
+        assert not verify_state(tree.root, key(index), b"", proof)
+
+
+@given(st.sets(st.integers(0, 20), min_size=1, max_size=12), st.sampled_from([0, 1, 2, 8, 9, 300]))
+def test_several_keys_have_one_proof(numbers, count):
+    tree, content = TREES[count], state(count)
+    names = [key(number * 31) for number in numbers]
+    values = {name: content.get(name) for name in names}
+    proof = tree.prove(*names)
+    assert proof == tree.prove(*reversed(names)) == tree.prove(*names, names[0])
+    assert verify_states(tree.root, values, proof)
+    for name in names:
+        assert not verify_states(tree.root, values | {name: b"other"}, proof)
+    missing = dict(list(values.items())[1:])
+    assert not verify_states(tree.root, missing, proof) or tree.prove(*missing or [b""]) == proof
+
+
+def test_a_shared_proof_is_smaller_and_bounded():
+    tree, names = TREES[3000], [key(number) for number in range(MAX_PROVEN_KEYS)]
+    shared, alone = len(tree.prove(*names)), sum(len(tree.prove(name)) for name in names)
+    assert shared < 0.7 * alone and shared < MAX_PROOF_BYTES / 4
+    for wrong in ([], [key(number) for number in range(MAX_PROVEN_KEYS + 1)]):
+        with pytest.raises(UsageError):
+            tree.prove(*wrong)
+    assert verify_states(tree.root, {}, tree.prove(key(1))) is False
+
+
+def test_every_bit_flip_and_truncation_is_refused():
+    for values, proof in (({key(5): b"value5"}, PROOF), (VALUES, SHARED)):
+        assert verify_states(TREE.root, values, proof)
+        for bit in range(8 * len(proof)):
+            bad = bytearray(proof)
+            bad[bit >> 3] ^= 1 << (bit & 7)
+            assert not verify_states(TREE.root, values, bytes(bad))
+        for size in range(len(proof)):
+            assert not verify_states(TREE.root, values, proof[:size])
+        assert not verify_states(TREE.root, values, proof + b"\0")
+    assert not verify_state(bytes(32), key(5), b"value5", PROOF)
+
+
+def test_truncated_parts_inside_a_well_formed_proof_are_refused():
+    parts = decode(SHARED)
+    for part in range(3):
+        for size in range(len(parts[part])):
+            cut = [*parts[:part], parts[part][:size], *parts[part + 1 :]]
+            assert not verify_states(TREE.root, VALUES, encode(cut))
+        longer = [*parts[:part], parts[part] + b"\x01" * 64, *parts[part + 1 :]]
+        assert not verify_states(TREE.root, VALUES, encode(longer))
+
+
+def test_a_proof_of_another_key_shows_nothing():
+    assert not verify_state(TREE.root, key(9999), None, PROOF)
+    assert not verify_state(TREE.root, key(6), b"value6", PROOF)
+    assert not verify_states(TREE.root, {key(5): b"value5", key(6): b"value6"}, PROOF)
+
+
+@pytest.mark.parametrize(
+    "proof",
+    [
+        b"", b"\x80", encode([b"", b""]), encode(["", "", ""]), encode([1, 2, 3]), encode([b"", b"", b"x" * 63]),
+        encode([b"\x0f", b"", b""]), encode([b"\x00" * 200, b"", b""]), encode([b"\x10", bytes(32), b""]),
+        encode([b"\x10", b"", bytes(64)]), encode([b"\x19", b"", bytes(64 * 9)]), encode([b"\xff", b"", bytes(64 * 239)]),
+        encode([b"\x10\x10", b"", b""]), bytes(20_000), encode([None, b"", b""]), encode([b"\x10", [], b""]),
+        encode([b"\x10", b"", [1]]), encode([[16], b"", b""]), encode(["\x10", "", ""]), encode(b""), encode(7),
+    ],
+)
+def test_misshapen_proofs_are_refused(proof):
+    assert verify_state(ZERO_HASH, b"k", None, proof) is False
+
+
+def test_the_empty_state_has_a_proof():
+    assert verify_state(ZERO_HASH, b"k", None, encode([b"\x10", b"", b""]))
+    assert not verify_state(ZERO_HASH, b"k", b"", encode([b"\x10", b"", b""]))
+
+
+def test_random_proofs_are_refused():
+    chance = random.Random(3)
+    for _ in range(2000):
+        shape = bytes(chance.choice((chance.randrange(256), chance.randrange(16), 16)) for _ in range(chance.randrange(40)))
+        proof = encode([shape, chance.randbytes(32 * chance.randrange(20)), chance.randbytes(64 * chance.randrange(9))])
+        assert not verify_states(TREE.root, VALUES, proof)
+
+
+def test_a_proof_has_one_form():
+    """A mask that names the path itself, a child that does not exist or an empty one is refused even if hashes would fit."""
+    shape, siblings, pages = decode(PROOF)
+    own = leaf_hash(key(5))[0] >> 6
+    named = bytes([shape[0] | 1 << own]) + shape[1:]
+    filled = siblings[: 32 * own] + bytes(32) + siblings[32 * own :]
+    assert not verify_state(TREE.root, key(5), b"value5", encode([named, filled, pages]))
+    two, _ = StateTree().updated_hashes({bytes([number]) * 32: bytes(32) for number in range(9)})  # all under child 0
+    shape, siblings, pages = decode(two.prove(b""))
+    assert shape[0] & 0b1110 == 0 or shape[0] == 0b0001
+    empty = next(child for child in range(4) if not shape[0] >> child & 1 and child != leaf_hash(b"")[0] >> 6)
+    assert verify_state(two.root, b"", None, encode([shape, siblings, pages]))
+    spelled = bytes([shape[0] | 1 << empty]) + shape[1:]
+    at = 32 * (shape[0] & ((1 << empty) - 1)).bit_count()
+    assert not verify_state(two.root, b"", None, encode([spelled, siblings[:at] + bytes(32) + siblings[at:], pages]))
+
+
+def test_page_order_and_duplicates_are_refused():
+    shape, siblings, page = decode(TREES[2].prove(key(0)))
+    swapped = page[64:] + page[:64]
+    assert not verify_state(digest("page", swapped), key(0), b"value0", encode([shape, siblings, swapped]))
+    doubled = page[:64] * 2
+    assert not verify_state(digest("page", doubled), key(0), b"value0", encode([shape, siblings, doubled]))
+    assert not verify_state(digest("page", doubled), b"other", None, encode([shape, siblings, doubled]))
