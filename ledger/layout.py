@@ -29,8 +29,8 @@ from typing import Any, Final
 import cbor2
 
 from .blocks import Event, Outcome
-from .codec import encode
-from .errors import Corruption
+from .codec import HASH, U64, Record, decode, encode
+from .errors import Corruption, DecodeError
 
 SCHEMA: Final = 1
 
@@ -71,10 +71,17 @@ class Head:
     @classmethod
     def decode(cls, data: bytes | None) -> Head:
         """Raises Corruption."""
-        value = _loads(data or b"", "the head row")
-        if type(value) is not list or [type(item) for item in value] != [int, bytes, int, bytes, bytes]:
-            raise Corruption("the head row does not decode")
+        try:
+            value = decode(data or b"", where="the head row")
+            _HEAD.check(value)
+        except DecodeError as error:
+            raise Corruption(f"the head row does not decode ({error.cause})") from None
         return cls(*value)
+
+
+_HEAD: Final = Record(
+    "head row", height=U64, hash=HASH, timestamp_ms=U64, state_root=HASH, next_authorities_hash=HASH
+)
 
 
 @dataclass(frozen=True)
