@@ -27,13 +27,13 @@ TAGS: Final[dict[str, bytes]] = {
         # consensus
         "header", "body", "events", "authset", "domain", "proposal", "prevote", "precommit", "heartbeat", "pop", "hello",
         # chain
-        "extrinsic", "genesis", "weights", "timelock", "beacon", "auction", "hotkey", "epoch",
+        "extrinsic", "genesis", "weights", "timelock", "beacon", "auction", "hotkey", "epoch", "call",
         # state trees
         "leaf", "page", "node", "list",
         # AI
         "open", "finish", "close", "step", "receipt", "card",
-        # network and devnet
-        "peer", "seed",
+        # network, devnet, exported files
+        "peer", "seed", "frame",
     )
 }
 assert all(len(tag) == 16 for tag in TAGS.values()), "a tag is longer than 16 bytes"

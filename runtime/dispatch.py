@@ -19,7 +19,7 @@ MAX_INNER_CALLS: Final = 64
 error(10, "UnknownCall", "there is no call with this number in the running version", "see `state_getMetadata`")
 error(11, "BadArguments", "the arguments do not fit the call", "see `state_getMetadata` for their types")
 error(12, "TooManyCalls", f"a batch holds at most {MAX_INNER_CALLS} calls", "split it")
-error(13, "NestedBatch", "a batch holds no batch and no sudo", "list the inner calls one by one")
+error(13, "NestedBatch", "this call may not be inside of that one", "list the inner calls one by one")
 
 
 class _Arguments(Shape):
@@ -37,7 +37,9 @@ INNER_CALL: Final = Record("call", number=U16, args=_Arguments())
 BATCH: Final = "keyring.batch"
 BATCH_EACH: Final = "keyring.batch_each"
 SUDO: Final = "governance.sudo"
-NESTING: Final = (BATCH, BATCH_EACH, SUDO)
+PROXY: Final = "proxies.run"
+NESTING: Final = (BATCH, BATCH_EACH, SUDO, PROXY)
+MAY_NEST: Final = {SUDO: (BATCH, BATCH_EACH), PROXY: (BATCH, BATCH_EACH)}
 
 
 def find(number: int, args: Sequence[Any]) -> tuple[Call, list[Any]]:
@@ -60,7 +62,7 @@ def _check_inner(entry: Call, values: Sequence[Any]) -> None:
         refuse("TooManyCalls")
     for number, args in inner:
         name = CALLS[number].name if number in CALLS else ""
-        if name == SUDO or (name in NESTING and entry.name != SUDO):
+        if name in NESTING and name not in MAY_NEST.get(entry.name, ()):
             refuse("NestedBatch")
         find(number, args)
 
@@ -69,8 +71,8 @@ def inner_calls(entry: Call, args: Sequence[Any]) -> list[tuple[int, list[Any]]]
     """Calls that this call carries: (number, arguments)."""
     if entry.name in (BATCH, BATCH_EACH):
         return [(number, inner) for number, inner in args[0]]
-    if entry.name == SUDO:
-        return [(args[0][0], args[0][1])]
+    if entry.name in (SUDO, PROXY):
+        return [(args[-1][0], args[-1][1])]
     return []
 
 

@@ -18,6 +18,7 @@ from .modules import (
     keyring,
     neurons,
     pools,
+    proxies,
     registration,
     serving,
     sessions,
@@ -28,6 +29,6 @@ from .modules import (
 
 MODULES: Final = (
     accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, weights, emission, serving, authorities,
-    heartbeats, bonds, evidence, sessions, governance, keyring,
+    heartbeats, bonds, evidence, sessions, governance, keyring, proxies,
 )
 LOADED: Final = True
