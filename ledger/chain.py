@@ -29,7 +29,7 @@ from .blocks import (
     result_leaves,
 )
 from .crypto import ZERO_HASH
-from .errors import Corruption, DecodeError, InvariantBroken, NotFound, NotReady, Rejected, UsageError
+from .errors import DecodeError, InvariantBroken, NotFound, NotReady, Rejected, UsageError
 from .integrity import audit_state, check_newest
 from .layout import Head, ReverseDiff, at
 from .machine import BlockContext, BlockResult, StateMachine
@@ -38,6 +38,7 @@ from .rewinding import rewound
 from .spec import ChainSpecParams
 from .state_tree import PageChanges, StateTree
 from .store import Store, check_stamp, stamp
+from .tree_pages import StoredPages
 from .trees import list_root
 from .verdict import (
     VerifyBatch,
@@ -140,11 +141,9 @@ class Chain(ChainReader):
         """
         check_stamp(store, layout.SCHEMA, params.genesis_hash)
         head = Head.decode(store.get(layout.HEAD_KEY))
-        tree = StateTree.from_pages((key[1:], page) for key, page in store.items(layout.PAGE))
-        if tree.root != head.state_root:
-            raise Corruption("the stored state tree does not have the head's state root")
         past.begin_archive(store, head.height) if retain_blocks is None else past.end_archive(store)
         rows = LayeredRows((), store.snapshot())
+        tree = StateTree.open(StoredPages(rows), head.state_root)
         authorities = machine.authorities(StateView(rows))
         chain = cls(
             store, params, machine, Picture(head, rows, ((head.height, tree),), authorities, head.height), retain_blocks
@@ -239,11 +238,11 @@ class Chain(ChainReader):
         )
         batch = CommitBatch(block.height, self._rows_of(executed, certificate, head, extra or {}))
         with self._lock:
-            layers = (Layer(batch.rows), *self._now.rows.layers)
+            rows = LayeredRows((Layer(batch.rows), *self._now.rows.layers), self._now.rows.base)
             self._pending += (batch,)
             self._now = Picture(
-                head, LayeredRows(layers, self._now.rows.base),
-                (*now.trees[1 - TREES_KEPT :], (head.height, executed.tree)), authorities, self._now.durable_height,
+                head, rows, (*self._now.trees[1 - TREES_KEPT :], (head.height, executed.tree.over(StoredPages(rows)))),
+                authorities, self._now.durable_height,
             )
         self._cache.advance(executed.result.changes)
         self._executed.clear()
@@ -260,9 +259,10 @@ class Chain(ChainReader):
         self._store.write(batch.rows, sync=sync)
         with self._lock:
             self._pending = self._pending[1:]
-            now = self._now
-            rows = LayeredRows(now.rows.layers[:-1], self._store.snapshot())
-            self._now = Picture(now.head, rows, now.trees, now.authorities, batch.height)
+            now, base = self._now, self._store.snapshot()
+            rows, written = LayeredRows(now.rows.layers[:-1], base), StoredPages(LayeredRows((), base))
+            trees = tuple((height, tree.over(written) if height == batch.height else tree) for height, tree in now.trees)
+            self._now = Picture(now.head, rows, trees, now.authorities, batch.height)
 
     def commit(self, executed: ExecutedBlock, certificate: Certificate) -> None:
         """prepare_commit and apply in one call (tests, tools)."""
@@ -299,7 +299,7 @@ class Chain(ChainReader):
         snapshot = LayeredRows((), self._store.snapshot())
         with self._lock:
             authorities = self.machine.authorities(StateView(snapshot))
-            self._now = Picture(head, snapshot, ((height, tree),), authorities, height)
+            self._now = Picture(head, snapshot, ((height, tree.over(StoredPages(snapshot))),), authorities, height)
         self._cache.clear()
         self._executed.clear()
         self._hashes.clear()

@@ -9,9 +9,9 @@ A key's hash is its path, two bits a level from the top. Which subtrees are page
 root does not depend on the order of inserts, updates and deletes: a subtree that falls to PAGE_ENTRIES folds back.
 
 Trees are immutable and share what did not change. Several blocks can be executed on one parent, old versions stay
-readable for proofs, and any thread may read. What is stored is in `ledger.tree_pages`; a tree that was opened from a
-database, or bound to one by `over`, holds all nodes that it has met and at most RESIDENT_PAGES pages, and reads the others
-when they are needed. Whatever changed since a tree was bound is in its memory, so that `updated` needs no database.
+readable for proofs, and any thread may read. What is stored is in `ledger.tree_pages`. A small tree is in memory as a
+whole. A larger one holds the nodes that it has met and some RESIDENT_PAGES pages and reads the others from a picture of the
+database (`open`, `over`); what changed since that picture is in its memory.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class StateTree:
     ) -> None:
         """Use `StateTree()` for the empty tree, else `open`, `updated` or `from_pages`."""
         self._top = top
-        self._pages = pages
+        self._pages = pages  # None: all is in memory
         self._indexed = indexed  # its index rows are stored, or among the changes that led to it
         self._hand = hand  # the unit at which the next eviction begins
         self.resident_pages = resident_pages
@@ -83,31 +83,28 @@ class StateTree:
         top = from_index(pages, root)
         if top is not None:
             return cls(top, pages, indexed=True)
-        tree = cls.from_pages(pages.items(b"", b""), pages)
+        tree = cls.from_pages(pages.items(b"", b""))
         if tree.root != root:
             raise Corruption("the stored state tree does not have the head's state root")
         return tree
 
     @classmethod
-    def from_pages(cls, rows: Iterable[tuple[bytes, bytes]], pages: Pages | None = None) -> StateTree:
+    def from_pages(cls, rows: Iterable[tuple[bytes, bytes]]) -> StateTree:
         """Rebuild from stored pages, ascending by page key. Raises Corruption if they cannot be one tree."""
         top = rebuild(rows)
-        return cls(top, pages, resident_pages=_pages_in(top))
+        return cls(top, resident_pages=_pages_in(top))
 
     def over(self, pages: Pages, limit: int = RESIDENT_PAGES) -> StateTree:
-        """The same version, which from now on reads what it does not hold from `pages`, that hold all of it.
-
-        If it holds more than `limit` pages, it gives up an eighth.
-        """
-        if self.resident_pages <= limit:
-            return StateTree(
-                self._top, pages, indexed=self._indexed, resident_pages=self.resident_pages, hand=self._hand
-            )
-        eviction = Eviction(self._hand, self.resident_pages - limit + limit // 8)
-        top = eviction.run(self._top)
-        return StateTree(
-            top, pages, indexed=self._indexed, resident_pages=self.resident_pages - eviction.dropped, hand=eviction.hand
-        )
+        """The same version with at most `limit` pages in memory; it reads the others from `pages`, which hold all of it."""
+        if self.resident_pages > limit:
+            eviction = Eviction(self._hand, self.resident_pages - limit + limit // 8)
+            top = eviction.run(self._top)
+            kept, hand = self.resident_pages - eviction.dropped, eviction.hand
+        elif self._pages is None:
+            return self
+        else:
+            top, kept, hand = self._top, self.resident_pages, self._hand
+        return StateTree(top, pages, indexed=self._indexed, resident_pages=kept, hand=hand)
 
     def updated(self, changes: Mapping[bytes, bytes | None]) -> tuple[StateTree, PageChanges]:
         """The tree after writing `changes` (key -> value, None deletes), and the stored rows that differ."""
