@@ -141,6 +141,13 @@ class ChainReader:
             raise Corruption(f"the authority set of block {height} is missing")
         return tuple(joined[start : start + 32] for start in range(0, len(joined), 32))
 
+    def set_changes(self) -> Iterator[Header]:
+        """Headers of the blocks, ascending, that handed over to another authority set. Looks at every header."""
+        for _, row in self._now.rows.items(layout.HEADER):
+            header = Header.decode(row)
+            if header.next_authorities_hash != header.authorities_hash:
+                yield header
+
     # --- indexes ------------------------------------------------------------------------------------------------
 
     def find_extrinsic(self, extrinsic_id: bytes) -> tuple[int, int] | None:
@@ -240,6 +247,10 @@ class ChainReader:
     def _row(self, prefix: bytes, where: int | bytes) -> bytes:
         height = where if isinstance(where, int) else self.height_of(where)
         row = self._now.rows.get(at(prefix, height)) if height >= 0 else None
+        if row is None and self.params.genesis_height < height <= self._now.head.height:
+            raise NotFound(
+                f"block {height} is not kept here", hint="this node began from a snapshot; ask one that has all blocks"
+            )
         if row is None:
             raise NotFound(f"there is no block {height}")
         return row
