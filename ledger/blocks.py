@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from .codec import HASH, KEY, U16, U32, U64, Bytes, ListOf, Record, Shape, decode, encode
+from .codec import HASH, KEY, U16, U32, U64, Bytes, ListOf, Record, Shape, decode, decode_each, encode, is_plain
 from .crypto import KeyPair, digest, verify
 from .errors import DecodeError
 from .trees import list_root
@@ -22,7 +22,7 @@ EXTRINSIC_VERSION: Final = 1
 HEADER_VERSION: Final = 1
 MAX_EXTRINSIC_BYTES: Final = 128 * 1024
 MAX_BLOCK_BYTES: Final = 1 << 20
-MAX_BODY_ITEMS: Final = 4096
+MAX_BODY_ITEMS: Final = 8192  # parts of a body; the one array that may be longer than the codec's limit
 MAX_INHERENTS: Final = 256
 MIN_PERIOD: Final = 8
 MAX_PERIOD: Final = 4096
@@ -36,6 +36,8 @@ class _AnyArray(Shape):
     def check(self, value: Any, where: str = "") -> None:
         if type(value) is not list:
             raise DecodeError(f"expected an array, got {type(value).__name__}", where=where)
+        if not is_plain(value, 1):
+            raise DecodeError("holds a map, float, tag or undefined value", where=where)
 
 
 HEADER_SHAPE = Record(
@@ -126,16 +128,30 @@ class Extrinsic:
         body = bytes(data[64:])
         value = decode(body, max_bytes=MAX_EXTRINSIC_BYTES, where="extrinsic")
         BODY_SHAPE.check(value)
-        version, signer, nonce, birth, period, tip, call, args = value
+        return cls._decoded(bytes(data), body, value)
+
+    @classmethod
+    def decode_each(cls, raws: Sequence[bytes]) -> list[Extrinsic]:
+        """Like `decode` of each, faster. Raises DecodeError, not always of the first bad one."""
+        if max(map(len, raws), default=65) > MAX_EXTRINSIC_BYTES or min(map(len, raws), default=65) < 65:
+            return [cls.decode(raw) for raw in raws]
+        bodies = [raw[64:] for raw in raws]
+        values = decode_each(bodies, BODY_SHAPE, max_bytes=MAX_EXTRINSIC_BYTES, where="extrinsic")
+        return list(map(cls._decoded, raws, bodies, values))
+
+    @classmethod
+    def _decoded(cls, raw: bytes, body: bytes, fields: list[Any]) -> Extrinsic:
+        """The fields fit BODY_SHAPE."""
+        version, signer, nonce, birth, period, tip, call, args = fields
         if version != EXTRINSIC_VERSION:
             raise DecodeError(f"version {version}, expected {EXTRINSIC_VERSION}", where="extrinsic.version")
         if not MIN_PERIOD <= period <= MAX_PERIOD:
             raise DecodeError(f"{period} is outside {MIN_PERIOD}..{MAX_PERIOD}", where="extrinsic.period")
         extrinsic = cls.__new__(cls)  # thousands a block: the frozen constructor costs as much as the decoding
-        extrinsic.__dict__.update(
-            signature=bytes(data[:64]), signer=signer, nonce=nonce, birth_height=birth, period=period, tip=tip,
-            call_number=call, args=args, version=version, body=body,
-        )
+        object.__setattr__(extrinsic, "__dict__", {
+            "signature": raw[:64], "signer": signer, "nonce": nonce, "birth_height": birth, "period": period, "tip": tip,
+            "call_number": call, "args": args, "version": version, "body": body,
+        })
         return extrinsic
 
     @classmethod
@@ -176,7 +192,7 @@ class Body:
 
     @classmethod
     def decode(cls, data: bytes) -> Body:
-        value = decode(data, max_bytes=MAX_BLOCK_BYTES + 16384, where="body")
+        value = decode(data, max_bytes=MAX_BLOCK_BYTES + 16384, max_items=MAX_BODY_ITEMS + 1, where="body")
         ListOf(Bytes(high=MAX_EXTRINSIC_BYTES), MAX_BODY_ITEMS, low=2).check(value, "body")
         return cls(value[0], value[1], tuple(value[2:]))
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, cast
 
 import cbor2
 
@@ -22,7 +23,7 @@ from .errors import DecodeError
 __all__ = [
     "BOOL", "HASH", "KEY", "SIGNATURE", "U8", "U16", "U32", "U64", "U128",
     "Bytes", "DecodeError", "Int", "ListOf", "OneOf", "Optional", "Record", "Shape", "Text", "Uint",
-    "decode", "encode", "pack_u16", "pack_u64", "prescan", "unpack_u16", "unpack_u64",
+    "decode", "decode_each", "encode", "is_plain", "pack_u16", "pack_u64", "prescan", "unpack_u16", "unpack_u64",
 ]
 
 MAX_DEPTH = 12
@@ -39,15 +40,18 @@ def encode(value: Any) -> bytes:
     return cbor2.dumps(value)
 
 
-def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, where: str = "") -> Any:
+def decode(
+    data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, max_items: int = MAX_ITEMS, where: str = ""
+) -> Any:
     """Decode one strict value; arrays come back as lists.
 
-    Raises DecodeError for anything that is not the one encoding of its value, or larger than `max_bytes`.
+    Raises DecodeError for anything that is not the one encoding of its value, or larger than `max_bytes`; above
+    PRESCAN_ABOVE_BYTES also for more than `max_items` items, itself and all within it.
     """
     if len(data) > max_bytes:
         raise DecodeError(f"{len(data)} bytes, at most {max_bytes} allowed", where=where)
     if len(data) > PRESCAN_ABOVE_BYTES:
-        prescan(data, where=where)
+        prescan(data, max_items=max_items, where=where)
     try:
         value = cbor2.loads(
             data, max_depth=MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False, tag_hook=_refuse_tag,
@@ -57,11 +61,46 @@ def decode(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, where: str = "") 
         raise DecodeError(error.cause, where=where) from None
     except Exception as error:  # cbor2 raises many kinds; none may escape to a peer's handler
         raise DecodeError(f"not CBOR ({type(error).__name__})", where=where) from None
-    if not _plain(value, 0):
+    if not is_plain(value, 0):
         raise DecodeError("holds a map, float, tag or undefined value", where=where)
     if cbor2.dumps(value) != data:
         raise DecodeError("not in the shortest form, or bytes after the value", where=where)
     return value
+
+
+def decode_each(parts: Sequence[bytes], shape: Shape, *, max_bytes: int = DEFAULT_MAX_BYTES, where: str = "") -> list[Any]:
+    """Decode many values of one shape, each strict: `decode` and `check` of each, at less than half the cost.
+
+    The shape must say what each part of a value is (`is_plain` where anything may stand).
+    They are encoded again as one list. No value is longer in its one encoding than in another, so if all together come
+    out as they came in, each of them does. Raises DecodeError that names the first bad one.
+    """
+    values = []
+    try:
+        for data in parts:
+            if len(data) > PRESCAN_ABOVE_BYTES:
+                prescan(data)
+            values.append(cbor2.loads(
+                data, max_depth=MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False, tag_hook=_refuse_tag,
+                semantic_decoders=_REFUSED_TAGS,
+            ))
+        good = (
+            all(map(shape.fits, values))
+            and max(map(len, parts), default=0) <= max_bytes
+            and cbor2.dumps(values) == _array_head(len(values)) + b"".join(parts)
+        )
+    except Exception:  # whatever it was, it is found again below, and named
+        good = False
+    if not good:
+        values = [decode(data, max_bytes=max_bytes, where=f"{where}[{index}]") for index, data in enumerate(parts)]
+        for index, value in enumerate(values):
+            shape.check(value, f"{where}[{index}]")
+    return values
+
+
+def _array_head(items: int) -> bytes:
+    """The first bytes of an encoded array of so many items."""
+    return cbor2.dumps([None] * items)[: -items or None]
 
 
 def _refuse_tag(*_: Any) -> Any:
@@ -78,11 +117,12 @@ _REFUSED_TAGS = dict.fromkeys(
 _ATOMS = frozenset((int, bytes, str, bool, type(None)))
 
 
-def _plain(value: Any, depth: int) -> bool:
+def is_plain(value: Any, depth: int = 0) -> bool:
+    """True for what `encode` takes, lists within MAX_DEPTH; `depth` is that of the value itself."""
     if type(value) is not list:
         return type(value) in _ATOMS
     for item in value:
-        if type(item) not in _ATOMS and (type(item) is not list or depth >= MAX_DEPTH or not _plain(item, depth + 1)):
+        if type(item) not in _ATOMS and (type(item) is not list or depth >= MAX_DEPTH or not is_plain(item, depth + 1)):
             return False
     return True
 
@@ -106,6 +146,11 @@ def prescan(data: bytes, *, max_items: int = MAX_ITEMS, where: str = "") -> None
         items += 1
         if items > max_items:
             raise DecodeError(f"more than {max_items} items", where=where)
+        if head == 0x58 and at < size and (length := data[at]) >= 24:  # most of what there is: 24 to 255 bytes
+            at += 1 + length
+            if at > size:
+                raise DecodeError("ends early", where=where)
+            continue
         major, argument = head >> 5, head & 31
         if 24 <= argument < 28:
             width = 1 << (argument - 24)
@@ -174,6 +219,26 @@ class Shape(ABC):
     @abstractmethod
     def check(self, value: Any, where: str = "") -> None: ...
 
+    def source(self, place: str, names: dict[str, Any]) -> str:
+        """A Python expression: does the value at `place` pass `check`? `names` takes what it refers to."""
+        name = f"passes{len(names)}"
+        names[name] = self._passes
+        return f"{name}({place})"
+
+    @cached_property
+    def fits(self) -> Callable[[Any], bool]:
+        """value -> True iff `check` finds no mistake, as one compiled expression: four times as fast."""
+        names: dict[str, Any] = {}
+        source = f"lambda value: {self.source('value', names)}"
+        return cast("Callable[[Any], bool]", eval(source, names))  # noqa: S307 - of bounds and types alone
+
+    def _passes(self, value: Any) -> bool:
+        try:
+            self.check(value)
+        except DecodeError:
+            return False
+        return True
+
 
 class Int(Shape):
     """Integer in [low, high]."""
@@ -187,6 +252,9 @@ class Int(Shape):
         if not self.low <= value <= self.high:
             raise DecodeError(f"{value} is outside {self.name} [{self.low}, {self.high}]", where=where)
 
+    def source(self, place: str, names: dict[str, Any]) -> str:
+        return f"type({place}) is int and {self.low} <= {place} <= {self.high}"
+
 
 def Uint(bits: int) -> Int:
     """Unsigned integer of `bits` bits."""
@@ -199,6 +267,9 @@ class _Bool(Shape):
     def check(self, value: Any, where: str = "") -> None:
         if type(value) is not bool:
             raise DecodeError(f"expected bool, got {type(value).__name__}", where=where)
+
+    def source(self, place: str, names: dict[str, Any]) -> str:
+        return f"type({place}) is bool"
 
 
 class Bytes(Shape):
@@ -216,6 +287,9 @@ class Bytes(Shape):
             raise DecodeError(f"expected {self.name}, got {type(value).__name__}", where=where)
         if not self.low <= len(value) <= self.high:
             raise DecodeError(f"{len(value)} bytes, expected {self.name}", where=where)
+
+    def source(self, place: str, names: dict[str, Any]) -> str:
+        return f"type({place}) is bytes and {self.low} <= len({place}) <= {self.high}"
 
 
 class Text(Shape):
@@ -242,8 +316,14 @@ class ListOf(Shape):
             raise DecodeError(f"expected an array, got {type(value).__name__}", where=where)
         if not self.low <= len(value) <= self.high:
             raise DecodeError(f"{len(value)} items, expected {self.low}..{self.high}", where=where)
-        for index, item in enumerate(value):
-            self.item.check(item, f"{where}[{index}]")
+        if not all(map(self.item.fits, value)):
+            for index, item in enumerate(value):
+                self.item.check(item, f"{where}[{index}]")
+
+    def source(self, place: str, names: dict[str, Any]) -> str:
+        name = f"fits{len(names)}"
+        names[name] = self.item.fits
+        return f"type({place}) is list and {self.low} <= len({place}) <= {self.high} and all(map({name}, {place}))"
 
 
 class Record(Shape):
@@ -265,6 +345,10 @@ class Record(Shape):
         for (place, shape), item in zip(places, value, strict=True):
             shape.check(item, place)
 
+    def source(self, place: str, names: dict[str, Any]) -> str:
+        items = (shape.source(f"{place}[{index}]", names) for index, shape in enumerate(self.fields.values()))
+        return " and ".join((f"type({place}) is list", f"len({place}) == {len(self.fields)}", *items))
+
 
 class Optional(Shape):
     """None or the given shape."""
@@ -275,6 +359,9 @@ class Optional(Shape):
     def check(self, value: Any, where: str = "") -> None:
         if value is not None:
             self.item.check(value, where)
+
+    def source(self, place: str, names: dict[str, Any]) -> str:
+        return f"({place} is None or {self.item.source(place, names)})"
 
 
 class OneOf(Shape):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from .blocks import HEADER_VERSION, MAX_BODY_ITEMS, NO_CERTIFICATE, Block, Body, Extrinsic, Header
-from .crypto import ZERO_HASH, signing_bytes, verify_raw
+from .crypto import ZERO_HASH, signing_bytes, signing_hasher, verify_raw
 from .errors import DecodeError, NotFound, Rejected
 from .layout import Head
 from .machine import AuthoritySet, BlockContext
@@ -124,18 +124,20 @@ def read_extrinsics(
     verify_batch: VerifyBatch,
 ) -> tuple[Extrinsic, ...]:
     """Decode a block's extrinsics and check births and signatures. `known`: verified ones, by their bytes."""
+    raws, height = block.body.extrinsics, block.height
+    found = list(map(known.get, raws))
+    fresh = iter(_decode([raw for raw, extrinsic in zip(raws, found, strict=True) if extrinsic is None], raws))
+    births = _Births(height, genesis_hash, hash_at)
     extrinsics, tasks, places = [], [], []
-    for index, raw in enumerate(block.body.extrinsics):
-        extrinsic = known.get(raw)
+    for index, extrinsic in enumerate(found):
         try:
             if extrinsic is not None:
-                check_birth(extrinsic, block.height, hash_at)
+                births[extrinsic.birth_height, extrinsic.period]
             else:
-                extrinsic = Extrinsic.decode(raw)
-                tasks.append(signature_task(extrinsic, block.height, genesis_hash, hash_at))
+                extrinsic = next(fresh)
+                message = births[extrinsic.birth_height, extrinsic.period]
+                tasks.append((extrinsic.signer, message(extrinsic.body), extrinsic.signature))
                 places.append(index)
-        except DecodeError as error:
-            raise Rejected("MalformedExtrinsic", f"extrinsic {index}: {error.cause}", index=index) from None
         except Rejected as error:
             raise Rejected(error.error_name, f"extrinsic {index}: {error.cause}", index=index) from None
         extrinsics.append(extrinsic)
@@ -146,11 +148,41 @@ def read_extrinsics(
     return tuple(extrinsics)
 
 
+def _decode(fresh: Sequence[bytes], raws: Sequence[bytes]) -> list[Extrinsic]:
+    """All of `fresh`, which are some of `raws`; a malformed one is named by its place in those."""
+    try:
+        return Extrinsic.decode_each(fresh)
+    except DecodeError:
+        for raw in fresh:
+            try:
+                Extrinsic.decode(raw)
+            except DecodeError as error:
+                index = raws.index(raw)
+                raise Rejected("MalformedExtrinsic", f"extrinsic {index}: {error.cause}", index=index) from None
+        raise
+
+
+class _Births(dict[tuple[int, int], Callable[[bytes], bytes]]):
+    """(birth height, period) -> what makes the signed message of a body; checked once for all that share them."""
+
+    def __init__(self, height: int, genesis_hash: bytes, hash_at: Callable[[int], bytes]) -> None:
+        self._height, self._genesis_hash, self._hash_at = height, genesis_hash, hash_at
+
+    def __missing__(self, born: tuple[int, int]) -> Callable[[bytes], bytes]:
+        birth_hash = check_life(*born, self._height, self._hash_at)
+        message = self[born] = signing_hasher("extrinsic", self._genesis_hash, birth_hash)
+        return message
+
+
 def check_birth(extrinsic: Extrinsic, height: int, hash_at: Callable[[int], bytes]) -> bytes:
     """Hash of the birth block, for inclusion in the block at `height`. Raises Rejected (Expired, UnknownBirth)."""
-    birth = extrinsic.birth_height
-    if height > birth + extrinsic.period:
-        raise Rejected("Expired", f"born at {birth} with a period of {extrinsic.period}, now at {height - 1}")
+    return check_life(extrinsic.birth_height, extrinsic.period, height, hash_at)
+
+
+def check_life(birth: int, period: int, height: int, hash_at: Callable[[int], bytes]) -> bytes:
+    """The same for whatever was born then and lives for that many blocks."""
+    if height > birth + period:
+        raise Rejected("Expired", f"born at {birth} with a period of {period}, now at {height - 1}")
     if birth >= height:
         raise Rejected("UnknownBirth", f"block {birth} does not exist yet")
     try:

@@ -5,6 +5,7 @@ or a new tag, never a silent edit of the file.
 """
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,8 +203,12 @@ def test_extrinsic_bounds():
     ):
         with pytest.raises(DecodeError):
             Extrinsic.decode(bad)
+        with pytest.raises(DecodeError):
+            Extrinsic.decode_each([EXTRINSIC.encode(), bad])
     assert Extrinsic.decode(variant(period=8)).period == 8
     assert Extrinsic.decode(variant(period=4096)).period == 4096
+    for count in range(3):
+        assert Extrinsic.decode_each([EXTRINSIC.encode()] * count) == [EXTRINSIC] * count
 
 
 def test_extrinsic_identity_ignores_the_signature():
@@ -227,6 +232,14 @@ def test_body_bounds():
     with pytest.raises(DecodeError):
         Body(b"", encode([[1, b""]] * 257), ()).inherent_list()
     assert BODY.inherent_list() == [(1, b"evidence"), (2, b"")]
+
+
+def test_a_bomb_in_place_of_a_body_costs_little():
+    for bomb in (encode([[]] * (1 << 20))[: 1 << 20], encode([b""] * MAX_BODY_ITEMS * 9), b"\x99\x20\x01" + b"\x81" * 9000):
+        start = time.process_time()
+        with pytest.raises(DecodeError):
+            Body.decode(bomb)
+        assert time.process_time() - start < 0.03  # 5 ms on a quiet machine
 
 
 def test_every_header_field_changes_the_hash():

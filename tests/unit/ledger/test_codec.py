@@ -23,6 +23,7 @@ from ledger.codec import (
     Record,
     Text,
     decode,
+    decode_each,
     encode,
     pack_u16,
     pack_u64,
@@ -194,11 +195,53 @@ PAIR = Record("pair", number=U8, name=Text(5))
     ],
 )
 def test_shapes(shape, good, bad):
+    around = Record("around", field=shape)
     for value in good:
         shape.check(value, "field")
+        assert shape.fits(value) and around.fits([value])
     for value in bad:
+        assert not shape.fits(value) and not around.fits([value])
         with pytest.raises(DecodeError):
             shape.check(value, "field")
+
+
+@given(st.recursive(atoms, lambda inner: st.lists(inner, max_size=3), max_leaves=6))
+def test_a_compiled_record_fits_what_passes_its_check(value):
+    shape = Record("all", a=U8, b=BOOL, c=Optional(Bytes(high=3)), d=PAIR, e=ListOf(U8, 2), f=OneOf(U8, Text(3)))
+    for place in range(6):
+        values = [1, True, None, [1, "a"], [2], "abc"]
+        assert shape.fits(values)
+        values[place] = value
+        try:
+            shape.check(values)
+        except DecodeError:
+            assert not shape.fits(values)
+        else:
+            assert shape.fits(values)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_many_values_are_as_strict_as_one(name):
+    good, bad = encode([1, "a"]), MISTAKES[name]
+    assert decode_each([good, good], PAIR) == [[1, "a"], [1, "a"]] and decode_each([], PAIR) == []
+    for place in range(3):
+        parts = [good, good]
+        parts.insert(place, bad)
+        with pytest.raises(DecodeError) as caught:
+            decode_each(parts, PAIR, where="pairs")
+        assert caught.value.where.startswith(f"pairs[{place}]")
+
+
+def test_what_one_value_has_too_much_another_cannot_make_good():
+    whole = encode([1, "a"]) + encode([2, "b"])
+    for cut in range(len(whole)):
+        if cut != len(whole) // 2:
+            with pytest.raises(DecodeError):
+                decode_each([whole[:cut], whole[cut:]], PAIR)
+    with pytest.raises(DecodeError):
+        decode_each([encode([1, "a"])], PAIR, max_bytes=3)
+    with pytest.raises(DecodeError):
+        decode_each([encode([1, "abcdef"])], PAIR)
 
 
 def test_shapes_name_the_place_of_the_mistake():
