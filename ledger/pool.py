@@ -176,15 +176,16 @@ class Pool:
         Of the accounts that the block touched, nonce and money are read anew, once for each; the rules' own checks are
         repeated for few entries only, since what they would refuse now a builder leaves out, and names as refused.
         """
-        known = self._entries
-        included = [known[each.id] for each in executed.extrinsics if each.id in known]
-        leaving = [known[each] for each in executed.refused if each in known]
-        gone = {entry.extrinsic.id: entry for entry in (*included, *leaving, *self._expired())}
         touched = self._touched(executed)
-        touched |= dict.fromkeys(entry.extrinsic.signer for entry in gone.values())
-        for entry in gone.values():
+        for extrinsic in executed.extrinsics:
+            if (entry := self._entries.get(extrinsic.id)) is not None:
+                self._remove(entry)
+        refused = (self._entries[each] for each in executed.refused if each in self._entries)
+        leaving = {entry.extrinsic.id: entry for entry in (*refused, *self._expired())}
+        for entry in leaving.values():
             self._remove(entry)
-        dropped = [extrinsic_id for extrinsic_id in gone if extrinsic_id not in {each.extrinsic.id for each in included}]
+            touched[entry.extrinsic.signer] = None
+        dropped = list(leaving)
         for signer in touched:
             dropped += self._settle(signer)
         for entry in list(islice(self._entries.values(), REVALIDATED_PER_BLOCK)):
