@@ -3,7 +3,8 @@
 The callee speaks first (GREET). A frame that has begun must be complete within 5 s, a connection without a step lives
 120 s, and a caller that does not read what it asked for is cut off. At most 16 connections come from one address; ten
 refusals that end a connection within a minute shut the address out for a minute. On the machine itself everybody has the
-same address, so neither is asked of loopback: one broken program there would shut out the validators beside it.
+same address, so neither is asked of loopback: one broken program there would shut out the validators beside it. When all
+connections are taken, a new one takes the place of the quietest that has no session open.
 """
 
 from __future__ import annotations
@@ -51,9 +52,17 @@ class Doorkeeper:
             raise Refused("rate_limited", "too many faults", retry_after_ms=int((until - now) * 1000) + 1)
         same = sum(1 for other in self.connections if other.address == connection.address)
         crowded = same >= MAX_CONNECTIONS_PER_ADDRESS and not is_shared(connection.address)
-        if crowded or len(self.connections) >= MAX_CONNECTIONS:
+        if crowded or (len(self.connections) >= MAX_CONNECTIONS and not self._close_quietest()):
             raise Refused("busy", "too many connections", retry_after_ms=BUSY_RETRY_MS)
         self.connections.add(connection)
+
+    def _close_quietest(self) -> bool:
+        """Close the connection without a session whose last frame is oldest; False if all have one."""
+        idle = [other for other in self.connections if not other.open_sessions]
+        if not idle:
+            return False
+        min(idle, key=lambda other: other.last_frame_s).close()
+        return True
 
     def leave(self, connection: Connection) -> None:
         """Forget a connection."""
@@ -91,7 +100,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._frame_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._last_frame = self._loop.time()
+        self.last_frame_s = self._loop.time()
         self.address = ""
         self.callers: set[bytes] = set()
         self.last_sid = 0
@@ -119,7 +128,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             for frame in self._buffer.feed(data):
-                self._last_frame = self._loop.time()
+                self.last_frame_s = self._loop.time()
                 self._handle(frame)
                 if self._transport is None:
                     return
@@ -182,20 +191,20 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         if self._buffer.begun and self._frame_timer is None:
-            self._frame_timer = self._loop.call_later(FRAME_SECONDS, self._frame_too_slow, self._last_frame)
+            self._frame_timer = self._loop.call_later(FRAME_SECONDS, self._frame_too_slow, self.last_frame_s)
         elif not self._buffer.begun and self._frame_timer is not None:
             self._frame_timer.cancel()
             self._frame_timer = None
 
     def _frame_too_slow(self, last_frame: float) -> None:
         self._frame_timer = None
-        if self._last_frame == last_frame:
+        if self.last_frame_s == last_frame:
             self.refuse(0, Refused("too_slow", f"a frame took over {FRAME_SECONDS:g} s"))
         else:  # that frame was completed and another has begun since
             self._watch_frame()
 
     def _check_idle(self) -> None:
-        quiet = self._loop.time() - self._last_frame
+        quiet = self._loop.time() - self.last_frame_s
         if quiet >= IDLE_SECONDS and not self.open_sessions:
             self.close()
         else:

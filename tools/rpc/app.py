@@ -126,7 +126,10 @@ class RpcApp:
     async def _websocket(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         address = self._address(scope)
-        crowded = not is_local(address) and self._websockets[address] >= self._limits.websockets_per_remote
+        limits = self._limits
+        crowded = self._websockets[address] >= (
+            limits.websockets_local if is_local(address) else limits.websockets_per_remote
+        )
         if crowded or scope["path"] != "/" or self._refuse(headers) is not None:
             await send({"type": "websocket.close", "code": CLOSE_TOO_BUSY if crowded else CLOSE_POLICY})
             return

@@ -52,6 +52,7 @@ class Limits:
     connections: int = 1_280
     connections_per_remote: int = 64  # of one address outside this machine
     websockets_per_remote: int = 16  # of one address outside this machine
+    websockets_local: int = 512  # of this machine, all together
     rate_per_s: int = 50  # of one address outside this machine
     burst: int = 500
     body_s: float = 10.0

@@ -62,7 +62,9 @@ class _WebSocket(_CutOff, WebSocketsSansIOProtocol):
 class _Http(_CutOff, HttpToolsProtocol):
     """HTTP/1.1 with a bounded head: at most `header_bytes`, complete within `header_s` of its first byte.
 
-    One address outside this machine has at most `per_remote` connections, so that it cannot take all of them.
+    One address outside this machine has at most `per_remote` connections, so that it cannot take all of them. On the
+    machine everybody has the same address: when all connections are taken, a new one takes the place of the one that
+    has waited for its next request for longest.
     """
 
     send_s = Limits.send_s
@@ -73,12 +75,26 @@ class _Http(_CutOff, HttpToolsProtocol):
     _in_head = True
     _head_bytes = 0
     _slow: TimerHandle | None = None
+    _waiting_since: float | None = None  # None while a request is answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        self._waiting_since = self.loop.time()
         if self._is_crowded():
             transport.close()
+        elif self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            self._replace_longest_waiting()
         self._watch()
+
+    def _replace_longest_waiting(self) -> None:
+        waiting = [
+            (other._waiting_since, place, other) for place, other in enumerate(self.connections)
+            if isinstance(other, _Http) and other is not self and other._waiting_since is not None
+        ]
+        if waiting:
+            _, _, longest = min(waiting)
+            self.connections.discard(longest)
+            longest.transport.abort()
 
     def _is_crowded(self) -> bool:
         address = self.client[0] if self.client else ""
@@ -97,12 +113,18 @@ class _Http(_CutOff, HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head, self._head_bytes = False, 0
+        self._waiting_since = None
         self._unwatch()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_head = True
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.pipeline:
+            self._waiting_since = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:

@@ -251,6 +251,49 @@ async def test_one_address_outside_this_machine_cannot_take_all_connections(monk
         assert (await raw(url, PING)).status_code == 200
 
 
+async def test_whoever_waits_longest_gives_way_when_all_connections_are_taken():
+    async with serving(limits=Limits(connections=12)) as url:
+        port = int(url.rpartition(":")[2])
+        held = []
+        for _ in range(40):
+            held.append(await asyncio.open_connection("127.0.0.1", port))
+            await asyncio.sleep(0.002)
+        for _ in range(3):
+            assert (await raw(url, PING)).status_code == 200
+        first, last = held[0][0], held[-1][0]
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await asyncio.wait_for(first.readexactly(1), 1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(last.readexactly(1), 0.05)
+        for _, writer in held:
+            writer.close()
+
+
+async def test_a_request_in_work_keeps_its_connection():
+    class Slow(Api):
+        async def chain_get_header(self, at="head"):
+            await asyncio.sleep(0.3)
+            return header(1)
+
+    async with serving(Slow(), limits=Limits(connections=6)) as url:
+        asked = asyncio.ensure_future(RemoteChain(url).chain_get_header())
+        await asyncio.sleep(0.05)
+        held = [await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])) for _ in range(20)]
+        assert (await asked).height == 1
+        for _, writer in held:
+            writer.close()
+
+
+async def test_websockets_of_this_machine_leave_room():
+    async with serving(limits=Limits(websockets_local=2)) as url:
+        held = [await connect(url.replace("http", "ws")) for _ in range(2)]
+        with pytest.raises((ConnectionClosed, InvalidStatus)):
+            await (await connect(url.replace("http", "ws"))).recv()
+        assert (await raw(url, PING)).status_code == 200
+        for one in held:
+            await one.close()
+
+
 async def test_websocket_answers_and_sends_every_head_once():
     api = Api()
     async with serving(api) as url, RemoteChain(url) as chain:

@@ -275,6 +275,18 @@ async def test_connections_of_one_address_are_limited(market, monkeypatch):
     assert isinstance((await market.dial()).greet, frames.Greet)
 
 
+async def test_the_quietest_gives_way_when_all_connections_are_taken(market, monkeypatch):
+    monkeypatch.setattr(connection_module, "MAX_CONNECTIONS", 4)
+    held = [await market.dial() for _ in range(9)]
+    assert all(isinstance(raw.greet, frames.Greet) for raw in held)
+    await market.client.distribution(market.neuron, [b"x"], netuid=1)
+    assert await held[0].ended() and len(market.server.doorkeeper.connections) == 4
+    for connection in market.server.doorkeeper.connections:
+        connection.open_sessions += 1
+    late = await market.dial()
+    assert late.greet.code == 13 and await late.ended()
+
+
 # --- the caller's suspicion
 
 
