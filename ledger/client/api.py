@@ -229,6 +229,10 @@ class ChainApi(Protocol):
         """Make blocks now (manual sealing); returns the new height."""
         ...
 
+    async def admin_cut_peers(self, peers: list[str]) -> None:
+        """Drills: neither hear nor speak to these peer ids until the next call, as if the network were parted."""
+        ...
+
     async def admin_shutdown(self) -> None:
         """Stop the node cleanly."""
         ...

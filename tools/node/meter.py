@@ -1,20 +1,26 @@
-"""Counting the bytes that a network carries, by direction and topic, without its knowing."""
+"""Counting the bytes that a network carries, by direction and topic, without its knowing; and cutting it for drills.
+
+Peers in `cut` are neither heard nor spoken to, though they stay connected: what a partition looks like from here. The
+admin socket sets it (`admin_cutPeers`), so that a campaign can part real processes without rights on the machine.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set
 from dataclasses import replace
 
+from ledger.errors import NotReady, Unreachable
 from p2p.network import GossipHandler, Handlers, Network, PeerId, PeerInfo
 
 IN, OUT = "in", "out"
 
 
 class MeteredNetwork:
-    """A network whose traffic is counted in `bytes_`; everything else is passed on."""
+    """A network whose traffic is counted in `bytes_`; everything else is passed on, but to those who are cut off."""
 
-    def __init__(self, network: Network, bytes_: Counter[tuple[str, str]]) -> None:
-        self._network, self._bytes = network, bytes_
+    def __init__(self, network: Network, bytes_: Counter[tuple[str, str]], cut: Set[PeerId] = frozenset()) -> None:
+        self._network, self._bytes, self._cut = network, bytes_, cut
         self.id: PeerId = network.id
 
     async def start(self) -> None:
@@ -28,13 +34,15 @@ class MeteredNetwork:
         await self._network.publish(topic, data)
 
     async def request(self, peer: PeerId, data: bytes, *, timeout_ms: int = 10_000) -> bytes:
+        if peer in self._cut:
+            raise Unreachable(f"{peer} is cut off")
         self._bytes[OUT, "sync"] += len(data)
         reply = await self._network.request(peer, data, timeout_ms=timeout_ms)
         self._bytes[IN, "sync"] += len(reply)
         return reply
 
     def send(self, peer: PeerId, frame: bytes, *, votes: bool) -> bool:
-        sent = self._network.send(peer, frame, votes=votes)
+        sent = peer not in self._cut and self._network.send(peer, frame, votes=votes)
         if sent:
             self._bytes[OUT, "channel"] += len(frame)
         return sent
@@ -63,11 +71,18 @@ class MeteredNetwork:
         return self._network.addresses()
 
 
-def metered_handlers(handlers: Handlers, bytes_: Counter[tuple[str, str]]) -> Handlers:
-    """The same handlers, with what they are given and what they answer counted."""
+def metered_handlers(
+    handlers: Handlers, bytes_: Counter[tuple[str, str]], cut: Set[PeerId] = frozenset()
+) -> Handlers:
+    """The same handlers, with what they are given and what they answer counted; those who are cut off are not heard."""
+
+    def hear(peer: PeerId) -> None:
+        if peer in cut:
+            raise NotReady("the peer is cut off")
 
     def gossip(topic: str, handler: GossipHandler) -> GossipHandler:
         async def take(peer: PeerId, data: bytes) -> bool:
+            hear(peer)
             bytes_[IN, topic] += len(data)
             return await handler(peer, data)
 
@@ -77,12 +92,15 @@ def metered_handlers(handlers: Handlers, bytes_: Counter[tuple[str, str]]) -> Ha
     assert request is not None and channel is not None
 
     async def serve(peer: PeerId, data: bytes) -> bytes:
+        hear(peer)
         bytes_[IN, "sync"] += len(data)
         reply = await request(peer, data)
         bytes_[OUT, "sync"] += len(reply)
         return reply
 
     async def receive(peer: PeerId, frame: bytes) -> None:
+        if peer in cut:
+            return
         bytes_[IN, "channel"] += len(frame)
         await channel(peer, frame)
 

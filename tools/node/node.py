@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -51,6 +51,7 @@ AUDIT_EVERY_BLOCKS: Final = 100
 CHANNEL_POLL_S: Final = 0.01
 MAX_ROUNDS_COUNTED: Final = 100
 MAX_EARLY_FRAMES: Final = 64
+MAX_CUT: Final = 256
 
 
 class Journal(Protocol):
@@ -100,6 +101,7 @@ class Node:
         self.incident: dict[str, Any] = {}
         self.ended: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._peers: dict[PeerId, Hello] = {}
+        self._cut: set[PeerId] = set()  # neither heard nor spoken to: see `cut_peers`
         self._early: list[Frame] = []  # frames that came before consensus started
         self._enough = asyncio.Event()
         self._finality: OrderedDict[int, int] = OrderedDict()
@@ -115,12 +117,12 @@ class Node:
             topics={"block": self._on_final, TOPIC: self.relay.gossiped}, request=self._on_request,
             channel=self._on_frame, peer=self._on_peer, hello=self._hello,
         )
-        return metered_handlers(handlers, self.shell.counters.network_bytes)
+        return metered_handlers(handlers, self.shell.counters.network_bytes, self._cut)
 
     async def start(self, network: Network | None) -> None:
         """Connect, then start consensus: at once when alone, else when enough authorities are there or after a while."""
         if network is not None:
-            metered = self.network = self.shell.network = MeteredNetwork(network, self.shell.counters.network_bytes)
+            metered = self.network = self.shell.network = MeteredNetwork(network, self.shell.counters.network_bytes, self._cut)
             self._tell_authorities()
             await metered.start()
             self.follower.start(metered)
@@ -309,6 +311,14 @@ class Node:
         async with asyncio.timeout(SEAL_TIMEOUT_S):
             await self.heads.reach(target)
         return target
+
+    def cut_peers(self, peers: Collection[PeerId]) -> None:
+        """Neither hear these peers nor speak to them, until the next call: a partition, for drills."""
+        if len(peers) > MAX_CUT:
+            raise UsageError(f"at most {MAX_CUT} peers can be cut off")
+        self._cut.clear()
+        self._cut.update(peers)
+        self.parts.journal("warning", "peers cut off", peers=len(peers))
 
     # --- looking -------------------------------------------------------------------------------------------------------
 

@@ -332,6 +332,9 @@ class NodeApi:
     async def dev_seal(self, count: int = 1) -> int:
         return await self.node.seal(count)
 
+    async def admin_cut_peers(self, peers: list[str]) -> None:
+        self.node.cut_peers(peers)
+
     async def admin_shutdown(self) -> None:
         self.shutdown()
 
