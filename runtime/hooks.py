@@ -22,7 +22,8 @@ from typing import Any, Final, TypeVar
 from .registry import Context
 from .tables import ReadState, Table
 
-# Order of a block's start (protocol: settle, mint, reveal, coinbase). Inherents come before all of them.
+# Order of a block's start (protocol: decide, settle, mint, reveal, coinbase). Inherents come before all of them.
+ORDER_GOVERNANCE: Final = 15  # votes that end, proposals that are enacted
 ORDER_SETTLE: Final = 20  # registrations queued by the previous block
 ORDER_MINT: Final = 30  # the block's emission
 ORDER_REVEAL: Final = 40  # automatic reveals whose epoch is due

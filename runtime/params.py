@@ -193,6 +193,11 @@ _global(
 _global(122, "authority_bond_rao", "rao", 0, 0, 10**6 * Q, "root", "least bond of an authority; genesis gives it")
 _global(123, "authority_unbond_sessions", "sessions", 14, 1, 1000, "root", "sessions until a bond that is taken back is free")
 
+# governance
+_global(124, "voting_period", "blocks", 604_800, 1, U32, "root", "blocks during which a proposal can be voted on")
+_global(125, "enactment_delay", "blocks", 86_400, 0, U32, "root", "blocks from a proposal's approval to its enactment")
+_global(126, "proposal_deposit_rao", "rao", 10 * Q, 0, 10**6 * Q, "root", "deposit of a proposal")
+
 RECEIPT_EPOCHS: Final = 64  # epochs for which receipt roots are kept
 PRUNE_LIMIT_PARTS: Final = 16  # at most 1/16 of the uids are replaced per immunity period
 

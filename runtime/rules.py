@@ -18,6 +18,7 @@ from .modules import (
     keyring,
     neurons,
     pools,
+    proposals,
     proxies,
     registration,
     serving,
@@ -29,6 +30,6 @@ from .modules import (
 
 MODULES: Final = (
     accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, weights, emission, serving, authorities,
-    heartbeats, bonds, evidence, sessions, governance, keyring, proxies,
+    heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies,
 )
 LOADED: Final = True
