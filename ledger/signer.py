@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from .blocks import Block
-from .codec import HASH, KEY, U8, U32, U64, Bytes, Int, ListOf, Optional, Record, Shape, decode, encode
+from .codec import HASH, KEY, U32, U64, Bytes, Int, ListOf, Optional, Record, Shape, decode, encode
 from .crypto import digest
 from .errors import Corruption, DecodeError, DoubleSignRisk, InvariantBroken, NotFound, UsageError
 from .store import SCHEMA_KEY, Store, check_stamp, stamp
@@ -133,7 +133,7 @@ _RECORD_SHAPE = Record(
     signed=Optional(Record("signed", round=U32, step=Int(0, 2, "step"), digest=HASH)),
     locked_round=_ROUND, locked_hash=HASH, valid_round=_ROUND, valid_hash=HASH,
     valid_polc=Optional(Bytes(high=8 * 1024)), prevoted_hash=HASH, own=ListOf(_Message(), 3, low=3),
-    why=ListOf(Record("why", vote=U8, message=Bytes(high=9 * 1024)), MAX_AUTHORITIES),
+    why=ListOf(Record("why", vote=Int(0, 1, "kind"), message=Bytes(high=9 * 1024)), MAX_AUTHORITIES),
 )
 
 

@@ -504,7 +504,7 @@ def _from_scalar(kind: Any, value: Any, where: str) -> Any:
     if kind is int and not isinstance(value, bool):
         if isinstance(value, int):
             return value
-        if isinstance(value, str) and len(value) <= 80 and value.lstrip("-").isdecimal():
+        if isinstance(value, str) and len(value) <= 80 and value.isascii() and value.removeprefix("-").isdecimal():
             return int(value)
     elif kind is bool and isinstance(value, bool):
         return value
