@@ -297,10 +297,14 @@ class Penalise:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Answer to Gossip: forward it (True) or call it permanently invalid (False, never for "not yet known")."""
+    """Answer to Gossip: forward it (True), call it permanently invalid (False), or neither (None).
+
+    Only what was verified here is forwarded: whoever forwards a false proof is taken for its author. None is the answer to
+    what cannot be judged yet, is too old to matter, or adds nothing; it counts against nobody.
+    """
 
     ticket: int
-    accept: bool
+    accept: bool | None
 
 
 @dataclass(frozen=True, slots=True)

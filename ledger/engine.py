@@ -31,13 +31,13 @@ each CommitBlock and only keeps the guard up to date.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from .bft import Core, Trace
 from .bft_state import Conflict, Decide, Forget, Message, Save, Say, Start, Want
-from .blocks import Block
+from .blocks import Block, Header
 from .effects import (
     Boot,
     Built,
@@ -191,7 +191,7 @@ class Engine:
         for block in bodies.values():
             self._want(block.hash, ())
         for peer, values in self._inbox.take_early().items():
-            self._sift(peer, values)
+            self._sift(peer, values, {})
 
     def _may_sign(self, height: int) -> bool:
         if self._watch is not None or height < self._sign_from:
@@ -230,9 +230,11 @@ class Engine:
         except DecodeError as error:
             self._effects.append(Penalise(event.peer, str(error), 20))
             return
-        self._inbox.remember(event.peer, bundle)
-        final = self._final(event.peer, bundle.final) if bundle.final is not None else []
-        self._sift(event.peer, [*bundle.votes, *bundle.proposals, *bundle.certificates, *final])
+        headers = dict(bundle.headers or {})
+        final = []
+        if bundle.final is not None:
+            final, headers[bundle.final.header.hash] = self._final(event.peer, bundle.final), bundle.final.header
+        self._sift(event.peer, [*bundle.votes, *bundle.proposals, *bundle.certificates, *final], headers)
         if bundle.status is not None:
             self._status(event.peer, bundle.status)
 
@@ -242,21 +244,27 @@ class Engine:
         except DecodeError as error:
             self._effects += [Verdict(event.ticket, False), Penalise(event.peer, str(error), 20)]
             return
-        if not self._sift(event.peer, self._final(event.peer, final), event.ticket):
-            self._effects.append(Verdict(event.ticket, True))
+        if not self._sift(event.peer, self._final(event.peer, final), {final.header.hash: final.header}, event.ticket):
+            self._effects.append(Verdict(event.ticket, None))
 
-    def _sift(self, peer: PeerId, values: Sequence[Signable], ticket: int | None = None) -> bool:
-        """Have those values verified that are worth it. True if there are any."""
+    def _sift(
+        self, peer: PeerId, values: Sequence[Signable], headers: Mapping[bytes, Header], ticket: int | None = None
+    ) -> bool:
+        """Have those values verified that are worth it. True if there are any. `headers`: that came along, by hash."""
         info = self._peers.get(peer)
         for value in values:
+            self._inbox.repeat(peer, value)
             self._inbox.keep_early(peer, info.session_key if info else b"", value)
         if any(self._inbox.is_misplaced(value) for value in values):
             self._effects.append(Penalise(peer, "a vote or proposal of somebody who may not make it", 20))
-        news = [value for value in values if not self._inbox.is_misplaced(value) and self._inbox.is_news(value)]
+        news = [
+            value for value in values if not self._inbox.is_misplaced(value)
+            and (self._inbox.is_news(value) or (ticket is not None and self._inbox.is_first_final(value)))
+        ]
         checks = [
             self._inbox.begin(
                 peer, height, [value for value in news if value.height == height], domain_at(self.domains, height),
-                ticket=ticket,
+                ticket=ticket, headers=headers,
             )
             for height in dict.fromkeys(value.height for value in news)
         ]
@@ -268,7 +276,6 @@ class Engine:
         if final.height > self.core.height:
             self._hint(peer, final.height, final.certificate)
             return []
-        self._inbox.remember_header(peer, final.header)
         return [final.certificate]
 
     def _status(self, peer: PeerId, status: Status) -> None:
@@ -301,14 +308,15 @@ class Engine:
         elif pending.height == self.core.height:
             self._blocks.setdefault(pending.synced.hash, pending.synced)
         for value in event.good:
-            self._accept(pending.peer, value)
+            self._inbox.name(pending, value)
+            self._accept(pending.peer, value, pending.keys)
 
-    def _accept(self, peer: PeerId, value: Signable) -> None:
-        """A verified value reaches the core, or proves that something is very wrong."""
+    def _accept(self, peer: PeerId, value: Signable, keys: Sequence[bytes]) -> None:
+        """A verified value reaches the core, or proves that something is very wrong. `keys` verified it."""
         tip = self._tip
         if self._watch is not None:
             self._watch.saw(value.height - 1, self._now.mono_ms)
-            if not isinstance(value, Certificate) and self.core.keys[value.index] == self._key:
+            if not isinstance(value, Certificate) and keys[value.index] == self._key:
                 self._effects.append(Stop(20, "another node signs with this key"))
         if value.height == self.core.height:
             self._core(Message(peer, value))

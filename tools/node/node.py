@@ -222,9 +222,12 @@ class Node:
         self.shell.feed_frame(Gossip(peer, data, number))
         try:
             async with asyncio.timeout(GOSSIP_VERDICT_S):
-                return await verdict
+                accepted = await verdict
         except TimeoutError:
             raise NotReady("no verdict in time") from None
+        if accepted is None:
+            raise NotReady("it cannot be judged here")
+        return accepted
 
     async def _on_request(self, peer: PeerId, data: bytes) -> bytes:
         return await serve(self.shell, self._source, data)

@@ -136,7 +136,7 @@ class Shell:
         self._lane_idle = asyncio.Event()
         self._lane_idle.set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._tickets: dict[int, asyncio.Future[bool]] = {}
+        self._tickets: dict[int, asyncio.Future[bool | None]] = {}
         self._last_ticket = 0
         self._fetching: dict[bytes, None] = {}
         self._accepted_ms: dict[bytes, int] = {}
@@ -195,7 +195,7 @@ class Shell:
             return
         self.feed(event)
 
-    def ticket(self) -> tuple[int, asyncio.Future[bool]]:
+    def ticket(self) -> tuple[int, asyncio.Future[bool | None]]:
         """A number for a Gossip event and the future of its verdict."""
         self._last_ticket += 1
         number = self._last_ticket

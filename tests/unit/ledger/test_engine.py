@@ -367,13 +367,24 @@ def test_gossip_is_answered_and_only_permanent_faults_are_refused() -> None:
     bench = Bench(me=None)
     assert bench.do(fx.Gossip("p1", b"junk", 1))[0] == fx.Verdict(1, False)
     made = bench.do(fx.Gossip("p1", encode_final(block(1, 9).header, certificate(block(1, 9))), 2))
-    assert of(made, fx.Verdict) == [fx.Verdict(2, True)]  # a height not known yet
+    assert of(made, fx.Verdict) == [fx.Verdict(2, None)]  # a height not known yet: neither forwarded nor refused
     assert of(made, fx.Sync) == [fx.Sync("p1", 9, block(1, 9).hash, certificate(block(1, 9)))]
     forged = replace(certificate(block()), signatures=bytes(192))
     made = bench.do(fx.Gossip("p2", encode_final(block().header, forged), 3))
     assert of(made, fx.Verdict) == [fx.Verdict(3, False)] and of(made, fx.Penalise)[0].points == 50
     made = bench.do(fx.Gossip("p1", encode_final(block().header, certificate(block())), 4))
     assert of(made, fx.Verdict) == [fx.Verdict(4, True)] and of(made, fx.Fetch)[0].hash == block().hash
+
+
+def test_only_verified_finality_is_forwarded() -> None:
+    """Whoever forwards a false proof is blamed for it, so an honest node must not be led to."""
+    bench = Bench(me=0)
+    bench.decide(block())
+    final = encode_final(block().header, certificate(block()))
+    assert of(bench.do(fx.Gossip("p1", final, 1)), fx.Verdict) == [fx.Verdict(1, True)]  # decided, not yet committed
+    bench.commit(block())
+    forged = encode_final(block().header, replace(certificate(block()), signatures=bytes(192)))
+    assert of(bench.do(fx.Gossip("p2", forged, 2)), fx.Verdict) == [fx.Verdict(2, None)]  # one good proof is enough
 
 
 def test_a_follower_commits_what_is_certified_and_says_nothing() -> None:
