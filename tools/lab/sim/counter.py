@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ledger.blocks import Extrinsic
 from ledger.errors import Rejected
@@ -13,18 +13,22 @@ AUTHORITIES_KEY = b"authorities"
 
 
 class CounterMachine:
-    """`genesis` gives the state to begin with. Extrinsics do not exist here."""
+    """`genesis` gives the state to begin with. Extrinsics do not exist here.
+
+    `schedule`: first height -> the set from then on.
+    """
 
     version = 1
+
+    def __init__(self, schedule: Mapping[int, tuple[bytes, ...]] | None = None) -> None:
+        self._schedule = schedule or {}
 
     @staticmethod
     def genesis(keys: Sequence[bytes]) -> dict[bytes, bytes]:
         return {COUNT_KEY: bytes(8), AUTHORITIES_KEY: b"".join(keys)}
 
     def authorities(self, view: View) -> AuthoritySet:
-        joined = view.get(AUTHORITIES_KEY) or b""
-        keys = tuple(joined[at : at + 32] for at in range(0, len(joined), 32))
-        return AuthoritySet(keys, tuple(range(len(keys))))
+        return _set_of(view.get(AUTHORITIES_KEY) or b"")
 
     def admit(self, view: View, extrinsic: Extrinsic, height: int) -> Admission:
         raise Rejected("NoCalls", "this machine has no calls")
@@ -44,4 +48,14 @@ class CounterMachine:
         if inherents or extrinsics:
             raise Rejected("NoCalls", "this machine has no calls")
         count = int.from_bytes(view.get(COUNT_KEY) or b"", "big") + 1
-        return BlockResult({COUNT_KEY: count.to_bytes(8, "big")}, [[1, count]], [], self.authorities(view))
+        changes: dict[bytes, bytes | None] = {COUNT_KEY: count.to_bytes(8, "big")}
+        keys = self._schedule.get(context.height + 1)
+        if keys is not None:
+            changes[AUTHORITIES_KEY] = b"".join(keys)
+        authorities = self.authorities(view) if keys is None else _set_of(b"".join(keys))
+        return BlockResult(changes, [[1, count]], [], authorities)
+
+
+def _set_of(joined: bytes) -> AuthoritySet:
+    keys = tuple(joined[at : at + 32] for at in range(0, len(joined), 32))
+    return AuthoritySet(keys, tuple(range(len(keys))))

@@ -17,14 +17,16 @@ class FaultStore(MemoryStore):
         self._undo: list[dict[bytes, bytes | None]] = []
 
     def write(self, batch: Mapping[bytes, bytes | None], *, sync: bool) -> None:
-        before = {key: self.get(key) for key in batch}
+        if sync:
+            self._undo.clear()
+        else:
+            self._undo.append({key: self.get(key) for key in batch})
         super().write(batch, sync=sync)
-        self._undo = [] if sync else [*self._undo, before]
 
     def crash(self) -> int:
         """Lose what the operating system had not written; returns how many batches that were."""
         lost = self._rng.randint(0, len(self._undo))
         for _ in range(lost):
             super().write(self._undo.pop(), sync=True)
-        self._undo = []
+        self._undo.clear()
         return lost

@@ -1,99 +1,45 @@
-"""A world: nodes, weather, disks and actors, all from one seed; and the checks that must hold in every run.
+"""A world: nodes, weather, disks, clocks, actors and users, all from one seed; and the checks that must hold in every run.
 
-Checked while it runs: no two blocks are decided at a height; no honest authority sends two different messages for one
-(height, round, kind); no honest node stops; every certificate is valid. Checked at the end: within `HEAL_LIMIT_MS` of the
-moment at which all trouble ends, every honest node has `HEIGHTS_AFTER` more blocks than anybody had then. `digest` covers
-all that happened, in order: the same seed gives the same digest.
+For `Plan.trouble_ms` everything that the plan allows goes wrong. Then the network heals, crashes end and clocks are right
+again: within `HEAL_LIMIT_MS` every honest node must have `HEIGHTS_AFTER` more blocks than anybody had then. All other checks
+(`checks`) hold at every moment. `digest` covers all that happened, in order: the same seed gives the same digest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
-from typing import Any
 
 from ledger import effects as fx
 from ledger.blocks import Block
-from ledger.crypto import KeyPair
-from ledger.machine import StateMachine
-from ledger.messages import decode_bundle
-from ledger.spec import ChainSpecParams
-from ledger.votes import Certificate, Evidence, Proposal, Vote, max_faulty
+from ledger.signer import rewound
+from ledger.votes import Certificate, Evidence
 
-from .actors import KINDS, Actor
+from .actors import Actor
+from .checks import Checks, Violation
 from .clock import EPOCH_MS, Timeline
-from .counter import CounterMachine
-from .keys import HashKey, keyed_hashes
+from .keys import keyed_hashes
 from .network import Weather
 from .node import Node
+from .plan import BLOCK_TIME_MS, TROUBLE_MS, ClockStep, Plan
+from .rules import Rules
+from .traffic import Traffic
 
-BLOCK_TIME_MS = 250
-TROUBLE_MS = 4_000
+__all__ = ["BLOCK_TIME_MS", "EPOCH_MS", "HEAL_LIMIT_MS", "TROUBLE_MS", "Plan", "Rules", "Violation", "World"]
+
 HEAL_LIMIT_MS = 20_000
 HEIGHTS_AFTER = 4
-MAX_ACTIONS = 400_000
-
-
-class Violation(Exception):
-    """A check failed. The message says which; the seed reproduces it."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a world is made of. `actors`: kind by index of the authorities that are not honest."""
-
-    n: int = 4
-    actors: Mapping[int, str] | None = None
-    weather: Weather | None = None
-    crash: float = 0.0  # probability before each effect, until the trouble ends
-    skew_ms: int = 0  # clocks are off by up to this
-    slow_disk_ms: int = 6
-    followers: int = 0
-    real_signatures: bool = False
-    line: bool = False  # each node is connected with the one before and the one after, no others
-    late_followers_ms: int = 0  # followers start only then
-    trouble_ms: int = TROUBLE_MS
-    block_time_ms: int = BLOCK_TIME_MS
-
-    @classmethod
-    def random(cls, seed: int, max_n: int = 5) -> Plan:
-        """Each kind of trouble is switched off in some of the worlds."""
-        rng = Random(f"plan {seed}")
-        n = rng.choice([size for size in (1, 2, 3, 4, 4, 4, 5, 7) if size <= max_n])
-        bad = rng.sample(range(n), rng.randint(0, max_faulty(n)))
-        return cls(
-            n=n, actors={index: rng.choice(KINDS) for index in bad}, weather=Weather.random(rng, n, TROUBLE_MS),
-            crash=rng.choice((0.0, 0.0, 0.001, 0.004)), skew_ms=rng.choice((0, 0, 200)),
-            slow_disk_ms=rng.choice((1, 6, 30)), followers=rng.choice((0, 0, 1)), real_signatures=rng.random() < 0.05,
-        )
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What the nodes run: a state machine, its genesis, and the keys of the authorities named there, in order."""
-
-    machine: StateMachine
-    genesis_state: Mapping[bytes, bytes]
-    params: ChainSpecParams
-    keys: tuple[Any, ...]  # KeyPair, or HashKey without real signatures
-
-    @classmethod
-    def counter(cls, seed: int, plan: Plan) -> Rules:
-        """The default: every seed has a genesis hash of its own."""
-        make: Any = KeyPair.from_seed if plan.real_signatures else HashKey.from_seed
-        keys = tuple(make(bytes([index]) * 32) for index in range(plan.n))
-        params = ChainSpecParams(
-            genesis_hash=blake2b(f"genesis {seed}".encode(), digest_size=32).digest(), genesis_time_ms=EPOCH_MS,
-            block_time_ms=plan.block_time_ms,
-        )
-        return cls(CounterMachine(), CounterMachine.genesis([key.public for key in keys]), params, keys)
+MAX_ACTIONS = 1_000_000
+MAX_REWIND = 4  # blocks
 
 
 class World:
-    """`rules` default to the counter; `trace` (if given) gets every line that is digested."""
+    """`rules` default to what the plan says; `trace` (if given) gets every line that is digested.
+
+    `nodes`: the authorities in the order of the first set, then candidates, followers, and the second copies of twins.
+    """
 
     def __init__(
         self, seed: int, plan: Plan | None = None, *, rules: Rules | None = None, trace: list[str] | None = None
@@ -102,45 +48,75 @@ class World:
         self.rng = Random(f"world {seed}")
         self.timeline = Timeline()
         self.weather = self.plan.weather or Weather.fine()
-        rules = rules or Rules.counter(seed, self.plan)
-        self.machine, self.genesis_state, self.params = rules.machine, rules.genesis_state, rules.params
-        self.decided: dict[int, bytes] = {}
-        self.rounds: dict[int, int] = {}  # round of the first certificate of each height
+        self.rules = rules or Rules.of(seed, self.plan)
+        self.machine, self.genesis_state, self.params = self.rules.machine, self.rules.genesis_state, self.rules.params
+        self.checks = Checks(self)
+        self.decided, self.rounds = self.checks.decided, self.checks.rounds
         self.evidence: list[Evidence] = []
-        self.crashes = 0
-        self._signed: dict[tuple[int, int, int, int], bytes] = {}
+        self.crashes = self.rewinds = 0
+        self.recovered_ms = 0
         self._digest = blake2b(digest_size=16)
         self._trace = trace
-        self._actors = {index: Actor(kind, self.rng) for index, kind in (self.plan.actors or {}).items()}
         self.nodes: list[Node] = []
-        everybody = [*rules.keys, *[None] * self.plan.followers]
-        self.nodes = [Node(self, index, key, index not in self._actors) for index, key in enumerate(everybody)]
+        self._make_nodes()
         self.honest = [node for node in self.nodes if node.honest]
+        self.honest_keys = [node.key.public for node in self.honest if node.key is not None]
+        self.traffic = Traffic(self)
+
+    def _make_nodes(self) -> None:
+        actors, keys = dict(self.plan.actors or {}), [*self.rules.keys, *self.rules.candidates]
+        twins = [index for index in sorted(actors) if "twins" in actors[index].split("+")]
+        everybody = [*keys, *[None] * self.plan.followers, *(keys[index] for index in twins)]
+        kinds = [actors.get(index, "") for index in range(len(everybody) - len(twins))] + [actors[index] for index in twins]
+        for index, (key, kind) in enumerate(zip(everybody, kinds, strict=True)):
+            node = Node(self, index, key, not kind)
+            node.actor = Actor(kind, self.rng) if kind else None
+            self.nodes.append(node)
 
     # --- running -----------------------------------------------------------------------------------------------------
 
     def run(self) -> World:
         """Until all honest nodes have gone on after the trouble. Raises Violation."""
         with nullcontext() if self.plan.real_signatures else keyed_hashes():
-            self._start()
-            self._until(lambda: self.timeline.now_ms >= self.plan.trouble_ms, self.plan.trouble_ms + HEAL_LIMIT_MS)
+            self.start()
+            limit_ms = self.plan.trouble_ms + HEAL_LIMIT_MS
+            self.until(lambda: self.timeline.now_ms >= self.plan.trouble_ms, limit_ms)
+            self._heal()
             target, healed_ms = max(self.decided, default=0) + HEIGHTS_AFTER, self.timeline.now_ms
-            self._until(lambda: self._all_reached(target), self.plan.trouble_ms + HEAL_LIMIT_MS)
+            self.until(lambda: self._all_reached(target), limit_ms)
             self.recovered_ms = self.timeline.now_ms - healed_ms
+            for node in self.honest:
+                self.checks.final(node)
+            self.note(-1, f"{self.timeline.actions} actions")
         return self
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Set the clocks and plan everything that happens at a time."""
+        plan = self.plan
         for node in self.nodes:
-            node.skew_ms = self.rng.randint(-self.plan.skew_ms, self.plan.skew_ms)
-            if (self.plan.actors or {}).get(node.index) != "silent":
-                late_ms = self.plan.late_followers_ms if node.key is None else 0
+            node.skew_ms = self.rng.randint(-plan.skew_ms, plan.skew_ms)
+            late_ms = plan.late_followers_ms if node.key is None else 0
+            if node.actor is not None:
+                node.actor.enter(node)
+            if node.actor is None or node.actor.boots:
                 self.timeline.after(late_ms + self.rng.randint(0, 300), node.boot)
+        for at_ms in plan.blackouts:
+            self.timeline.after(at_ms, self._blackout)
+        for step in plan.clock_steps:
+            self.timeline.after(step.at_ms, lambda step=step: self._step_clock(step))  # type: ignore[misc]
+        for at_ms in plan.rewinds:
+            self.timeline.after(at_ms, self.rewind)
+        if self.weather.breaks:
+            for start, _, side in self.weather.partitions:
+                self.timeline.after(start, lambda side=side: self._break_links(side))  # type: ignore[misc]
+        self.traffic.begin()
 
-    def _until(self, done: Any, deadline_ms: int) -> None:
+    def until(self, done: Callable[[], bool], deadline_ms: int) -> None:
+        """Let time pass. Raises Violation if it is not done by then."""
+        step, timeline = self.timeline.step, self.timeline
         while not done():
-            if not self.timeline.step() or self.timeline.now_ms > deadline_ms or self.timeline.actions > MAX_ACTIONS:
-                where = [node.where() for node in self.honest]
-                raise Violation(f"seed {self.seed}: no progress at {self.timeline.now_ms} ms, nodes at {where}")
+            if not step() or timeline.now_ms > deadline_ms or timeline.actions > MAX_ACTIONS:
+                self.checks.violated(f"no progress, nodes at {[node.where() for node in self.honest]}")
 
     def _all_reached(self, height: int) -> bool:
         return all(node.alive and node.chain.durable_height >= height for node in self.honest)
@@ -155,13 +131,58 @@ class World:
         if self._trace is not None:
             self._trace.append(line)
 
+    # --- trouble -----------------------------------------------------------------------------------------------------
+
+    def _blackout(self) -> None:
+        for node in self.honest:
+            node.crash()
+
+    def _step_clock(self, step: ClockStep) -> None:
+        for node in self.nodes if step.index is None else [self.nodes[step.index]]:
+            node.skew_ms += step.step_ms
+            self.note(node.index, f"clock steps by {step.step_ms} ms")
+
+    def _break_links(self, side: frozenset[int]) -> None:
+        for one in self.nodes:
+            for name in list(one.peering.connected) if one.alive else ():
+                if (one.index in side) != (self.named(name).index in side):
+                    one.peering.drop(name)
+
+    def _heal(self) -> None:
+        """Single clocks are set right; what all of them did stays."""
+        for node in self.honest:
+            alone_ms = sum(step.step_ms for step in self.plan.clock_steps if step.index == node.index)
+            node.skew_ms -= alone_ms
+        self.note(-1, "healed")
+
+    def rewind(self) -> None:
+        """A devnet is taken back: stop all nodes, cut each chain, append the same domain everywhere, start."""
+        for node in self.nodes:
+            if node.alive:
+                node.halt()
+        heads = [node.stored_height() for node in self.honest if node.key is not None]
+        height = self.rng.randint(max(self.params.genesis_height, min(heads) - MAX_REWIND), min(heads))
+        source = self.honest[0]
+        source.open()
+        source.chain.rewind(height)
+        head, entropy = source.chain.head, self.rng.randbytes(16)
+        domains = rewound(source.domains, height, head.hash, head.next_authorities_hash, entropy)
+        source.halt()
+        for node in self.nodes:
+            node.rewind(height, domains)
+            if node.actor is None or node.actor.boots:
+                self.timeline.after(self.rng.randint(0, 300), node.boot)
+        self.checks.rewound(height)
+        self.rewinds += 1
+        self.note(-1, f"rewound to {height}")
+
     # --- what nodes ask of the world ---------------------------------------------------------------------------------
 
     def named(self, name: str) -> Node:
         return self.nodes[int(name[1:])]
 
     def is_linked(self, one: Node, other: Node) -> bool:
-        """A connection exists at all."""
+        """A connection is possible at all."""
         return one is not other and (not self.plan.line or abs(one.index - other.index) == 1)
 
     def crashes_now(self, node: Node) -> bool:
@@ -176,65 +197,60 @@ class World:
     def work_delay_ms(self) -> int:
         return self.rng.randint(0, 4)
 
-    def round_trip_ms(self, one: Node, other: Node) -> int | None:
-        """Time for a question and its answer; None if either is lost."""
-        now_ms = self.timeline.now_ms
-        there = self.weather.arrivals(self.rng, one.index, other.index, now_ms)
-        back = self.weather.arrivals(self.rng, other.index, one.index, now_ms)
-        return there[0] + back[0] if there and back else None
+    def latency_ms(self) -> int:
+        return 1 + int(self.rng.random() * self.weather.latency_ms)
 
-    def serves_bodies(self, node: Node) -> bool:
-        actor = self._actors.get(node.index)
-        return actor is None or actor.kind != "withholder"
+    def trip(self, sender: Node, receiver: Node) -> int | None:
+        """Time of one message; None if it is lost."""
+        arrivals = self.weather.arrivals(self.rng, sender.index, receiver.index, self.timeline.now_ms)
+        return arrivals[0] if arrivals else None
 
     def send(self, node: Node, send: fx.Send) -> None:
-        actor = self._actors.get(node.index)
-        if actor is None:
-            self._check_signed(node, send.frame)
-        frames = [(peer, send.frame) for peer in send.peers] if actor is None else actor.frames(node, send)
-        for peer, frame in frames:
-            self._deliver(node, self.named(peer), fx.Frame(node.name, frame))
+        if node.actor is None:
+            self.checks.sent(node, send.frame)
+            for peer in send.peers:
+                self.deliver(node, peer, send.frame)
+        else:
+            for peer, frame in node.actor.frames(node, send):
+                self.deliver(node, peer, frame)
 
-    def gossip(self, node: Node, data: bytes) -> None:
-        """To all that are connected; honest ones pass it on."""
-        for other in self.nodes:
-            if self.is_linked(node, other) and node.index not in self._actors:
-                for delay_ms in self.weather.arrivals(self.rng, node.index, other.index, self.timeline.now_ms):
-                    self.timeline.after(delay_ms, lambda other=other: other.hear_gossip(node.name, data))  # type: ignore[misc]
+    def deliver(self, node: Node, peer: str, frame: bytes) -> None:
+        """One frame on the direct channel, if there is one."""
+        receiver, life = self.named(peer), node.generation
+        event = fx.Frame(node.name, frame)
 
-    def _deliver(self, sender: Node, receiver: Node, event: fx.Event) -> None:
-        for delay_ms in self.weather.arrivals(self.rng, sender.index, receiver.index, self.timeline.now_ms):
-            self.timeline.after(delay_ms, lambda: receiver.feed(event))
+        def arrive() -> None:
+            if receiver.alive and receiver.peering.connected.get(node.name) == life:
+                if receiver.actor is not None:
+                    receiver.actor.heard(receiver, frame)
+                receiver.feed(event)
 
-    # --- checks ------------------------------------------------------------------------------------------------------
+        for delay_ms in self.weather.arrivals(self.rng, node.index, receiver.index, self.timeline.now_ms):
+            self.timeline.after(delay_ms, arrive)
 
-    def _check_signed(self, node: Node, frame: bytes) -> None:
-        bundle = decode_bundle(frame)
-        values: tuple[Vote | Proposal, ...] = (*bundle.votes, *bundle.proposals)
-        for value in values:
-            if value.index != node.index:
-                continue
-            place = (node.index, value.height, value.round, 0 if isinstance(value, Proposal) else value.kind)
-            if self._signed.setdefault(place, value.block_hash) != value.block_hash:
-                raise Violation(f"seed {self.seed}: p{node.index} signed two things at {place[1:]}")
+    def gossip(self, node: Node, topic: str, data: bytes) -> None:
+        """To all that are connected."""
+        if node.actor is not None and not node.actor.gossips():
+            return
+        for peer in node.peering.connected:
+            receiver = self.named(peer)
+
+            def arrive(receiver: Node = receiver, life: int = node.generation) -> None:
+                if receiver.alive and receiver.peering.connected.get(node.name) == life:
+                    receiver.peering.hear(node.name, topic, data)
+
+            for delay_ms in self.weather.arrivals(self.rng, node.index, receiver.index, self.timeline.now_ms):
+                self.timeline.after(delay_ms, arrive)
 
     def committed(self, node: Node, block: Block, certificate: Certificate) -> None:
         """A block is durable on a node."""
         self.note(node.index, f"commit {block.height} {block.hash[:4].hex()}")
-        self.rounds.setdefault(block.height, certificate.round)
-        if not node.honest:
-            return
-        if self.decided.setdefault(block.height, block.hash) != block.hash:
-            raise Violation(f"seed {self.seed}: two blocks were decided at {block.height}")
-        if not certificate.verify(node.chain.authority_keys(block.height), self.params.genesis_hash):
-            raise Violation(f"seed {self.seed}: block {block.height} was committed without a valid certificate")
+        if node.honest:
+            self.checks.committed(node, block, certificate)
 
     def stopped(self, node: Node, effect: fx.Stop) -> None:
         self.note(node.index, f"stop {effect.code} {effect.reason}")
-        if node.honest:
-            raise Violation(f"seed {self.seed}: p{node.index} stopped with {effect.code}: {effect.reason}")
+        self.checks.stopped(node, effect)
 
     def penalised(self, node: Node, effect: fx.Penalise) -> None:
-        """An honest peer is never at fault."""
-        if effect.peer and self.named(effect.peer).honest:
-            raise Violation(f"seed {self.seed}: p{node.index} blames honest {effect.peer}: {effect.reason}")
+        self.checks.penalised(node, effect)
