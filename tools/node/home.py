@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from ledger.store import LevelStore
 from runtime.executor import Runtime
 
 from .config import NodeConfig
+from .folders import make_database
 
 MAX_POOL_BYTES: Final = 32 << 20
 
@@ -172,7 +172,7 @@ def _create(home: Path, specification: Specification, params: ChainSpecParams, h
 
 def _create_chain(path: Path, specification: Specification, params: ChainSpecParams, history: str) -> None:
     state, retain = specification.genesis.state, _retained(history)
-    _appear(path, lambda store: Chain.create(store, params, Runtime(params.genesis_hash), state, retain_blocks=retain))
+    make_database(path, lambda store: Chain.create(store, params, Runtime(params.genesis_hash), state, retain_blocks=retain))
 
 
 def _retained(history: str) -> int | None:
@@ -181,19 +181,7 @@ def _retained(history: str) -> int | None:
 
 
 def _create_sign(path: Path, params: ChainSpecParams, key: KeyPair) -> None:
-    _appear(path, lambda store: Signer.create(store, params.genesis_hash, key.public, params.initial_height))
-
-
-def _appear(path: Path, fill: Callable[[LevelStore], object]) -> None:
-    """A database appears under its name when it is complete, or not at all: a kill in between leaves nothing."""
-    draft = path.with_name(f".{path.name}.new")
-    shutil.rmtree(draft, ignore_errors=True)
-    store = LevelStore.create(draft)
-    try:
-        fill(store)
-    finally:
-        store.close()
-    os.rename(draft, path)
+    make_database(path, lambda store: Signer.create(store, params.genesis_hash, key.public, params.initial_height))
 
 
 def _private(home: Path) -> None:

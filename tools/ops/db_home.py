@@ -1,0 +1,169 @@
+"""A stopped node's databases, opened for the commands of `quorix db`; and what they all need.
+
+The chain database is opened as the node left it: the way it keeps past states is not changed. The sign database is read
+for its signing domains and closed again; only a rewind writes to it. While a command has the chain database open, no node
+can start there: whoever comes second is told to wait (exit code 27).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from ledger.chain import Chain
+from ledger.client.keys import read_key_file
+from ledger.errors import Corruption, DiskFailure, Locked, NotFound, UsageError
+from ledger.history import RETAINED_BLOCKS, archive_from
+from ledger.signer import Domains, Signer, domain_at
+from ledger.spec import ChainSpecParams
+from ledger.store import LevelStore
+from runtime.executor import Runtime
+from tools.node.home import Specification
+
+T = TypeVar("T")
+SPARE_BYTES: Final = 64 << 20  # left free beside what a command writes
+Track = Callable[[Iterable[T], str, int], Iterator[T]]  # items, what is done, how many
+Progress = Callable[[str, int, int], None]  # what, done, of
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What the sign database says: signing domains, and the height of the newest signed message (-1: none)."""
+
+    domains: Domains
+    signed_height: int
+
+
+@dataclass
+class StoppedNode:
+    """A node's home with its chain open."""
+
+    home: Path
+    specification: Specification
+    params: ChainSpecParams
+    guard: Guard | None
+    store: LevelStore
+    chain: Chain
+
+    @property
+    def archive(self) -> bool:
+        return archive_from(self.store) is not None
+
+    @property
+    def retain_blocks(self) -> int | None:
+        return None if self.archive else RETAINED_BLOCKS
+
+    @property
+    def rewound(self) -> bool:
+        """Some blocks were certified under another domain than the genesis hash."""
+        return self.guard is not None and len(self.guard.domains) > 1
+
+
+def spec_path(home: Path, given: Path | None) -> Path:
+    """The chain's specification: as given, in the home, or that of the devnet to which the home belongs."""
+    places = [given] if given is not None else [home / "spec.toml", home.parent.parent / "spec.toml"]
+    for place in places:
+        if place.is_file():
+            return place
+    raise NotFound(f"no specification at {places[0]}", hint="give the chain's specification with --spec FILE")
+
+
+def repair_command(home: Path) -> str:
+    return f"quorix db repair --home {home}"
+
+
+@contextmanager
+def faults_explained(home: Path) -> Iterator[None]:
+    """Errors of the databases, each with the command that comes next."""
+    try:
+        yield
+    except Locked as error:
+        raise Locked(error.cause, hint="stop the node that runs there, or wait for the other command") from error
+    except Corruption as error:
+        raise Corruption(error.cause, hint=repair_command(home)) from error
+
+
+def open_store(home: Path) -> LevelStore:
+    """The chain database. Raises NotFound, Locked, Corruption or DiskFailure, with the next step."""
+    with faults_explained(home):
+        try:
+            return LevelStore.open(home / "chain")
+        except NotFound:
+            raise NotFound(
+                f"there is no chain database in {home}", hint="name a node's home with --home; see quorix db --help"
+            ) from None
+
+
+def read_guard(home: Path, params: ChainSpecParams) -> Guard | None:
+    """What the sign database says; None if the home has no key or no sign database."""
+    if not (home / "sign").exists() or not (home / "session.key").exists():
+        return None
+    key = read_key_file(home / "session.key")
+    store = LevelStore.open(home / "sign")
+    try:
+        signer = Signer.open(store, params.genesis_hash, key.public)
+        newest = [signer.load(height)[0] for height, _ in signer.domains]
+        return Guard(signer.domains, max((record.height for record in newest if record is not None), default=-1))
+    finally:
+        store.close()
+
+
+def domains_of(guard: Guard | None, params: ChainSpecParams) -> Domains:
+    return ((params.initial_height, params.genesis_hash),) if guard is None else guard.domains
+
+
+@contextmanager
+def stopped_node(home: Path, spec: Path | None = None) -> Iterator[StoppedNode]:
+    """Open a stopped node for a command; closed again whatever happens."""
+    specification = Specification.load(spec_path(home, spec))
+    params = specification.params("")
+    store = open_store(home)
+    try:
+        guard = read_guard(home, params)
+        with faults_explained(home):
+            yield StoppedNode(home, specification, params, guard, store, open_chain(store, params, guard))
+    finally:
+        store.close()
+
+
+def open_chain(store: LevelStore, params: ChainSpecParams, guard: Guard | None) -> Chain:
+    """The chain in an open database, with past states kept as they are."""
+    domains = domains_of(guard, params)
+
+    def domain(height: int) -> bytes:
+        return domain_at(domains, height)
+
+    retain = None if archive_from(store) is not None else RETAINED_BLOCKS
+    return Chain.open(store, params, Runtime(params.genesis_hash, domain), retain_blocks=retain, domain_at=domain)
+
+
+def need_space(folder: Path, needed_bytes: int) -> None:
+    """Raises DiskFailure before a command begins what the disk cannot hold."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes + SPARE_BYTES:
+        raise DiskFailure(
+            f"{folder} has {free >> 20} MiB free, about {(needed_bytes + SPARE_BYTES) >> 20} MiB are needed",
+            hint="free some space, or choose another disk; nothing was changed",
+        )
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Where to write a file that appears under its name when it is complete and on the disk, or not at all."""
+    if path.exists():
+        raise UsageError(f"{path} exists", hint="choose another name, or remove it")
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        yield draft
+        with open(draft, "rb+") as file:
+            os.fsync(file.fileno())
+        os.rename(draft, path)
+    except OSError as error:
+        raise DiskFailure(f"{path} cannot be written: {error.strerror}", hint="nothing is left of it") from error
+    finally:
+        draft.unlink(missing_ok=True)
