@@ -15,6 +15,7 @@ from .modules import (
     governance,
     heartbeats,
     hotkeys,
+    identities,
     keyring,
     neurons,
     pools,
@@ -30,6 +31,6 @@ from .modules import (
 
 MODULES: Final = (
     accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, weights, emission, serving, authorities,
-    heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies,
+    heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies, identities,
 )
 LOADED: Final = True
