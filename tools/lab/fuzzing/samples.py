@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from io import BytesIO
 from random import Random
 from typing import Any, Final
 
@@ -185,16 +186,55 @@ def blocks() -> list[bytes]:
 
 # --- state -------------------------------------------------------------------------------------------------------
 
+SEVERAL: Final = (b"key 3", b"key 17", b"absent", b"nowhere")
 STATE: Final = {b"key %d" % index: b"value %d" % index for index in range(40)}
 
 
 @cache
 def proofs() -> tuple[bytes, list[bytes]]:
-    """(root, proofs) of that state: of a key that is there and of one that is not."""
+    """(root, proofs) of that state: of a key that is there, of one that is not, of several."""
     from ledger.state_tree import StateTree
 
     tree, _ = StateTree().updated(STATE)
-    return tree.root, [tree.prove(b"key 3"), tree.prove(b"absent")]
+    return tree.root, [tree.prove(b"key 3"), tree.prove(b"absent"), tree.prove(*SEVERAL)]
+
+
+def chunks() -> list[bytes]:
+    """That state in chunks."""
+    from ledger.snapshot_chunks import cut
+
+    whole = cut(STATE.items(), STATE.__getitem__)
+    return [chunk.encode() for source in (whole, cut(STATE.items(), STATE.__getitem__, 200)) for chunk in source.chunks()][:4]
+
+
+@cache
+def chain() -> Any:
+    """Three blocks of a chain with one authority, in memory."""
+    from genesis.build import build_genesis
+    from genesis.cast import cast, devnet_spec
+    from ledger.chain import Chain
+    from ledger.store import MemoryStore
+    from runtime.executor import Runtime
+
+    genesis = build_genesis(devnet_spec(1, authorities=1))
+    session = next(member.session for member in cast(1, 1) if member.session is not None)
+    found = Chain.create(MemoryStore(), genesis.params, Runtime(genesis.genesis_hash), genesis.state)
+    for height in (1, 2, 3):
+        executed = found.build(timestamp_ms=found.head.timestamp_ms + 1000, round_=0)
+        block_hash = executed.block.hash
+        signature = session.sign("precommit", genesis.genesis_hash, vote_body(height, 0, block_hash))
+        found.commit(executed, Certificate.build({0: Vote(PRECOMMIT, height, 0, block_hash, 0, signature)}, 1))
+    return found
+
+
+@cache
+def snapshot() -> bytes:
+    """A snapshot file of that chain's head."""
+    from ledger.snapshot import write_snapshot
+
+    file = BytesIO()
+    write_snapshot(chain(), 3, file)
+    return file.getvalue()
 
 
 def epoch_row() -> Any:

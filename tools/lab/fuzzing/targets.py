@@ -6,11 +6,12 @@ A test walks the sources and fails when a function named `decode...` or `from_va
 from __future__ import annotations
 
 from functools import cache
+from io import BytesIO
 from typing import Any
 
 from ledger.blocks import Block, Body, Extrinsic, Header, encode_inherents
 from ledger.codec import decode, encode
-from ledger.errors import Corruption, DecodeError, Rejected
+from ledger.errors import Corruption, DecodeError, Rejected, WrongGenesis
 from ledger.inherents import Heartbeat
 from ledger.layout import Head
 from ledger.messages import decode_bundle, decode_final, encode_bundle, encode_final
@@ -25,7 +26,7 @@ from .texts import file_targets, text_targets
 @cache
 def targets() -> dict[str, Target]:
     """All targets by name."""
-    found = [*_ledger(), *_calls(), *_p2p(), *_serving(), *_stored(), *text_targets(), *file_targets()]
+    found = [*_ledger(), *_calls(), *_p2p(), *_serving(), *_stored(), *_snapshots(), *text_targets(), *file_targets()]
     assert len({target.name for target in found}) == len(found), "two targets have one name"
     return {target.name: target for target in found}
 
@@ -55,6 +56,8 @@ def _ledger() -> list[Target]:
         Target("block", samples=made.blocks, read=Block.decode, **record, covers=("ledger.blocks.Block.decode",)),
         Target("extrinsic", samples=made.extrinsics, read=Extrinsic.decode, **record, lead=64,
                covers=("ledger.blocks.Extrinsic.decode",)),
+        Target("extrinsics of a body", "cbor", lambda: [_full_body()], _together,
+               covers=("ledger.blocks.Extrinsic.decode_each", "ledger.codec.decode_each", "ledger.verdict._decode")),
         Target("inherents", "cbor", lambda: inherents, lambda data: Body(b"", data, ()).inherent_list(), encode_inherents),
         Target("vote", "cbor", lambda: votes, plain(Vote), value, covers=("ledger.votes.Vote.from_value",)),
         Target("proposal", "cbor", lambda: [value(made.proposal()), value(made.proposal(2))], plain(Proposal), value,
@@ -74,6 +77,25 @@ def _ledger() -> list[Target]:
         Target("sign record", samples=made.sign_records, read=SignRecord.decode, **record, lead=1,
                covers=("ledger.signer.SignRecord.decode",)),
     ]
+
+
+def _full_body() -> bytes:
+    return Body(b"\x80", b"\x80", tuple(made.extrinsics()[:6])).encode()
+
+
+def _together(data: bytes) -> list[Extrinsic]:
+    """Reading many at once must say what reading each says."""
+    raws = Body.decode(data).extrinsics
+    try:
+        each = [Extrinsic.decode(raw) for raw in raws]
+    except DecodeError as error:
+        try:
+            Extrinsic.decode_each(raws)
+        except DecodeError:
+            raise error from None
+        raise AssertionError("accepted together, refused alone") from error
+    assert Extrinsic.decode_each(raws) == each, "other values together than alone"
+    return each
 
 
 def _judged_certificate(data: bytes) -> bool:
@@ -242,12 +264,13 @@ def _serving() -> list[Target]:
 
 
 def _stored() -> list[Target]:
-    from ledger.client.proofs import verify_state
+    from ledger.client.proofs import verify_state, verify_states
     from ledger.signer import _decode_domains, _encode_domains
     from runtime.epochs import decode_row, encode_row
 
     head = Head(7, made.header().hash, made.NOW_MS, made.header().state_root, made.SET_HASH)
     root, proofs = made.proofs()
+    several = {key: made.STATE.get(key) for key in made.SEVERAL}
     return [
         Target("head row", "cbor", one(head.encode()), Head.decode, lambda item: item.encode(), refuses=(Corruption,),
                covers=("ledger.layout.Head.decode",)),
@@ -258,6 +281,39 @@ def _stored() -> list[Target]:
         Target("state proof", "cbor", lambda: proofs, lambda data: _only_true(root, data), refuses=()),
         Target("state proof of absence", "cbor", lambda: proofs,
                lambda data: verify_state(root, b"absent", None, data), refuses=()),
+        Target("state proof of several keys", "cbor", lambda: proofs,
+               lambda data: verify_states(root, several, data), refuses=()),
+    ]
+
+
+def _snapshots() -> list[Target]:
+    from ledger.snapshot import Manifest, SnapshotReader
+    from ledger.snapshot_chunks import Chunk
+
+    def judged(data: bytes) -> None:
+        chunk = Chunk.decode(data)
+        chunk.verify(made.proofs()[0])
+        assert all(made.STATE.get(key) == value for key, value in chunk.entries), "a chunk proved what is not in the state"
+
+    def read(data: bytes) -> None:
+        chain = made.chain()
+        reader = SnapshotReader(BytesIO(data), chain.params, chain.authorities().keys)
+        assert reader.header.hash == chain.head.hash, "a snapshot of another block was proven"
+        for chunk in reader.chunks():
+            assert all(chain.view().get(key) == value for key, value in chunk.entries), "another state was proven"
+
+    def manifests() -> list[bytes]:
+        chain = made.chain()
+        return [SnapshotReader(BytesIO(made.snapshot()), chain.params, chain.authorities().keys).manifest.encode()]
+
+    return [
+        Target("snapshot manifest", "cbor", manifests, Manifest.decode, lambda item: item.encode(),
+               covers=("ledger.snapshot.Manifest.decode",)),
+        Target("snapshot chunk", "cbor", made.chunks, Chunk.decode, lambda item: item.encode(),
+               covers=("ledger.snapshot_chunks.Chunk.decode",)),
+        Target("snapshot chunk judged", "cbor", made.chunks, judged, refuses=(DecodeError, Rejected), max_ms=60),
+        Target("snapshot file", "bytes", lambda: [made.snapshot()], read,
+               refuses=(DecodeError, Rejected, WrongGenesis), slow=True, max_ms=100),
     ]
 
 

@@ -141,7 +141,7 @@ def _finality(header: Header) -> Any:
 def _light_proofs() -> list[bytes]:
     from ledger.client.records import to_json
 
-    root, (proof, absent) = made.proofs()
+    root, (proof, absent, _) = made.proofs()
     header = made.header(state_root=root)
     at = {"height": 7, "hash": to_json(header.hash)}
     return [
