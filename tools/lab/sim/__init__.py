@@ -8,4 +8,5 @@
     actors     authorities that do not follow the rules
     node       a shell: performs the engine's effects in the world
     world      the whole, from a seed; and the checks
+    stage      a world without chance, for directed scenarios; `player` is its node, `scenarios` are what it plays
 """
