@@ -120,6 +120,8 @@ def decode_bundle(data: bytes) -> Bundle:
             if (header.hash, header.height) != (proposal.block_hash, proposal.height):
                 raise DecodeError("not the header of the proposed block", where="bundle.proposals")
             headers[header.hash] = header
+    if any((each.block_hash in headers) == (given is None) for each, (_, given) in zip(proposals, proposed, strict=True)):
+        raise DecodeError("the header of a block with one of its proposals and not with the other", where="bundle.proposals")
     return Bundle(
         tuple(Vote.from_value(item) for item in votes),
         tuple(proposals),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.blocks import Header
-from ledger.codec import encode
+from ledger.codec import decode, encode
 from ledger.errors import DecodeError
 from ledger.messages import (
     MAX_FRAME_BYTES,
@@ -70,6 +70,13 @@ def test_a_final_survives_its_encoding_and_is_small() -> None:
 def test_a_final_of_something_else_is_refused(certificate_: Certificate) -> None:
     with pytest.raises(DecodeError):
         decode_final(encode_final(header(), certificate_))
+
+
+def test_a_header_comes_with_all_proposals_of_its_block_or_with_none() -> None:
+    bare = decode(encode_bundle(full_bundle()))
+    bare[1][1][1] = None
+    with pytest.raises(DecodeError, match="not with the other"):
+        decode_bundle(encode(bare))
 
 
 def test_a_header_must_be_that_of_the_proposal() -> None:
