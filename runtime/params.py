@@ -170,6 +170,9 @@ _global(
     97, "owner_hyperparam_rate_limit", "tempos", 2, 0, 100, "root",
     "tempos between two changes of one parameter by an owner",
 )
+_global(
+    98, "owner_change_rate_limit", "blocks", 604_800, 0, U32, "root", "blocks between two changes of a subnet's owner",
+)
 
 # accounts, fees, blocks
 _global(110, "existential_deposit", "rao", 500, 0, Q, "root", "an account below this is closed")

@@ -18,6 +18,7 @@ from .modules import (
     identities,
     keyring,
     neurons,
+    ownership,
     pools,
     proposals,
     proxies,
@@ -31,6 +32,6 @@ from .modules import (
 
 MODULES: Final = (
     accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, weights, emission, serving, authorities,
-    heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies, identities,
+    heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies, identities, ownership,
 )
 LOADED: Final = True
