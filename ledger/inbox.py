@@ -148,7 +148,7 @@ class Inbox:
     def name(self, pending: Pending, value: Signable) -> None:
         """A verified value names a block that its sender has; the oldest of too many named by one authority is forgotten."""
         block_hash = value.block_hash
-        if value.height != self._core.height or block_hash == NIL:
+        if value.height != self._core.height or block_hash == NIL or not pending.peer:
             return
         named = self._named.setdefault(-1 if isinstance(value, Certificate) else value.index, deque())
         if block_hash not in named:

@@ -11,7 +11,7 @@ from ledger import effects as fx
 from ledger.blocks import Block, Body, Header
 from ledger.crypto import KeyPair
 from ledger.engine import Engine
-from ledger.inbox import MAX_VERIFYING
+from ledger.inbox import MAX_NAMED, MAX_VERIFYING
 from ledger.machine import AuthoritySet
 from ledger.messages import Bundle, FinalBlock, decode_bundle, encode_bundle, encode_final, pack
 from ledger.signer import Signer, SignRecord, rewound
@@ -323,6 +323,39 @@ def test_the_header_that_came_with_a_proposal_is_passed_on() -> None:
     assert fetch.header == block().header
 
 
+def test_headers_and_sources_are_believed_of_verified_messages_only() -> None:
+    bench = Bench()
+    inbox = bench.engine._inbox
+    for salt in range(1, 60):
+        fake = replace(propose(1, block(salt).hash), signature=bytes(64))
+        frame = Bundle(proposals=(fake,), votes=(replace(vote(2, block(salt).hash), signature=bytes(64)),),
+                       headers={block(salt).hash: block(salt).header})
+        bench.do(fx.Frame("p3", encode_bundle(frame)))
+        forged = replace(certificate(block(salt)), signatures=bytes(192))
+        bench.do(fx.Gossip("p3", encode_final(block(salt).header, forged), salt))
+    assert not inbox.sources and not inbox.headers
+    true = Bundle(proposals=(propose(1, block().hash),), headers={block().hash: block().header})
+    (fetch,) = of(bench.do(fx.Frame("p1", encode_bundle(true))), fx.Fetch)
+    assert fetch.header == block().header and fetch.peers == ("p1",)
+    bench.frame(replace(vote(3, block().hash), signature=bytes(64)), peer="p2")  # repeats a name that is known
+    assert inbox.sources == {block().hash: ["p1", "p2"]}
+
+
+def test_an_authority_that_names_many_blocks_makes_none_of_the_others_forgotten() -> None:
+    bench = Bench()
+    inbox = bench.engine._inbox
+    true = Bundle(proposals=(propose(1, block().hash),), headers={block().hash: block().header})
+    bench.do(fx.Frame("p1", encode_bundle(true)))
+    for round_ in range(8):
+        for salt in (1, 2):
+            bench.frame(vote(3, block(10 * round_ + salt).hash, round_=round_), peer="p3")
+    assert inbox.sources[block().hash] == ["p1"] and inbox.headers == {block().hash: block().header}
+    assert len(inbox.sources) == 1 + MAX_NAMED
+    bench.decide(block())
+    bench.commit(block())
+    assert not inbox.sources and not inbox.headers
+
+
 # --- heights -----------------------------------------------------------------------------------------------------------
 
 
@@ -508,6 +541,19 @@ def test_a_new_sign_database_listens_and_another_copy_of_the_key_stops_it() -> N
     assert of(bench.frame(vote(1)), fx.Verify) == []
     assert of(bench.frame(replace(vote(0), signature=bytes(64))), fx.Stop) == []  # a forgery proves nothing
     (stop,) = of(bench.frame(vote(0)), fx.Stop)
+    assert stop.code == 20
+
+
+def test_a_copy_is_noticed_although_the_set_shrank_while_its_vote_was_verified() -> None:
+    bench = Bench(me=3, watch_first=True)
+    bench.answering = False
+    (check,) = of(bench.frame(vote(3)), fx.Verify)
+    bench.answering = True
+    bench.decide(block(), (0, 1, 2))
+    bench.n = 2
+    bench.commit(block(), certificate(block(), (0, 1, 2)))
+    assert bench.engine.core.n == 2
+    (stop,) = of(bench.do(check.run()), fx.Stop)
     assert stop.code == 20
 
 
