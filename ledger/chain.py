@@ -249,20 +249,19 @@ class Chain(ChainReader):
         self._hashes[head.height] = head.hash
         return batch
 
-    def apply(self, batch: CommitBatch, *, sync: bool = True) -> None:
-        """Write a prepared batch; batches are applied in the order in which they were prepared.
-
-        Without `sync` a power loss may undo it: only for a node that signs nothing, while it catches up.
-        """
-        if not self._pending or self._pending[0] is not batch:
-            raise InvariantBroken(f"the batch of block {batch.height} is not the next one")
-        self._store.write(batch.rows, sync=sync)
+    def apply(self, *batches: CommitBatch) -> None:
+        """Write prepared batches, in the order in which they were prepared: all of them in one synced write."""
+        if self._pending[: len(batches)] != batches:
+            raise InvariantBroken(f"the batch of block {batches[0].height} is not the next one")
+        joined = {key: row for batch in batches for key, row in batch.rows.items()} if len(batches) > 1 else batches[0].rows
+        self._store.write(joined, sync=True)
+        newest = batches[-1].height
         with self._lock:
-            self._pending = self._pending[1:]
+            self._pending = self._pending[len(batches) :]
             now, base = self._now, self._store.snapshot()
-            rows, written = LayeredRows(now.rows.layers[:-1], base), StoredPages(LayeredRows((), base))
-            trees = tuple((height, tree.over(written) if height == batch.height else tree) for height, tree in now.trees)
-            self._now = Picture(now.head, rows, trees, now.authorities, batch.height)
+            rows, written = LayeredRows(now.rows.layers[: -len(batches)], base), StoredPages(LayeredRows((), base))
+            trees = tuple((height, tree.over(written) if height == newest else tree) for height, tree in now.trees)
+            self._now = Picture(now.head, rows, trees, now.authorities, newest)
 
     def commit(self, executed: ExecutedBlock, certificate: Certificate) -> None:
         """prepare_commit and apply in one call (tests, tools)."""

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from ledger import history, layout
-from ledger.errors import DiskFailure, Pruned
+from ledger.errors import DiskFailure, InvariantBroken, Pruned
 from ledger.layout import ReverseDiff
 from ledger.store import LevelStore, MemoryStore
 from ledger.views import MemoryView
@@ -143,6 +143,29 @@ def test_remembered_pasts_follow_the_head(ledger):
     ledger.grow(extrinsics=[put(ledger, b"other")])
     grown(ledger, 2)
     assert ledger.chain.view(2).get(b"vk") == b"other"
+
+
+def test_several_blocks_are_written_in_one_batch(new_ledger):
+    ledger, alone = new_ledger().create(), new_ledger().create()
+    grown(ledger, 2)
+    grown(alone, 2)
+    batches = []
+    for height in range(3, 6):
+        executed = ledger.build([put(ledger, b"%d" % height)])
+        certificate = ledger.certificate(executed.block)
+        batches.append(ledger.chain.prepare_commit(executed, certificate))
+        alone.chain.apply(alone.chain.import_block(executed.block, certificate))
+    with pytest.raises(InvariantBroken):
+        ledger.chain.apply(*batches[1:])
+    with pytest.raises(InvariantBroken):
+        ledger.chain.apply(batches[1], batches[0])
+    ledger.chain.apply(*batches)
+    assert ledger.chain.durable_height == 5
+    assert dict(ledger.store.items(b"")) == dict(alone.store.items(b""))
+    assert readable(ledger.chain) == list(range(6))
+    assert [ledger.chain.prove(b"vk", height).value for height in (3, 4, 5)] == [b"3", b"4", b"5"]
+    grown(ledger, 2)
+    ledger.open().audit_state()
 
 
 def test_unknown_pasts_are_named(new_ledger):

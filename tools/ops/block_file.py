@@ -1,0 +1,149 @@
+"""Blocks with their certificates in a file: `quorix db export` writes it, `quorix db import` reads it.
+
+    frame 0      [genesis hash, first height, last height]
+    other frames [block, certificate], heights ascending without a gap
+
+An import believes nothing of it: every block goes through the same door as one from a peer (`Chain.import_block`), with its
+certificate, signatures on two threads, and commits beside the execution of what follows: the disk thread writes all blocks
+that wait for it in one synced batch. A file that ends early or is damaged has given all the blocks before that; importing
+it again, or a longer one, goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from ledger.blocks import MAX_BLOCK_BYTES, Block
+from ledger.chain import MAX_PENDING_COMMITS, Chain, CommitBatch
+from ledger.codec import HASH, U64, Bytes, Record, decode, encode
+from ledger.errors import DecodeError, Rejected, WrongGenesis
+from ledger.framing import FrameWriter, read_frames
+from ledger.verdict import SignatureTask, VerifyBatch, verify_one_by_one
+from ledger.votes import Certificate
+
+KIND: Final = b"quorix blocks 1"
+MAX_FRAME_BYTES: Final = MAX_BLOCK_BYTES + (64 << 10)
+VERIFY_THREADS: Final = 2
+SPREAD_ABOVE: Final = 16  # fewer signatures than this are verified where they are
+
+Progress = Callable[[str, int, int], None]
+
+_RANGE: Final = Record("range", genesis_hash=HASH, first=U64, last=U64)
+_BLOCK: Final = Record("entry", block=Bytes(high=MAX_FRAME_BYTES), certificate=Bytes(high=9 * 1024))
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a file says it holds."""
+
+    genesis_hash: bytes
+    first: int
+    last: int
+
+
+def write_blocks(chain: Chain, first: int, last: int, file: BinaryIO, progress: Progress) -> int:
+    """Write the blocks from `first` to `last`; returns the bytes written. Raises NotFound for one that is not kept."""
+    frames = FrameWriter(file, KIND)
+    frames.write(encode([chain.params.genesis_hash, first, last]))
+    for height in range(first, last + 1):
+        frames.write(encode([chain.block(height).encode(), chain.certificate(height).encode()]))
+        progress("exporting blocks", height - first + 1, last - first + 1)
+    frames.close()
+    return frames.bytes_written
+
+
+class BlockReader:
+    """A file of blocks. Raises DecodeError for damage, WrongGenesis for another chain's."""
+
+    def __init__(self, file: BinaryIO, genesis_hash: bytes) -> None:
+        self._frames = read_frames(file, KIND, MAX_FRAME_BYTES)
+        value = decode(next(self._frames, b""), where="range")
+        _RANGE.check(value, "range")
+        self.range = Range(*value)
+        if self.range.genesis_hash != genesis_hash:
+            raise WrongGenesis(
+                f"the file is of the chain {self.range.genesis_hash.hex()[:16]}, this is {genesis_hash.hex()[:16]}"
+            )
+
+    def blocks(self) -> Iterator[tuple[Block, Certificate]]:
+        """Blocks with their certificates, decoded and in order; nothing is verified."""
+        expected = self.range.first
+        for frame in self._frames:
+            value = decode(frame, max_bytes=MAX_FRAME_BYTES, where=f"block {expected}")
+            _BLOCK.check(value, f"block {expected}")
+            block = Block.decode(value[0])
+            if block.height != expected or expected > self.range.last:
+                raise DecodeError(f"block {block.height} stands where {expected} should be", where="blocks")
+            yield block, Certificate.decode(value[1])
+            expected += 1
+        if expected != self.range.last + 1:
+            raise DecodeError(f"the file ends at block {expected - 1}, it should reach {self.range.last}", where="blocks")
+
+
+@dataclass
+class Imported:
+    """What an import did."""
+
+    blocks: int = 0
+    transactions: int = 0
+    known: int = 0  # blocks that were there already
+
+
+def import_blocks(reader: BlockReader, chain: Chain, progress: Progress) -> Imported:
+    """Verify and commit every block above the head. Raises Rejected for the first that is not the chain's next one.
+
+    What was imported before a failure, or a Ctrl-C, is durable.
+    """
+    done = Imported()
+    waiting: deque[CommitBatch] = deque()
+    writing: Future[None] | None = None
+    with ThreadPoolExecutor(1) as disk, ThreadPoolExecutor(VERIFY_THREADS) as verifiers:
+        verify = _spread(verifiers)
+        try:
+            for block, certificate in reader.blocks():
+                if block.height <= chain.head.height:
+                    _same(chain, block)
+                    done.known += 1
+                    continue
+                if block.height != chain.head.height + 1:
+                    raise Rejected("Gap", f"the file goes on at block {block.height}, the chain ends at {chain.head.height}")
+                waiting.append(chain.import_block(block, certificate, verify_batch=verify))
+                if writing is None or writing.done() or chain.head.height - chain.durable_height >= MAX_PENDING_COMMITS:
+                    if writing is not None:
+                        writing.result()
+                    writing = disk.submit(chain.apply, *waiting)
+                    waiting.clear()
+                done.blocks += 1
+                done.transactions += len(block.body.extrinsics)
+                progress("importing blocks", block.height - reader.range.first + 1, reader.range.last - reader.range.first + 1)
+        finally:
+            if writing is not None:
+                writing.result()
+            if waiting:
+                chain.apply(*waiting)
+    return done
+
+
+def _same(chain: Chain, block: Block) -> None:
+    if block.height >= chain.params.initial_height and chain.hash_at(block.height) != block.hash:
+        raise Rejected(
+            "OtherChain", f"block {block.height} of the file is another one than this chain's",
+            hint="one of the two was rewound, or made by others: do not mix them",
+        )
+
+
+def _spread(threads: ThreadPoolExecutor) -> VerifyBatch:
+    """Verify on the threads; a few signatures where they are."""
+
+    def verify(tasks: Sequence[SignatureTask]) -> Sequence[bool]:
+        if len(tasks) < SPREAD_ABOVE:
+            return verify_one_by_one(tasks)
+        cuts = [len(tasks) * part // VERIFY_THREADS for part in range(VERIFY_THREADS + 1)]
+        parts = threads.map(verify_one_by_one, [tasks[start:end] for start, end in zip(cuts, cuts[1:], strict=False)])
+        return [valid for part in parts for valid in part]
+
+    return verify
