@@ -219,6 +219,11 @@ class Shape(ABC):
     @abstractmethod
     def check(self, value: Any, where: str = "") -> None: ...
 
+    def __init_subclass__(cls) -> None:
+        """Whoever says anew what passes must say it in both ways: else the compiled test calls `check`."""
+        if "check" in vars(cls) and "source" not in vars(cls):
+            cls.source = Shape.source  # type: ignore[method-assign]
+
     def source(self, place: str, names: dict[str, Any]) -> str:
         """A Python expression: does the value at `place` pass `check`? `names` takes what it refers to."""
         name = f"passes{len(names)}"

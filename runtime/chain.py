@@ -39,8 +39,16 @@ class ChainInfo:
         return (height - self.initial_height + 1) % self.session_blocks == 0
 
 
+@dataclass(frozen=True)
+class Birth:
+    """A block in which an extrinsic may be born."""
+
+    height: int
+    block_hash: bytes
+
+
 INFO = Table(5, "chain_info", ChainInfo)
-BIRTH_HASHES = Table(6, "birth_hash", list, u16_field("slot"))  # height mod 4096 -> [height, hash]
+BIRTH_HASHES = Table(6, "birth_hash", Birth, u16_field("slot"))  # by height mod 4096
 KEY_COUNT = Table(7, "key_count", int)
 
 
@@ -53,16 +61,13 @@ def info(state: ReadState) -> ChainInfo:
 def remember_parent(context: Context) -> None:
     """Put the parent's hash into the ring."""
     height = context.height - 1
-    BIRTH_HASHES.put(context.state, height % BIRTH_WINDOW, value=[height, context.block.parent_hash])
+    BIRTH_HASHES.put(context.state, height % BIRTH_WINDOW, value=Birth(height, context.block.parent_hash))
 
 
 def birth_hash(state: ReadState, height: int) -> bytes | None:
     """Hash of the block at `height` if it is among the last 4,096 and below the head, else None."""
     found = BIRTH_HASHES.get(state, height % BIRTH_WINDOW)
-    if found is None or found[0] != height:
-        return None
-    assert isinstance(found[1], bytes)
-    return found[1]
+    return None if found is None or found.height != height else found.block_hash
 
 
 def key_count(state: ReadState) -> int:

@@ -36,7 +36,7 @@ error(18, "Expired", "the extrinsic's period is over", "sign it again with a rec
 error(19, "BirthBlockUnknown", "the birth block is not among the chain's recent ones", "sign it again")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Admitted:
     """An extrinsic whose envelope is fine: its call, checked arguments, cost."""
 
@@ -217,7 +217,7 @@ def _admit(context: Context, extrinsic: Extrinsic, prices: fees.Prices) -> _Admi
 
 def _check_life(context: Context, extrinsic: Extrinsic) -> None:
     """Born in a block of this chain that is known, and not older than its period."""
-    born, height = extrinsic.birth_height, context.height
+    born, height = extrinsic.birth_height, context.block.height
     if not 1 <= extrinsic.period <= MAX_PERIOD:
         refuse("UnsupportedVersion", f"a period of {extrinsic.period} blocks is not allowed")
     if height > born + extrinsic.period:

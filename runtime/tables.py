@@ -88,6 +88,18 @@ def _fields_of(kind: type) -> Callable[[Any], Any]:
     return attrgetter(*names) if len(names) > 1 else lambda value: [getattr(value, name) for name in names]
 
 
+def _key_maker(prefix: bytes, key: tuple[KeyField, ...]) -> Callable[..., bytes]:
+    """(key fields...) -> raw key; fewer fields give a prefix."""
+    if len(key) == 1:
+        pack = key[0].pack
+        return lambda *part: prefix + pack(*part) if part else prefix
+
+    def raw_key(*parts: int | bytes) -> bytes:
+        return prefix + b"".join([field.pack(part) for field, part in zip(key, parts, strict=False)])
+
+    return raw_key
+
+
 class Table(Generic[V]):
     """A family of state keys with one value type."""
 
@@ -102,17 +114,9 @@ class Table(Generic[V]):
         self._fields_of = _fields_of(kind) if self._record else None
         self._immutable = _is_immutable(kind)
         self._decoded: dict[bytes, V] = {}  # immutable values by their encoding
-        self._pack_first = key[0].pack if key else None
+        self._parts = len(key)
+        self.key = _key_maker(self.prefix, key)
         Table.registry[number] = self
-
-    def key(self, *parts: int | bytes) -> bytes:
-        """Raw key of the given key fields; fewer fields give a prefix."""
-        if len(parts) == 1 and self._pack_first is not None:
-            return self.prefix + self._pack_first(parts[0])
-        key = self.prefix
-        for field, part in zip(self.fields, parts, strict=False):
-            key += field.pack(part)
-        return key
 
     def parts(self, key: bytes) -> tuple[Any, ...]:
         """Key fields of a raw key."""
@@ -139,15 +143,16 @@ class Table(Generic[V]):
         return value
 
     def get(self, state: ReadState, *parts: int | bytes) -> V | None:
-        assert len(parts) == len(self.fields), self.name
+        assert len(parts) == self._parts, self.name
         key = self.key(*parts)
         if self._immutable and type(state) is State:
-            return cast("V | None", state.value(key, self))
+            found: V | None = state.value(key, self)
+            return found
         data = state.get(key)
         return None if data is None else self.decode(data)
 
     def put(self, state: WriteState, *parts: int | bytes, value: V) -> None:
-        assert len(parts) == len(self.fields), self.name
+        assert len(parts) == self._parts, self.name
         key = self.key(*parts)
         if self._immutable and type(state) is State:
             state.put_value(key, self, value)

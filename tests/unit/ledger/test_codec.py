@@ -220,6 +220,20 @@ def test_a_compiled_record_fits_what_passes_its_check(value):
             assert shape.fits(values)
 
 
+def test_a_shape_made_of_another_is_not_taken_for_it():
+    class Even(Bytes):
+        def check(self, value, where=""):
+            super().check(value, where)
+            if len(value) % 2:
+                raise DecodeError("odd", where=where)
+
+    for shape in (Even(high=4), ListOf(Even(high=4), 2), Record("even", a=Even(high=4))):
+        wrap = (lambda value: value) if isinstance(shape, Even) else lambda value: [value]
+        assert shape.fits(wrap(b"ab")) and not shape.fits(wrap(b"a"))
+        with pytest.raises(DecodeError):
+            shape.check(wrap(b"a"))
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_many_values_are_as_strict_as_one(name):
     good, bad = encode([1, "a"]), MISTAKES[name]
