@@ -97,6 +97,16 @@ def two_certificates() -> None:
     stage.pass_ms(10)
     ((_, stop),) = stage.stops
     assert stop.code == 21 and set(stop.incident) == {"first", "second"}
+    follower.kill()
+
+    stage.stops.clear()  # the same while the height is still open
+    stage = Stage(followers=1, puppets=[0, 1, 2, 3])
+    stage.expects_stop = True
+    stage.players[4].feed(final(one, 0))
+    stage.pass_ms(5)
+    stage.players[4].feed(final(other, 1))
+    stage.pass_ms(5)
+    assert [again.code for _, again in stage.stops] == [21] and not stage.decided
     second = Certificate.decode(bytes.fromhex(stop.incident["second"]))
     assert second.block_hash == other.hash and second.verify(follower.chain.authority_keys(1), stage.params.genesis_hash)
 
@@ -175,10 +185,11 @@ def duplicate_votes() -> None:
 
     # a vote heard before its round begins is placed again when it does
     stage = Stage(puppets=[1, 2, 3])
-    stage.show(1, [0], *(stage.vote(index, kind, NIL) for kind in (PREVOTE, PRECOMMIT) for index in (1, 2, 3)))
-    stage.pass_ms(255)
     block = stage.block(1, after_ms=255, holder=2)
     stage.show(1, [0], stage.prevote(1, block.hash, 1))
+    stage.show(1, [0], *(stage.vote(index, kind, NIL) for kind in (PREVOTE, PRECOMMIT) for index in (1, 2, 3)))
+    stage.pass_ms(5)
+    assert stage.core(0).round == 0
     stage.reach(1, 1_000, 0)
     stage.show(2, [0], stage.proposal(2, block, 1))
     assert stage.vote_all(PREVOTE, 1, 300, 0) == [block.hash]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 from ledger import effects as fx
@@ -213,8 +214,9 @@ def stale_sign_database() -> None:
     assert newest is not None and newest.signed is not None
     for other in (
         SignRecord(newest.height - 1, 7, 2, (7, 2, NIL)),
-        SignRecord(newest.height, newest.round, newest.step, (*newest.signed[:2], digest("body", b"another"))),
-        SignRecord(newest.height, newest.round, newest.step, None),
+        replace(newest, signed=(*newest.signed[:2], digest("body", b"another"))),
+        replace(newest, signed=None),
+        replace(newest, own=(None, None, None)),
     ):
         _refused(player.signer, other)
     player.signer.persist(newest, ())  # identical: nothing new is said

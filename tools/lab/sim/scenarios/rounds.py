@@ -75,6 +75,15 @@ def selective_byzantine() -> None:
     stage.grow(1, 4_000)
 
 
+@scenario(53, "relayed by rebroadcast")
+def relayed_by_rebroadcast() -> None:
+    """The leader is dead, p0 and p3 cannot hear each other, p2 hears both: its rebroadcast lets both end the nil round."""
+    stage = Stage(puppets=[1])
+    with stage.lose(lambda sender, receiver, value: {sender, receiver} == {0, 3}):
+        stage.grow(2, 4_000)
+    assert [stage.voted(index, PRECOMMIT, 0) for index in (0, 2, 3)] == [NIL, NIL, NIL] and stage.rounds[1] == 1
+
+
 @scenario(25, "dead active list")
 def dead_active_list() -> None:
     """All that may lead first are dead: past the active list the full list leads, and every height goes on."""
