@@ -1,8 +1,9 @@
 """The store: an ordered map of bytes with atomic batches. LevelStore keeps it on disk, MemoryStore in memory.
 
 LevelDB is opened with paranoid checks and every read verifies checksums: without them one flipped bit can lose rows in
-the middle of the log unnoticed. A database is made by `create` and found by `open`; `open` never makes one, because
-LevelDB would otherwise cover up a lost file with a new, empty database.
+the middle of the log unnoticed. What it does not notice even then is looked for first (`ledger/level_files.py`). A
+database is made by `create` and found by `open`; `open` never makes one, because LevelDB would otherwise cover up a lost
+file with a new, empty database.
 
 Failures: Locked (another process), Corruption, DiskFailure (any failed read, write or sync), NotFound (no database).
 The rows `m/schema` and `m/genesis` say what a database is: see `stamp` and `check_stamp`.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from .errors import Corruption, DiskFailure, Error, Locked, NewerSchema, NotFound, WrongGenesis
+from .level_files import check_files
 
 WRITE_BUFFER_BYTES: Final = 4 << 20
 CACHE_BYTES: Final = 8 << 20
@@ -166,6 +168,7 @@ class LevelStore(_LevelReader):
             if folder.is_dir() and any(folder.iterdir()):
                 raise Corruption(f"{folder} has lost its CURRENT file")
             raise NotFound(f"no database at {folder}")
+        check_files(folder)
         return cls(_open_level(folder, False, write_buffer_bytes, cache_bytes), str(folder))
 
     def write(self, batch: Mapping[bytes, bytes | None], *, sync: bool) -> None:
@@ -180,6 +183,11 @@ class LevelStore(_LevelReader):
 
     def snapshot(self) -> Snapshot:
         return _LevelReader(self._db.snapshot(), self._path)
+
+    def compact(self) -> None:
+        """Rewrite all files without what was deleted. Raises DiskFailure or Corruption."""
+        with _translated(self._path):
+            self._db.compact_range()
 
     def close(self) -> None:
         self._db.close()

@@ -56,7 +56,7 @@ def _ledger() -> list[Target]:
         Target("block", samples=made.blocks, read=Block.decode, **record, covers=("ledger.blocks.Block.decode",)),
         Target("extrinsic", samples=made.extrinsics, read=Extrinsic.decode, **record, lead=64,
                covers=("ledger.blocks.Extrinsic.decode",)),
-        Target("extrinsics of a body", "cbor", lambda: [_full_body()], _together,
+        Target("extrinsics of a body", "cbor", lambda: [_full_body()], _together, max_ms=40,
                covers=("ledger.blocks.Extrinsic.decode_each", "ledger.codec.decode_each", "ledger.verdict._decode")),
         Target("inherents", "cbor", lambda: inherents, lambda data: Body(b"", data, ()).inherent_list(), encode_inherents),
         Target("vote", "cbor", lambda: votes, plain(Vote), value, covers=("ledger.votes.Vote.from_value",)),
