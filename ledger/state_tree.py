@@ -46,7 +46,7 @@ from .tree_pages import (
 
 __all__ = ["PAGE_ENTRIES", "PageChanges", "StateTree", "leaf_hash", "page_key", "state_root"]
 
-RESIDENT_PAGES: Final = 1 << 17  # pages in memory beside those that a block changes: about 45 MiB
+RESIDENT_PAGES: Final = 1 << 18  # pages in memory, those of a million keys: with the nodes above them about 120 MiB
 MAX_PROVEN_KEYS: Final = 64
 _PAGE_MARK: Final = 0x10  # in the shape of a proof: a page ends the path here; plus its number of entries
 

@@ -25,6 +25,7 @@ PAGE_ENTRIES: Final = 8
 ENTRY_BYTES: Final = 64
 PAGE_BYTES: Final = PAGE_ENTRIES * ENTRY_BYTES
 MAX_DEPTH: Final = 127
+_PATH_BITS: Final = 256
 INDEX_DEPTH: Final = 4
 UNIT_DEPTH: Final = 6
 UNITS: Final = 4**UNIT_DEPTH
@@ -117,7 +118,7 @@ def load(pages: Pages | None, expected: bytes, key_hash: bytes, depth: int) -> S
 def _load_unit(pages: Pages, key_hash: bytes) -> Subtree:
     first, low = key_hash[:1], key_hash[1] & 0xF0
     rows = pages.items(first, first + bytes((low,)))
-    return rebuild(_below(rows, low | 0x0F), UNIT_DEPTH, [child_of(key_hash, level) for level in range(UNIT_DEPTH)])
+    return rebuild(_below(rows, low | 0x0F), UNIT_DEPTH, first[0] << 4 | low >> 4)
 
 
 def _below(rows: Iterator[tuple[bytes, bytes]], last: int) -> Iterator[tuple[bytes, bytes]]:
@@ -164,9 +165,12 @@ def _index_row(top: Subtree, path: int) -> bytes | None:
         if type(top) is not tuple:
             return None
         top = top[1 + (path >> shift & 3)]
-    if type(top) is not tuple or any(type(child) is not tuple for child in top[1:]):
+    if type(top) is not tuple:
         return None
-    return b"".join([child[0] for child in top[1:]])
+    _, first, second, third, fourth = top
+    if type(first) is type(second) is type(third) is type(fourth) is tuple:
+        return b"".join((first[0], second[0], third[0], fourth[0]))
+    return None
 
 
 def from_index(pages: Pages, root: bytes) -> Subtree | None:
@@ -185,14 +189,14 @@ def from_index(pages: Pages, root: bytes) -> Subtree | None:
 # --- rebuilding --------------------------------------------------------------------------------------------------
 
 
-def rebuild(rows: Iterable[tuple[bytes, bytes]], depth: int = 0, path: Iterable[int] = ()) -> Subtree:
-    """The subtree of stored pages, ascending by key; index rows among them are passed over.
+def rebuild(rows: Iterable[tuple[bytes, bytes]], depth: int = 0, path: int = 0) -> Subtree:
+    """The subtree at a path (a number of two bits a level) from its stored pages, ascending by key.
 
-    `path`: the child numbers that lead to it. Raises Corruption if the pages cannot be one such subtree.
+    Index rows among them are passed over. Raises Corruption if the pages cannot be one such subtree.
     """
     build = _Rebuild(rows)
-    subtree = build.subtree(depth, bytes(path))
-    if build.row is not None:
+    subtree = build.subtree(depth, path)
+    if build.page:
         raise Corruption("state page outside the tree")
     return subtree
 
@@ -202,33 +206,42 @@ class _Rebuild:
 
     def __init__(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         self.rows = iter(rows)
-        self.row: tuple[bytes, bytes] | None = None
+        self.depth = self.path = 0  # of the next page; a path is a number of two bits a level
+        self.page = EMPTY  # empty: there are no more
         self.advance()
 
     def advance(self) -> None:
-        self.row = next(self.rows, None)
-        while self.row is not None and len(self.row[0]) == 2 and self.row[0][1] == 0:
-            self.row = next(self.rows, None)
-        if self.row is not None:
-            key, page = self.row
-            depth = key[-1] if key else 0
-            whole = page and len(page) % ENTRY_BYTES == 0 and len(page) <= PAGE_BYTES and depth <= MAX_DEPTH
-            if not whole or not page_key(page[:32], depth) == page_key(page[-ENTRY_BYTES:-32], depth) == key:
-                raise Corruption("a state page is misshapen")
+        key, self.page = next(self.rows, (b"", EMPTY))
+        while len(key) == 2 and key[1] == 0:
+            key, self.page = next(self.rows, (b"", EMPTY))
+        if not key:
+            return
+        page, self.depth = self.page, key[-1]
+        below = _PATH_BITS - 2 * self.depth
+        self.path = int.from_bytes(page[:32], "big") >> below
+        if not page or len(page) % ENTRY_BYTES or len(page) > PAGE_BYTES or below <= 0 or (
+            int.from_bytes(page[-ENTRY_BYTES:-32], "big") >> below != self.path
+        ) or page_key(page, self.depth) != key:
+            raise Corruption("a state page is misshapen")
 
-    def subtree(self, depth: int, path: bytes) -> Subtree:
-        """The subtree whose path begins with these child numbers."""
-        if self.row is None:
+    def subtree(self, depth: int, path: int) -> Subtree:
+        """The subtree at this path, made of the next pages that lie in it."""
+        deeper = self.depth - depth
+        if not self.page:
             return EMPTY
-        key, page = self.row
-        if any(child_of(page, level) != child for level, child in enumerate(path)):
+        if deeper < 0:
+            if path >> -2 * deeper == self.path:
+                raise Corruption("state pages overlap")
             return EMPTY
-        if key[-1] == depth:
+        if self.path >> 2 * deeper != path:
+            return EMPTY
+        if deeper == 0:
+            page = self.page
             self.advance()
             return page
-        if key[-1] < depth:
-            raise Corruption("state pages overlap")
-        return node([self.subtree(depth + 1, path + bytes((child,))) for child in range(4)])
+        path <<= 2
+        depth += 1
+        return node([self.subtree(depth, path | child) for child in range(4)])
 
 
 # --- giving memory back ------------------------------------------------------------------------------------------
