@@ -18,6 +18,7 @@ from typing import ClassVar, Final
 from ledger.blocks import MAX_PERIOD
 from ledger.codec import BOOL, KEY, U64, Optional
 from ledger.crypto import is_valid_key
+from ledger.errors import Rejected
 
 from .. import hooks, params
 from ..chain import info
@@ -280,9 +281,19 @@ def transfer_call(context: Context, to: bytes, amount_rao: int | None, keep_aliv
     context.events.append(TRANSFER(context.signer, to, amount))
 
 
-@call(2, "accounts.faucet", {"amount_rao": U64}, work=8, free=lambda context, amount_rao: info(context.state).devnet)
-def faucet(context: Context, amount_rao: int) -> None:
-    """Devnets: give new money to the signer, up to a limit per session."""
+def _faucet_is_free(context: Context, amount_rao: int) -> bool:
+    """Free where it gives. A signer without money whom it would refuse is not admitted: only a row would stay of it."""
+    try:
+        _check_faucet(context, amount_rao)
+    except Rejected:
+        if account(context.state, context.signer).total_rao == 0:
+            raise
+        return False
+    return True
+
+
+def _check_faucet(context: Context, amount_rao: int) -> list[int]:
+    """What the signer will have drawn: [session, rao]. Raises Rejected."""
     chain = info(context.state)
     if not chain.devnet:
         refuse("FaucetDisabled")
@@ -296,6 +307,12 @@ def faucet(context: Context, amount_rao: int) -> None:
         refuse("FaucetLimit", f"{limit} rao a session are given", limit_rao=limit)
     if issuance(context.state) + amount_rao > params.get(context.state, "supply_cap"):
         refuse("FaucetLimit", "the supply is exhausted")
-    DRAWN.put(context.state, context.signer, value=[session, drawn])
+    return [session, drawn]
+
+
+@call(2, "accounts.faucet", {"amount_rao": U64}, work=8, free=_faucet_is_free)
+def faucet(context: Context, amount_rao: int) -> None:
+    """Devnets: give new money to the signer, up to a limit per session."""
+    DRAWN.put(context.state, context.signer, value=_check_faucet(context, amount_rao))
     mint(context, amount_rao, "faucet")
     credit(context, context.signer, amount_rao, "faucet")

@@ -113,6 +113,20 @@ def test_faucet_has_a_limit_per_session(devnet):
     assert accounts.balance(next_session.state, new.public) > 1199 * Q
 
 
+@pytest.mark.parametrize(("amount", "name"), [(0, "AmountTooLow"), (10**9 * Q, "FaucetLimit")])
+def test_a_faucet_call_that_gives_nothing_leaves_no_row_of_an_unknown_key(devnet, amount, name):
+    new, rows = key(9), len(devnet.rows)
+    extrinsic = devnet.sign(new, "accounts.faucet", amount)
+    with pytest.raises(Rejected, match=name):
+        devnet.runtime.admit(devnet.view, extrinsic, devnet.next_height)
+    with pytest.raises(Rejected, match=name):
+        devnet.execute(extrinsic)
+    left_out = {}
+    result = devnet.runtime.apply_block(devnet.view, devnet.block_context(), [], [extrinsic], left_out)
+    assert left_out == {0: name} and not result.outcomes
+    assert all(new.public not in row for row in result.changes) and len(devnet.rows) == rows
+
+
 # --- entries under random use ------------------------------------------------------------------------------------
 
 OPS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3), st.integers(0, 3), st.integers(0, 2000)), max_size=40)
