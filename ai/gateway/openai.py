@@ -16,9 +16,10 @@ MAX_MESSAGES: Final = 64
 MAX_MODEL_CHARACTERS: Final = 128
 # What would change the shape or the meaning of a reply and is not served, with the values that ask for nothing.
 UNSERVED: Final[dict[str, tuple[Any, ...]]] = {
-    "n": (1,), "best_of": (1,), "echo": (False,), "suffix": ("",), "logprobs": (False, 0), "top_logprobs": (0,),
-    "tools": ([],), "functions": ([],), "logit_bias": ({},), "response_format": ({"type": "text"},),
-    "frequency_penalty": (0,), "presence_penalty": (0,),
+    "n": (1,), "best_of": (1,), "echo": (False,), "suffix": ("",), "logprobs": (False,), "top_logprobs": (0,),
+    "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
+    "logit_bias": ({},), "response_format": ({"type": "text"},), "frequency_penalty": (0,), "presence_penalty": (0,),
+    "modalities": (["text"],), "audio": (), "prediction": (), "web_search_options": (),
 }
 
 
@@ -61,8 +62,9 @@ def parse_request(body: Any, *, chat: bool, default_seed: int) -> Request:
         message = f"the prompt has {len(prompt)} bytes, at most {MAX_PROMPT_BYTES} are taken"
         raise ApiError(400, message, param="messages" if chat else "prompt", code="context_length_exceeded")
     for name, harmless in UNSERVED.items():
-        if body.get(name) not in (None, *harmless):
-            raise ApiError(400, f"{name} = {str(body[name])[:40]} is not served here", param=name, code="unsupported_value")
+        value = body.get(name)  # False is not 0 here: 0 log probabilities are those of the chosen units
+        if value is not None and not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in harmless):
+            raise ApiError(400, f"{name} = {str(value)[:40]} is not served here", param=name, code="unsupported_value")
     sampling = Sampling(
         max_units=_max_units(body), temperature=_number(body, "temperature", 1.0, 0.0, 2.0),
         top_p=_number(body, "top_p", 1.0, 0.001, 1.0), seed=_seed(body, default_seed), stops=_stops(body.get("stop")),
@@ -82,8 +84,12 @@ def _flag(body: dict[str, Any], name: str) -> bool:
 
 
 def _prompt(value: Any) -> bytes:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
+    texts = value if isinstance(value, list) else [value]
+    if any(isinstance(each, int | list) for each in texts):
+        raise ApiError(400, "a prompt of token ids is not served: send text", param="prompt", code="unsupported_value")
+    if len(texts) != 1:
+        raise ApiError(400, "one prompt a request is served", param="prompt", code="unsupported_value")
+    (value,) = texts
     if not isinstance(value, str):
         raise ApiError(400, "prompt must be a string (or a list of one)", param="prompt")
     return _utf8(value, "prompt")
@@ -97,12 +103,19 @@ def _messages(value: Any) -> bytes:
     for message in value:
         content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, list):
-            parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-            content = "".join(part for part in parts if isinstance(part, str))
+            content = "".join(_text_of(part) for part in content)
         if not isinstance(content, str):
             raise ApiError(400, "each message needs a content of text", param="messages")
         texts.append(content)
     return _utf8("\n".join(texts), "messages")
+
+
+def _text_of(part: Any) -> str:
+    """The text of one part of a message's content."""
+    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+    if not isinstance(text, str):
+        raise ApiError(400, "only parts of text are served", param="messages", code="unsupported_value")
+    return text
 
 
 def _utf8(text: str, param: str) -> bytes:

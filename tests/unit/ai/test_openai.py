@@ -53,6 +53,9 @@ def test_messages_become_lines():
         ("stream", {"stream": "yes"}), ("stream", {"stream": 1}), ("include_usage", {"stream_options": {"include_usage": 1}}),
         ("stream_options", {"stream_options": []}),
         ("n", {"n": 2}), ("echo", {"echo": True}), ("logprobs", {"logprobs": 5}), ("tools", {"tools": [{"type": "function"}]}),
+        ("logprobs", {"logprobs": 0}), ("logprobs", {"logprobs": True}), ("tool_choice", {"tool_choice": "required"}),
+        ("modalities", {"modalities": ["text", "audio"]}), ("audio", {"audio": {"voice": "x"}}), ("prompt", {"prompt": [[1]]}),
+        ("prompt", {"prompt": []}), ("prompt", {"prompt": 7}),
         ("response_format", {"response_format": {"type": "json_object"}}), ("presence_penalty", {"presence_penalty": 0.5}),
     ],
 )  # fmt: skip
@@ -64,10 +67,23 @@ def test_each_wrong_parameter_is_named(param, body):
     assert error["param"] == param and error["type"] == "invalid_request_error" and error["message"]
 
 
+def test_token_ids_are_named_as_what_is_not_served():
+    for prompt in ([1, 2], [[1, 2]], 5):
+        with pytest.raises(ApiError, match="token ids"):
+            parsed(prompt=prompt)
+
+
+def test_values_that_ask_for_nothing_are_taken():
+    parsed(tools=[], tool_choice="none", logprobs=False, n=1, modalities=["text"], logit_bias={}, top_logprobs=0)
+    parsed(chat=True, tool_choice="auto", logprobs=False, response_format={"type": "text"})
+
+
 @pytest.mark.parametrize(
     "messages",
     [
         None, [], "hi", [{"role": "user"}], [{"role": "user", "content": None}], ["hi"], [{"role": "user", "content": 3}],
+        [{"role": "user", "content": [{"type": "text", "text": "what is this"}, {"type": "image_url", "image_url": {}}]}],
+        [{"role": "user", "content": [{"type": "text"}]}], [{"role": "user", "content": ["x"]}],
         [{"role": "user", "content": "x"}] * 65, [{"role": "user", "content": "x" * 9000}],
     ],
 )  # fmt: skip
