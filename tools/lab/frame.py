@@ -101,14 +101,17 @@ class Run:
         self.figures[name] = value
 
     def track(self, items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-        """Iterate with a progress bar on the terminal, or silently without one."""
+        """Iterate with a progress bar and the time that is left on the terminal, or silently without one."""
         if self.console is None:
             yield from items
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         count = total if total is not None else len(items) if isinstance(items, Sequence) else None
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self.console, transient=True) as progress:
             yield from progress.track(items, total=count, description=label)
 
