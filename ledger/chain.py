@@ -34,6 +34,7 @@ from .integrity import audit_state, check_newest
 from .layout import Head, ReverseDiff, at
 from .machine import BlockContext, BlockResult, StateMachine
 from .reading import ChainReader, Picture, StateProof
+from .reindexing import check_finished
 from .rewinding import rewound
 from .spec import ChainSpecParams
 from .state_tree import PageChanges, StateTree
@@ -140,6 +141,7 @@ class Chain(ChainReader):
         WrongGenesis, NewerSchema or Corruption.
         """
         check_stamp(store, layout.SCHEMA, params.genesis_hash)
+        check_finished(store)
         head = Head.decode(store.get(layout.HEAD_KEY))
         past.begin_archive(store, head.height) if retain_blocks is None else past.end_archive(store)
         rows = LayeredRows((), store.snapshot())

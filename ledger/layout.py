@@ -2,6 +2,7 @@
 
     m/schema m/genesis     what this database is (see `store.stamp`)
     m/head                 [height, hash, timestamp_ms, state_root, next_authorities_hash]
+    m/work                 the indexes are being made again: until it is gone, nothing opens the chain
     s + key                state value at the head
     p + page key           page of the state tree at the head
     h b c r + height       header, body, certificate of the block, result (events and outcomes)
@@ -36,6 +37,7 @@ SCHEMA: Final = 1
 
 HEAD_KEY: Final = b"m/head"
 ARCHIVE_KEY: Final = b"m/archive"
+WORK_KEY: Final = b"m/work"
 STATE: Final = b"s"
 PAGE: Final = b"p"
 HEADER: Final = b"h"

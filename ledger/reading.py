@@ -6,7 +6,7 @@ A reader works on one immutable picture of the head at a time, so any thread may
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +34,16 @@ class StateProof:
     state_root: bytes
     key: bytes
     value: bytes | None
+    proof: bytes
+
+
+@dataclass(frozen=True)
+class StateProofs:
+    """One proof of what several keys hold (None: nothing) in the state with root `state_root` of block `height`."""
+
+    height: int
+    state_root: bytes
+    values: dict[bytes, bytes | None]
     proof: bytes
 
 
@@ -66,6 +76,10 @@ class ChainReader:
     def head(self) -> Head:
         """The newest prepared block."""
         return self._now.head
+
+    def picture(self) -> Picture:
+        """Everything about the head as of now, for checks that look at rows."""
+        return self._now
 
     @property
     def durable_height(self) -> int:
@@ -208,6 +222,11 @@ class ChainReader:
 
     def prove(self, key: bytes, height: int | None = None) -> StateProof:
         """Inclusion or absence proof, verified by `ledger.client.proofs.verify_state`; raises Pruned or NotFound."""
+        found = self.prove_keys((key,), height)
+        return StateProof(found.height, found.state_root, key, found.values[key], found.proof)
+
+    def prove_keys(self, keys: Sequence[bytes], height: int | None = None) -> StateProofs:
+        """One proof for up to `MAX_PROVEN_KEYS` keys, verified by `verify_states`. Raises as `prove`, and UsageError."""
         now = self._now
         height = now.head.height if height is None else height
         tree = dict(now.trees).get(height)
@@ -219,7 +238,8 @@ class ChainReader:
                     hint="read the value without a proof, or prove it in a newer state",
                 )
             tree = now.tree.updated(self._replaced_since(now, height).state)[0]
-        return StateProof(height, tree.root, key, self.view(height).get(key), tree.prove(key))
+        proof, view = tree.prove(*keys), self.view(height)
+        return StateProofs(height, tree.root, {key: view.get(key) for key in keys}, proof)
 
     def _check_height(self, now: Picture, height: int) -> None:
         if not self.params.genesis_height <= height <= now.head.height:

@@ -33,6 +33,7 @@ NOUNS = {
     "epoch": ("tools.cli.epoch", "Epochs, explained."),
     "ai": ("tools.cli.ai", "Ask the network."),
     "query": ("tools.cli.query", "Blocks, state and proofs."),
+    "db": ("tools.cli.db", "A stopped node's database."),
     "config": ("tools.cli.config", "Settings and where they come from."),
     "lab": ("tools.cli.lab", "Experiments that check what Quorix claims."),
     "bench": ("tools.cli.bench", "Measurements on this machine."),

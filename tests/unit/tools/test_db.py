@@ -1,0 +1,471 @@
+"""`quorix db` on real homes: what each command does, what it refuses, and that an interrupted one does no harm."""
+
+import json
+import shutil
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from genesis.cast import cast, devnet_spec
+from genesis.spec import format_spec
+from ledger import layout
+from ledger.errors import (
+    Aborted,
+    Corruption,
+    DecodeError,
+    DiskFailure,
+    Error,
+    Locked,
+    NotFound,
+    Pruned,
+    Rejected,
+    UsageError,
+    WrongGenesis,
+)
+from ledger.layout import at
+from ledger.signer import SignRecord
+from ledger.store import LevelStore
+from ledger.votes import PRECOMMIT, Certificate, Vote, vote_body
+from tools.cli.main import cli
+from tools.node.config import load_config
+from tools.node.home import Specification, make_home, open_databases
+from tools.ops import db_backup, db_repair, db_rewind, db_transfer, db_upkeep
+from tools.ops.block_file import BlockReader, import_blocks
+from tools.ops.db_home import stopped_node
+
+BLOCKS = 12
+
+
+def quiet(what, done, of):
+    """Nobody watches."""
+
+
+def key_of(index=0):
+    return [member.session for member in cast(1, 1) if member.session is not None][index]
+
+
+def new_home(path, spec_text, *, authority=True, history="full"):
+    path.mkdir()
+    (path / "spec.toml").write_text(spec_text)
+    specification = Specification.load(path / "spec.toml")
+    make_home(path, specification, session_key=key_of() if authority else None, history=history)
+    return path
+
+
+@pytest.fixture(scope="module")
+def spec_text():
+    return format_spec(devnet_spec(1, authorities=1, genesis_time_ms=time.time_ns() // 1_000_000 - 10_000_000))
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory, spec_text):
+    """A home with blocks; tests work on copies."""
+    home = new_home(tmp_path_factory.mktemp("db") / "node", spec_text)
+    grow(home, BLOCKS)
+    return home
+
+
+@pytest.fixture
+def home(grown, tmp_path):
+    return shutil.copytree(grown, tmp_path / "node")
+
+
+def grow(home, blocks, **flags):
+    """Blocks as the node's own authority makes them, with its sign database."""
+    opened = open_databases(load_config(home, flags, {}), Specification.load(home / "spec.toml"))
+    chain, key = opened.chain, opened.session_key
+    for _ in range(blocks):
+        executed = chain.build(timestamp_ms=chain.head.timestamp_ms + 1000, round_=0)
+        block = executed.block
+        body = vote_body(block.height, 0, block.hash)
+        signature = key.sign("precommit", chain.domain_at(block.height), body)
+        vote = Vote(PRECOMMIT, block.height, 0, block.hash, 0, signature)
+        opened.signer.persist(SignRecord(block.height, 0, 2, (0, 2, block.hash)), ())
+        chain.commit(executed, Certificate.build({0: vote}, 1))
+    head = chain.head
+    opened.close()
+    return head
+
+
+def rows_of(home, name="chain"):
+    store = LevelStore.open(home / name)
+    found = dict(store.items(b""))
+    store.close()
+    return found
+
+
+def change(home, rows):
+    store = LevelStore.open(home / "chain")
+    store.write(rows, sync=True)
+    store.close()
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli, ["db", *map(str, arguments)], catch_exceptions=True)
+
+
+# --- looking -----------------------------------------------------------------------------------------------------
+
+
+def test_info_and_check(home):
+    found = json.loads(invoke("info", "--home", home, "--json").stdout)
+    assert (found["height"], found["history"], found["states_from"], found["signed_height"]) == (BLOCKS, "full", 0, BLOCKS)
+    assert f"{BLOCKS}," in invoke("info", "--home", home).stdout
+    assert "a sample of the state fit" in invoke("check", "--home", home).stdout
+    deep = json.loads(invoke("check", "--deep", "--home", home, "--json").stdout)
+    assert deep["ok"] and [section["name"] for section in deep["sections"]] == [
+        "state", "blocks", "indexes", "past states", "rows", "invariants",
+    ]
+
+
+def test_a_wrong_row_is_found_and_the_command_that_repairs_it_named(home):
+    change(home, {at(layout.RESULT, 5): None})
+    result = invoke("check", "--deep", "--home", home)
+    assert isinstance(result.exception, Corruption) and result.exception.exit_code == 23
+    assert result.exception.hint == f"quorix db repair --home {home}"
+    assert "blocks: the results of block 5" in result.stdout
+    assert invoke("check", "--deep", "--home", home, "--json").exit_code == 23
+
+
+def test_every_command_refuses_a_running_node_another_chain_and_an_empty_folder(home, tmp_path, spec_text):
+    (tmp_path / "empty").mkdir()
+    shutil.copy(home / "spec.toml", tmp_path / "empty")
+    other = new_home(tmp_path / "other", spec_text.replace("genesis_time_ms = 1", "genesis_time_ms = 2", 1))
+    store = LevelStore.open(home / "chain")
+    commands = (
+        ["info"], ["check"], ["repair"], ["rewind", "3", "--yes"], ["compact"], ["prune"], ["reindex"],
+        ["export", tmp_path / "file"], ["backup", tmp_path / "copy"],
+    )
+    for command in commands:
+        locked = invoke(*command, "--home", home).exception
+        assert isinstance(locked, Locked) and "stop the node" in locked.hint, command
+        assert isinstance(invoke(*command, "--home", tmp_path / "empty").exception, NotFound), command
+        assert isinstance(invoke(*command, "--home", tmp_path / "none").exception, NotFound), command
+        if command != ["compact"]:
+            wrong = invoke(*command, "--home", home, "--spec", other / "spec.toml").exception
+            assert isinstance(wrong, Locked | WrongGenesis), command
+    store.close()
+    for command in commands:
+        if command != ["compact"]:
+            assert isinstance(invoke(*command, "--home", home, "--spec", other / "spec.toml").exception, WrongGenesis), command
+    assert isinstance(invoke("info").exception, UsageError)
+    assert not (tmp_path / "file").exists() and not (tmp_path / "copy").exists()
+
+
+# --- export and import -------------------------------------------------------------------------------------------
+
+
+def test_blocks_go_through_a_file(home, tmp_path, spec_text):
+    path = tmp_path / "blocks"
+    db_transfer.export_blocks(home, None, path, None, None, quiet)
+    follower = new_home(tmp_path / "follower", spec_text, authority=False)
+    found = db_transfer.import_file(follower, None, path, None, quiet)
+    assert (found["blocks"], found["height"]) == (BLOCKS, BLOCKS)
+    mine, theirs = rows_of(home), rows_of(follower)
+    assert {key: value for key, value in mine.items() if key[:1] != layout.EXTRA} == theirs
+    again = db_transfer.import_file(follower, None, path, None, quiet)
+    assert (again["blocks"], again["known"]) == (0, BLOCKS)
+    grow(home, 3)
+    more = tmp_path / "more"
+    db_transfer.export_blocks(home, None, more, 10, None, quiet)
+    assert db_transfer.import_file(follower, None, more, None, quiet)["height"] == BLOCKS + 3
+    with pytest.raises(UsageError):
+        db_transfer.export_blocks(home, None, more, None, None, quiet)  # the file exists
+    with pytest.raises(UsageError, match="no blocks 5 to 99"):
+        db_transfer.export_blocks(home, None, tmp_path / "x", 5, 99, quiet)
+    late = new_home(tmp_path / "late", spec_text, authority=False)
+    with pytest.raises(Rejected, match="goes on at block 10"):
+        db_transfer.import_file(late, None, more, None, quiet)
+
+
+def test_damaged_files_give_the_blocks_before_the_damage(home, tmp_path, spec_text):
+    path = tmp_path / "blocks"
+    db_transfer.export_blocks(home, None, path, None, None, quiet)
+    data = path.read_bytes()
+    follower = new_home(tmp_path / "follower", spec_text, authority=False)
+    for name, damaged in {
+        "cut": data[: len(data) // 2], "flipped": data[:-900] + bytes((data[-900] ^ 1,)) + data[-899:], "longer": data + b"x",
+    }.items():
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(DecodeError):
+            db_transfer.import_file(follower, None, tmp_path / name, None, quiet)
+        with stopped_node(follower) as node:
+            assert node.chain.head.height > 0
+    assert db_transfer.import_file(follower, None, path, None, quiet)["height"] == BLOCKS
+    (tmp_path / "nonsense").write_bytes(b"hello")
+    with pytest.raises(UsageError, match="neither"):
+        db_transfer.import_file(follower, None, tmp_path / "nonsense", None, quiet)
+
+
+def test_an_interrupted_import_keeps_what_it_has(home, tmp_path, spec_text):
+    path = tmp_path / "blocks"
+    db_transfer.export_blocks(home, None, path, None, None, quiet)
+    follower = new_home(tmp_path / "follower", spec_text, authority=False)
+
+    def stop(what, done, of):
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with stopped_node(follower) as node, open(path, "rb") as file, pytest.raises(KeyboardInterrupt):
+        import_blocks(BlockReader(file, node.params.genesis_hash), node.chain, stop)
+    with stopped_node(follower) as node:
+        assert node.chain.head.height == 7
+
+
+def test_a_snapshot_starts_an_empty_node(home, tmp_path, spec_text):
+    path = tmp_path / "snapshot"
+    made = db_transfer.export_snapshot(home, None, path, 8, quiet)
+    follower = new_home(tmp_path / "follower", spec_text, authority=False, history="archive")
+    found = db_transfer.import_file(follower, None, path, (8, made["hash"]), quiet)
+    assert (found["height"], found["state_root"]) == (8, made["state_root"])
+    assert sorted(each.name for each in follower.iterdir()) == ["chain", "node.key", "spec.toml"]
+    blocks = tmp_path / "blocks"
+    db_transfer.export_blocks(home, None, blocks, 9, None, quiet)
+    assert db_transfer.import_file(follower, None, blocks, None, quiet)["height"] == BLOCKS
+    with stopped_node(follower) as node, stopped_node(home) as source:
+        assert node.archive and node.chain.head == source.chain.head
+        assert dict(node.chain.view(9).items(b"")) == dict(source.chain.view(9).items(b""))
+        with pytest.raises(Pruned):
+            node.chain.view(7)
+    assert db_upkeep.check(follower, None, deep=True, progress=quiet)["problems"] == 0
+    with pytest.raises(UsageError, match="has blocks up to"):
+        db_transfer.import_file(follower, None, path, None, quiet)
+    fresh = new_home(tmp_path / "fresh", spec_text, authority=False)
+    with pytest.raises(Rejected, match="the checkpoint says"):
+        db_transfer.import_file(fresh, None, path, (8, bytes(32)), quiet)
+    assert sorted(each.name for each in fresh.iterdir()) == ["chain", "node.key", "spec.toml"]
+    change(follower, {at(layout.HEADER, 8): None})
+    with pytest.raises(Corruption, match="began from a snapshot"):
+        db_repair.repair(follower, None, quiet)
+
+
+# --- upkeep ------------------------------------------------------------------------------------------------------
+
+
+def test_pruning_and_compacting(home, tmp_path, spec_text):
+    found = db_upkeep.prune(home, None, 3, quiet)
+    assert (found["states_from_before"], found["states_from"]) == (0, BLOCKS - 3)
+    assert db_upkeep.prune(home, None, 3, quiet)["rows"] == 0
+    assert db_upkeep.compact(home, quiet)["bytes_after"] > 0
+    assert db_upkeep.check(home, None, deep=True, progress=quiet)["ok"]
+    archive = new_home(tmp_path / "archive", spec_text, history="archive")
+    grow(archive, BLOCKS, history="archive")
+    assert db_upkeep.prune(archive, None, 5, quiet)["states_from"] == BLOCKS - 5
+    assert db_upkeep.check(archive, None, deep=True, progress=quiet)["ok"]
+    with stopped_node(archive) as node:
+        assert node.archive
+        node.chain.view(BLOCKS - 5)
+        with pytest.raises(Pruned):
+            node.chain.view(BLOCKS - 6)
+
+
+class Killed(BaseException):
+    """As if the process had ended."""
+
+
+def dying(monkeypatch, writes):
+    """After so many writes to any database every further one kills."""
+    left = [writes]
+
+    def write(self, batch, *, sync, real=LevelStore.write):
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        return real(self, batch, sync=sync)
+
+    monkeypatch.setattr(LevelStore, "write", write)
+
+
+@pytest.mark.parametrize("writes", [2, *(pytest.param(each, marks=pytest.mark.long) for each in (0, 1, 3, 5))])
+def test_a_kill_while_reindexing(home, monkeypatch, writes):
+    before = rows_of(home)
+    monkeypatch.setattr("ledger.reindexing.BATCH_ROWS", 4)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        dying(patch, writes)
+        db_upkeep.reindex(home, None, quiet)
+    if writes:
+        with pytest.raises(Corruption, match="interrupted"), stopped_node(home):
+            pass
+        with pytest.raises(Corruption):
+            open_databases(load_config(home, {}, {}), Specification.load(home / "spec.toml"))
+    if writes % 2:
+        assert db_upkeep.reindex(home, None, quiet)["rows"] > 0
+    else:
+        db_repair.repair(home, None, quiet)
+    assert rows_of(home) == before
+
+
+@pytest.mark.parametrize("writes", [1, *(pytest.param(each, marks=pytest.mark.long) for each in (0, 2, 3))])
+def test_a_kill_while_pruning(tmp_path, spec_text, monkeypatch, writes):
+    home = new_home(tmp_path / "archive", spec_text, history="archive")
+    grow(home, 8, history="archive")
+    monkeypatch.setattr(db_upkeep, "PRUNE_ROWS", 20)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        dying(patch, writes)
+        db_upkeep.prune(home, None, 2, quiet)
+    assert db_upkeep.check(home, None, deep=True, progress=quiet)["ok"]
+    assert db_upkeep.prune(home, None, 2, quiet)["states_from"] == 6
+    assert db_upkeep.check(home, None, deep=True, progress=quiet)["ok"]
+
+
+# --- rewind ------------------------------------------------------------------------------------------------------
+
+
+def test_a_rewound_node_signs_again(home, tmp_path):
+    result = invoke("rewind", 5, "--home", home)
+    assert isinstance(result.exception, Aborted)  # nobody to ask
+    assert "7 blocks removed" in invoke("rewind", 5, "--home", home, "--yes").stdout
+    with stopped_node(home) as node:
+        assert node.chain.head.height == 5 and node.rewound and node.guard.domains[-1][0] == 6
+    assert grow(home, 4).height == 9
+    assert db_upkeep.check(home, None, deep=True, progress=quiet)["ok"]
+    with pytest.raises(UsageError, match="was rewound"):
+        db_transfer.export_snapshot(home, None, tmp_path / "x", None, quiet)
+    with pytest.raises(NotFound):
+        db_rewind.rewind([home], None, 99)
+
+
+@pytest.mark.long
+def test_all_homes_of_a_devnet_get_one_domain_also_after_a_kill(home, tmp_path, monkeypatch):
+    second = shutil.copytree(home, tmp_path / "second")
+    grow(home, 1)
+    for writes in range(5):
+        with monkeypatch.context() as patch:
+            dying(patch, writes)
+            try:
+                db_rewind.rewind([home, second], None, 6)
+            except Killed:
+                continue
+    found = db_rewind.rewind([home, second], None, 6)
+    guards = []
+    for each in (home, second):
+        with stopped_node(each) as node:
+            assert node.chain.head.height == 6
+            guards.append(node.guard.domains)
+    assert guards[0] == guards[1] and guards[0][-1][1] == found["new_domain"]
+
+
+def test_only_devnets_are_rewound(tmp_path, spec_text):
+    text = "\n".join(line for line in spec_text.splitlines() if not line.startswith(("devnet =", "seed =")))
+    home = new_home(tmp_path / "real", text)
+    grow(home, 2)
+    with pytest.raises(UsageError, match="only a devnet"):
+        db_rewind.rewind([home], None, 1)
+
+
+# --- repair ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_to_repair_and_indexes_in_place(home):
+    before = rows_of(home)
+    assert db_repair.repair(home, None, quiet)["done"] == "nothing"
+    kind = next(key for key in before if key[:1] == layout.EVENT_KIND)
+    change(home, {kind: None, layout.extrinsic_key(bytes(32)): bytes(10)})
+    assert "made again" in invoke("repair", "--home", home).stdout
+    assert rows_of(home) == before
+
+
+def spoil(home, how):
+    folder = home / "chain"
+    if how == "value":
+        change(home, {next(iter(key for key in rows_of(home) if key[:1] == layout.STATE)): b"spoilt"})
+    elif how == "CURRENT":
+        (folder / "CURRENT").unlink()
+    elif how == "manifest":
+        next(folder.glob("MANIFEST-*")).unlink()
+    elif how == "bit":
+        file = max((*folder.glob("*.log"), *folder.glob("*.ldb")), key=lambda path: path.stat().st_size)
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    elif how == "block":
+        change(home, {at(layout.BODY, 9): None})
+    elif how == "certificate":
+        change(home, {at(layout.CERTIFICATE, 9): None})
+
+
+@pytest.mark.parametrize(("how", "height"), [
+    ("bit", None), ("block", 8),
+    *(pytest.param(how, BLOCKS, marks=pytest.mark.long) for how in ("value", "CURRENT", "manifest", "certificate")),
+])
+def test_what_is_whole_is_verified_again_and_the_rest_is_named(home, how, height):
+    signed, before = rows_of(home, "sign"), rows_of(home)
+    spoil(home, how)
+    with pytest.raises(Error):
+        found = db_upkeep.check(home, None, deep=True, progress=quiet)
+        raise Corruption(str(found["problems"])) if found["problems"] else AssertionError("the damage was not found")
+    result = invoke("repair", "--home", home, "--json")
+    assert result.exit_code == 0, result.exception
+    found = json.loads(result.stdout)
+    assert found["done"] == "replay" and height in (None, found["height"])
+    assert found["lost_blocks"] == ([] if found["height"] == BLOCKS else [found["height"] + 1, BLOCKS])
+    assert bool(found["warning"]) == (found["height"] < BLOCKS - 1)
+    assert db_upkeep.check(home, None, deep=True, progress=quiet)["ok"]
+    if found["height"] == BLOCKS:
+        assert rows_of(home) == before
+    kept = [path.name for path in home.iterdir() if path.name.startswith("chain")]
+    assert len(kept) == 2 and any("damaged" in name for name in kept)
+    assert rows_of(home, "sign") == signed
+
+
+# --- backup ------------------------------------------------------------------------------------------------------
+
+
+def test_backup_and_restore(home, tmp_path):
+    copy = tmp_path / "copies" / "monday"
+    made = db_backup.backup(home, None, copy, quiet)
+    assert made["height"] == BLOCKS and sorted(each.name for each in copy.iterdir()) == ["chain", "manifest.json", "spec.toml"]
+    grow(home, 4)
+    text = invoke("restore", copy, "--home", home).stdout
+    assert f"the head is block {BLOCKS}" in text and "chain.replaced-" in text and f"signed up to {BLOCKS + 4}" in text
+    with stopped_node(home) as node:
+        assert (node.chain.head.height, node.guard.signed_height) == (BLOCKS, BLOCKS + 4)
+    with pytest.raises(UsageError, match="exists"):
+        db_backup.backup(home, None, copy, quiet)
+    shutil.rmtree(home / "chain")
+    assert db_backup.restore(home, None, copy, quiet)["put_aside"] is None
+
+
+def test_a_damaged_backup_is_refused_and_changes_nothing(home, tmp_path, spec_text):
+    copy = tmp_path / "copy"
+    db_backup.backup(home, None, copy, quiet)
+    before = rows_of(home)
+    file = max((copy / "chain").iterdir(), key=lambda path: path.stat().st_size)
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes((data[-1] ^ 1,)))
+    with pytest.raises(Corruption, match="not the file of the backup"):
+        db_backup.restore(home, None, copy, quiet)
+    file.write_bytes(data)
+    (copy / "chain" / "000999.ldb").write_bytes(b"more")
+    with pytest.raises(Corruption):
+        db_backup.restore(home, None, copy, quiet)
+    (copy / "chain" / "000999.ldb").unlink()
+    other = new_home(tmp_path / "other", spec_text.replace("genesis_time_ms = 1", "genesis_time_ms = 2", 1))
+    with pytest.raises(WrongGenesis):
+        db_backup.restore(other, None, copy, quiet)
+    for text in ("{", "[]", '{"format": 2}', '{"format": 1, "files": {"../x": {"bytes": 1}}, "genesis_hash": ""}'):
+        (copy / "manifest.json").write_text(text)
+        with pytest.raises(Error):
+            db_backup.restore(home, None, copy, quiet)
+    assert rows_of(home) == before and not list(home.glob("chain.*"))
+
+
+def test_commands_look_for_space_first(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1 << 20))
+    for run in (
+        lambda: db_backup.backup(home, None, tmp_path / "copy", quiet), lambda: db_upkeep.compact(home, quiet),
+    ):
+        with pytest.raises(DiskFailure, match="nothing was changed|are needed"):
+            run()
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_write_that_fails_leaves_no_file(home, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(db_transfer, "write_blocks", fail)
+    with pytest.raises(DiskFailure, match="No space left"):
+        db_transfer.export_blocks(home, None, tmp_path / "file", None, None, quiet)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["node"]

@@ -1,0 +1,339 @@
+"""`quorix db`: look at a stopped node's database, check, repair, copy and move it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ledger.errors import Corruption, NotFound, UsageError
+from tools.cli.main import Noun, Settings
+from tools.cli.output import Output
+
+group = Noun("db", help="A stopped node's database: check, repair, copy, move.")
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_NEW = click.Path(path_type=Path)
+_SHOWN_EVERY_S = 0.1
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+Progress = Callable[[str, int, int], None]  # what, done, of
+
+
+def _common(command: Any) -> Any:
+    """Options of every command here."""
+    spec = click.option("--spec", type=_FILE, default=None, help="The chain's specification; default: HOME/spec.toml.")
+    home = click.option("--home", "folder", type=_FOLDER, default=None, help="The stopped node's home.")
+    return home(spec(command))
+
+
+@group.command("info")
+@_common
+@click.pass_context
+def info_command(ctx: click.Context, folder: Path | None, spec: Path | None) -> None:
+    """What a node's database holds."""
+    from tools.ops.db_upkeep import info
+
+    out = Output(ctx.obj)
+    found = info(_home(ctx.obj, folder), spec)
+    blocks = "none yet" if found["blocks_from"] is None else f"{found['blocks_from']} to {found['height']}"
+    states = f"{found['states_from']} to {found['height']} ({found['history']})"
+    signed = found["signed_height"]
+    guard = "nothing signed yet" if signed == -1 else f"up to height {signed}"
+    guard = "none: this node signs nothing" if signed is None else guard
+    rows = [
+        ("chain", found["chain"]), ("genesis", _hex(found["genesis_hash"])),
+        ("head", f"{found['height']}, {_age(found['age_s'])} old"), ("hash", _hex(found["hash"])),
+        ("blocks", blocks), ("states", states), ("authorities", found["authorities"]), ("sign database", guard),
+        ("rewinds", found["rewinds"]), ("size", _size(found["chain_bytes"])), ("free on the disk", _size(found["free_bytes"])),
+        ("schema", found["schema"]),
+    ]
+    out.data(found, lambda: out.table("", ("", str(found["home"])), rows))
+
+
+@group.command("check")
+@click.option("--deep", is_flag=True, help="Everything: state root, blocks, certificates, indexes, past states, supply.")
+@_common
+@click.pass_context
+def check_command(ctx: click.Context, deep: bool, folder: Path | None, spec: Path | None) -> None:
+    """Check a database; exits 23 and names the command to repair it if something is wrong."""
+    from tools.ops.db_upkeep import check
+
+    out, home = Output(ctx.obj), _home(ctx.obj, folder)
+    with _progress(out) as progress:
+        found = check(home, spec, deep=deep, progress=progress)
+
+    def show() -> str | None:
+        rows = [
+            (each["name"], f"{each['checked']:,} {each['unit']}", "ok" if not each["found"] else f"{each['found']:,} wrong")
+            for each in found["sections"]
+        ]
+        if rows:
+            out.table("", ("part", "checked", "result"), rows, right=("checked",))
+        if found["ok"]:
+            kind = "everything fits" if deep else "the newest blocks and a sample of the state fit; --deep checks everything"
+            return f"block {found['height']}: {kind} ({found['seconds']:.1f} s)"
+        return "\n".join(f"{each['name']}: {problem}" for each in found["sections"] for problem in each["problems"])
+
+    out.data(found, show)
+    if not found["ok"]:
+        if out.json:
+            ctx.exit(Corruption.exit_code)
+        raise Corruption(f"{found['problems']:,} problems in {home}", hint=found["next"])
+
+
+@group.command("repair")
+@_common
+@click.pass_context
+def repair_command(ctx: click.Context, folder: Path | None, spec: Path | None) -> None:
+    """Repair a damaged database from what can still be read, verifying all of it; says what was lost."""
+    from tools.ops.db_repair import repair
+
+    out, home = Output(ctx.obj), _home(ctx.obj, folder)
+    with _progress(out) as progress:
+        found = repair(home, spec, progress)
+    lines = {
+        "nothing": ["nothing to repair: the deep check finds nothing"],
+        "indexes": ["repaired: " + found["problem"], "nothing was lost"],
+        "replay": [
+            f"found: {found['problem']}", f"repaired: every block up to {found['height']} was verified and executed again",
+        ],
+    }[found["done"]]
+    if found["done"] == "replay":
+        lost = found["lost_blocks"]
+        lines.append(f"lost: blocks {lost[0]} to {lost[1]}; peers have them" if lost else "no block was lost")
+        lines.append(f"the damaged database is kept at {found['put_aside']}; delete it when all is well")
+        lines.append("the sign database was not touched")
+    out.data(found, "\n".join([*lines, *([f"warning: {found['warning']}"] if found["warning"] else [])]))
+
+
+@group.command("rewind")
+@click.argument("height", type=click.IntRange(0))
+@click.option("--also", "others", type=_FOLDER, multiple=True, help="Home of another node of the devnet; may be repeated.")
+@_common
+@click.pass_context
+def rewind_command(ctx: click.Context, height: int, others: tuple[Path, ...], folder: Path | None, spec: Path | None) -> None:
+    """Devnets only: make HEIGHT the newest block again, and begin a new signing domain.
+
+    All authorities of the devnet have to be rewound in one command: --home for one, --also for each other.
+    """
+    from tools.ops.db_rewind import rewind
+
+    out, home = Output(ctx.obj), _home(ctx.obj, folder)
+    homes = list(dict.fromkeys(path.absolute() for path in (home, *others)))
+    out.confirm(f"blocks above {height} will be deleted in {len(homes)} home(s)")
+    found = rewind(homes, spec, height)
+    lines = [f"block {height} is the newest again, hash {_hex(found['hash'])}"]
+    lines += [f"  {name}: {count:,} blocks removed" for name, count in found["removed_blocks"].items()]
+    out.data(found, "\n".join(lines))
+
+
+@group.command("compact")
+@_common
+@click.pass_context
+def compact_command(ctx: click.Context, folder: Path | None, spec: Path | None) -> None:
+    """Rewrite the database without what was deleted from it."""
+    from tools.ops.db_upkeep import compact
+
+    out = Output(ctx.obj)
+    with _progress(out) as progress:
+        found = compact(_home(ctx.obj, folder), progress)
+    out.data(found, f"{_size(found['bytes_before'])} before, {_size(found['bytes_after'])} now")
+
+
+@group.command("prune")
+@click.option("--keep", type=click.IntRange(0), default=256, show_default=True, help="Newest blocks whose states are kept.")
+@_common
+@click.pass_context
+def prune_command(ctx: click.Context, keep: int, folder: Path | None, spec: Path | None) -> None:
+    """Give up the states of old blocks; blocks, certificates and indexes stay."""
+    from tools.ops.db_upkeep import prune
+
+    out, home = Output(ctx.obj), _home(ctx.obj, folder)
+    with _progress(out) as progress:
+        found = prune(home, spec, keep, progress)
+    text = f"states from block {found['states_from']} on are kept (before: {found['states_from_before']})"
+    out.data(found, f"{text}\n{found['rows']:,} rows deleted; `quorix db compact` gives their space back")
+
+
+@group.command("reindex")
+@_common
+@click.pass_context
+def reindex_command(ctx: click.Context, folder: Path | None, spec: Path | None) -> None:
+    """Make the indexes again: transactions, accounts, kinds of events."""
+    from tools.ops.db_upkeep import reindex
+
+    out, home = Output(ctx.obj), _home(ctx.obj, folder)
+    with _progress(out) as progress:
+        found = reindex(home, spec, progress)
+    out.data(found, f"{found['rows']:,} index rows made")
+
+
+@group.command("export")
+@click.argument("file", type=_NEW)
+@click.option("--from", "first", type=click.IntRange(0), default=None, help="First block (default: the chain's first).")
+@click.option("--to", "last", type=click.IntRange(0), default=None, help="Last block (default: the head).")
+@click.option("--snapshot", is_flag=True, help="The proven state after one block (--to, default: the head), without blocks.")
+@_common
+@click.pass_context
+def export_command(
+    ctx: click.Context, file: Path, first: int | None, last: int | None, snapshot: bool, folder: Path | None, spec: Path | None
+) -> None:
+    """Write blocks with their certificates, or a snapshot of the state, into FILE."""
+    from tools.ops.db_transfer import export_blocks, export_snapshot
+
+    out, home = Output(ctx.obj), _home(ctx.obj, folder)
+    if snapshot and first is not None:
+        raise UsageError("a snapshot is of one block: give --to, not --from")
+    with _progress(out) as progress:
+        if snapshot:
+            found = export_snapshot(home, spec, file, last, progress)
+            what = f"the state after block {found['height']}: {found['keys']:,} keys in {found['chunks']:,} chunks"
+            what += f"\ncheckpoint: {found['height']}:{_hex(found['hash'])}"
+        else:
+            found = export_blocks(home, spec, file, first, last, progress)
+            what = f"blocks {found['first']} to {found['last']}"
+    out.data(found, f"{file}, {_size(found['bytes'])}: {what}")
+
+
+@group.command("import")
+@click.argument("file", type=_FILE)
+@click.option("--checkpoint", metavar="HEIGHT:0xHASH", default=None, help="For a snapshot: a block you trust.")
+@_common
+@click.pass_context
+def import_command(ctx: click.Context, file: Path, checkpoint: str | None, folder: Path | None, spec: Path | None) -> None:
+    """Take in a FILE made by `db export`, verifying all of it: blocks go on from the head, a snapshot starts an empty node."""
+    from tools.ops.db_transfer import import_file
+
+    out, home = Output(ctx.obj), _home(ctx.obj, folder)
+    trusted = None if checkpoint is None else _checkpoint(checkpoint)
+    with _progress(out) as progress:
+        found = import_file(home, spec, file, trusted, progress)
+    if found["kind"] == "snapshot":
+        by = "the checkpoint" if found["checkpoint"] else "the authorities of the genesis and their successors"
+        text = f"the node starts after block {found['height']}, {_age(found['age_s'])} old: {found['keys']:,} keys proven"
+        text += f"\ntrusted: {by}"
+    else:
+        known = f", {found['known']:,} were there" if found["known"] else ""
+        text = f"{found['blocks']:,} blocks with {found['transactions']:,} transactions imported{known}"
+        text += f"; the head is {found['height']}"
+        text += f"\n{found['seconds']:.1f} s, {found['blocks_per_s']:,.0f} blocks/s" if found["blocks"] else ""
+    out.data(found, text)
+
+
+@group.command("backup")
+@click.argument("copy", metavar="DIR", type=_NEW)
+@_common
+@click.pass_context
+def backup_command(ctx: click.Context, copy: Path, folder: Path | None, spec: Path | None) -> None:
+    """Copy the chain into a new folder DIR; keys and the sign database are never part of a backup."""
+    from tools.ops.db_backup import backup
+
+    out, home = Output(ctx.obj), _home(ctx.obj, folder)
+    with _progress(out) as progress:
+        found = backup(home, spec, copy, progress)
+    text = f"{copy}: block {found['height']}, {found['files']} files, {_size(found['bytes'])}"
+    text += f"\nnot part of it: {', '.join(found['excluded'])} (an old sign database could make a key sign twice)"
+    out.data(found, text)
+
+
+@group.command("restore")
+@click.argument("copy", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_common
+@click.pass_context
+def restore_command(ctx: click.Context, copy: Path, folder: Path | None, spec: Path | None) -> None:
+    """Bring a backup's chain back; the chain that is there is put aside, the sign database stays as it is."""
+    from tools.ops.db_backup import restore
+
+    out, home = Output(ctx.obj), _home(ctx.obj, folder)
+    with _progress(out) as progress:
+        found = restore(home, spec, copy, progress)
+    lines = [f"restored: the head is block {found['height']}"]
+    if found["put_aside"]:
+        lines.append(f"the chain that was there is kept at {found['put_aside']}; delete it when all is well")
+    if found["signed_height"] is not None and found["signed_height"] > found["height"] + 1:
+        lines.append(
+            f"this node's key has signed up to {found['signed_height']}: it syncs the missing blocks before it signs again"
+        )
+    out.data(found, "\n".join(lines))
+
+
+# --- what the commands share -------------------------------------------------------------------------------------
+
+
+def _home(settings: Settings, folder: Path | None) -> Path:
+    """The node's home that is meant; an error lists those of this machine's devnets."""
+    from tools.devnet.layout import all_devnets, home_directory
+
+    given = folder or (Path(settings.home) if settings.home else None)
+    if given is not None:
+        if not given.is_dir():
+            raise NotFound(f"there is no folder {given}", hint="name a node's home with --home")
+        return given.absolute()
+    base = home_directory(None)
+    if (base / "chain").is_dir():
+        return base
+    nodes = [path for layout in all_devnets(base) for path in sorted((layout.root / "nodes").glob("*"))]
+    hint = "; ".join(f"--home {path}" for path in nodes[:4])
+    raise UsageError("name a stopped node's home with --home", hint=hint or "it is the folder given to `quorix node init`")
+
+
+def _checkpoint(text: str) -> tuple[int, bytes]:
+    height, _, block_hash = text.partition(":")
+    if height.isascii() and height.isdecimal() and len(height) < 20 and block_hash.startswith("0x") and len(block_hash) == 66:
+        try:
+            return int(height), bytes.fromhex(block_hash[2:])
+        except ValueError:
+            pass
+    raise UsageError(f"--checkpoint {text[:100]!r}", hint="HEIGHT:0xHASH, as `quorix query block HEIGHT` shows them")
+
+
+@contextmanager
+def _progress(out: Output) -> Iterator[Progress]:
+    """A bar on a terminal's stderr, nothing elsewhere."""
+    if out.json or out.settings.quiet or not sys.stderr.isatty():
+        yield lambda what, done, of: None
+        return
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}"), TimeElapsedColumn(),
+               TimeRemainingColumn())
+    with Bars(*columns, console=out.console(stderr=True), transient=True) as bars:
+        task, last = bars.add_task("", total=None, shown=""), [0.0, ""]
+
+        def show(what: str, done: int, of: int) -> None:
+            now = time.monotonic()
+            if what == last[1] and now - last[0] < _SHOWN_EVERY_S and done != of:  # type: ignore[operator]
+                return
+            if what != last[1]:
+                bars.reset(task)
+            last[:] = now, what
+            shown = f"{done:,} of {of:,}" if of else f"{done:,}" if done else ""
+            bars.update(task, description=what, completed=done, total=of or None, shown=shown)
+
+        yield show
+
+
+def _size(count: int) -> str:
+    value, unit = float(count), 0
+    while value >= 1024 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{count:,} bytes" if not unit else f"{value:,.1f} {_UNITS[unit]}"
+
+
+def _age(seconds: int) -> str:
+    for span, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * span:
+            return f"{seconds // span} {name}"
+    return f"{seconds} s"
+
+
+def _hex(data: bytes) -> str:
+    return "0x" + data.hex()

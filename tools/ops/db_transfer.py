@@ -1,0 +1,121 @@
+"""Taking a chain out of a stopped node and into another: files of blocks, and snapshots of the state.
+
+    blocks     everything that happened, with certificates: the importing node verifies and executes all of it
+    snapshot   the state after one block, proven: the importing node starts there, without what came before
+
+What is trusted is said in `tools/ops/block_file.py` and `ledger/snapshot.py`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ledger import snapshot
+from ledger.errors import UsageError
+from ledger.framing import is_kind
+from ledger.snapshot import SnapshotReader, read_snapshot, write_snapshot
+from runtime.executor import Runtime
+from tools.node.folders import make_database, put_aside
+
+from . import block_file
+from .block_file import BlockReader, import_blocks, write_blocks
+from .db_home import StoppedNode, need_space, new_file, stopped_node
+
+Progress = Callable[[str, int, int], None]  # what, done, of
+
+
+def export_blocks(
+    home: Path, spec: Path | None, path: Path, first: int | None, last: int | None, progress: Progress
+) -> dict[str, Any]:
+    """Write the blocks from `first` to `last` (default: all) into a new file."""
+    with stopped_node(home, spec) as node:
+        params, head = node.params, node.chain.head
+        first = params.initial_height if first is None else first
+        last = head.height if last is None else last
+        if not params.initial_height <= first <= last <= head.height:
+            raise UsageError(
+                f"there are no blocks {first} to {last}", hint=f"this chain has {params.initial_height} to {head.height}"
+            )
+        _refuse_rewound(node)
+        with new_file(path) as draft, open(draft, "wb") as file:
+            size = write_blocks(node.chain, first, last, file, progress)
+        return {"file": str(path), "kind": "blocks", "first": first, "last": last, "bytes": size}
+
+
+def export_snapshot(home: Path, spec: Path | None, path: Path, height: int | None, progress: Progress) -> dict[str, Any]:
+    """Write the proven state after the block at `height` (default: the head) into a new file."""
+    with stopped_node(home, spec) as node:
+        height = node.chain.head.height if height is None else height
+        _refuse_rewound(node)
+        with new_file(path) as draft, open(draft, "wb") as file:
+            manifest = write_snapshot(node.chain, height, file, progress)
+        return {
+            "file": str(path), "kind": "snapshot", "height": height, "hash": manifest.header.hash,
+            "state_root": manifest.header.state_root, "keys": manifest.entries, "chunks": manifest.chunks,
+            "bytes": path.stat().st_size,
+        }
+
+
+def _refuse_rewound(node: StoppedNode) -> None:
+    if node.rewound:
+        raise UsageError(
+            "this devnet was rewound: what was certified after that cannot be verified from the genesis alone",
+            hint="copy the home with `quorix db backup`, or reset the devnet",
+        )
+
+
+def import_file(
+    home: Path, spec: Path | None, path: Path, checkpoint: tuple[int, bytes] | None, progress: Progress
+) -> dict[str, Any]:
+    """Take in a file of blocks or a snapshot, whichever it is."""
+    with open(path, "rb") as file:
+        if is_kind(file, snapshot.KIND):
+            return _import_snapshot(home, spec, path, checkpoint, progress)
+        if not is_kind(file, block_file.KIND):
+            raise UsageError(f"{path} is neither a file of blocks nor a snapshot")
+        if checkpoint is not None:
+            raise UsageError("--checkpoint is for snapshots; blocks are verified from the genesis on")
+        with stopped_node(home, spec) as node:
+            before, started = node.chain.head.height, time.monotonic()
+            done = import_blocks(BlockReader(file, node.params.genesis_hash), node.chain, progress)
+            seconds = time.monotonic() - started
+            return {
+                "file": str(path), "kind": "blocks", "blocks": done.blocks, "known": done.known,
+                "transactions": done.transactions, "height_before": before, "height": node.chain.head.height,
+                "hash": node.chain.head.hash, "seconds": round(seconds, 3), "blocks_per_s": round(done.blocks / seconds, 1),
+            }
+
+
+def _import_snapshot(
+    home: Path, spec: Path | None, path: Path, checkpoint: tuple[int, bytes] | None, progress: Progress
+) -> dict[str, Any]:
+    """Only into a home without blocks: a node that has some follows the others, or goes on with a file of blocks."""
+    with stopped_node(home, spec) as node, open(path, "rb") as file:
+        if node.chain.head.height != node.params.genesis_height:
+            raise UsageError(
+                f"{home} has blocks up to {node.chain.head.height} already; a snapshot starts an empty node",
+                hint="make one with `quorix node init`, or import a file of blocks here",
+            )
+        params, retain = node.params, node.retain_blocks
+        machine, authorities = Runtime(params.genesis_hash), node.specification.genesis.authorities.keys
+        reader = SnapshotReader(file, params, authorities, checkpoint)
+        need_space(home, 2 * path.stat().st_size)
+        fresh = home / "chain.snapshot"
+        shutil.rmtree(fresh, ignore_errors=True)
+        head = make_database(
+            fresh, lambda store: read_snapshot(reader, store, params, machine, progress, retain_blocks=retain)
+        )
+        node.store.close()
+        old = put_aside(home / "chain", "empty")
+        fresh.rename(home / "chain")
+        shutil.rmtree(old, ignore_errors=True)  # nothing but the genesis
+    with stopped_node(home, spec) as node:
+        return {
+            "file": str(path), "kind": "snapshot", "height": head.height, "hash": node.chain.head.hash,
+            "state_root": head.state_root, "keys": reader.manifest.entries,
+            "age_s": max(0, round(time.time() - head.timestamp_ms / 1000)), "checkpoint": checkpoint is not None,
+        }
