@@ -6,7 +6,8 @@ it. But it reads a damaged length in the last block in the same way, and forgets
 word. Here the two are told apart: behind the header of a torn record there is never the whole of it. Likewise a header of
 zeros ends a block without a word; real zeros have nothing behind them.
 
-The newest MANIFEST names the log that is written to. It was there before it was named: if it is not, rows are gone.
+The newest MANIFEST names the tables with their sizes, and the log that is written to. All of them were there before they
+were named: if one is not, or is shorter, rows are gone.
 
 All of this costs a look at each record's header, and a checksum only where a file ends in the middle of a record.
 """
@@ -26,7 +27,7 @@ MAX_FILE_BYTES: Final = 256 << 20
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 # Fields of a MANIFEST's record ("version edit"), by tag: how to step over each.
-_LOG_NUMBER: Final = 2
+_LOG_NUMBER, _TABLE_GONE, _TABLE_NEW = 2, 6, 7
 _FORMS: Final = {1: "s", 2: "n", 3: "n", 4: "n", 5: "ns", 6: "nn", 7: "nnnss", 9: "n"}  # n: number, s: byte string
 
 
@@ -37,13 +38,26 @@ def check_files(folder: Path) -> None:
         raise Corruption(f"{folder}: the manifest that CURRENT names is missing")
     data = _read(manifest)
     check_log(data, str(manifest))
-    log_number = _log_number(data)
+    log_number, tables = _named(data)
+    for number, size in sorted(tables.items()):
+        check_table(folder, number, size)
     logs = {int(path.stem): path for path in folder.glob("*.log") if path.stem.isdecimal()}
     if log_number and log_number not in logs:
         raise Corruption(f"{folder}: the log {log_number:06} is missing, and with it the newest rows")
     for number, path in sorted(logs.items()):
         if number >= log_number:
             check_log(_read(path), str(path))
+
+
+def check_table(folder: Path, number: int, size: int) -> None:
+    """Raises Corruption unless the table is there and as long as it was made."""
+    for path in (folder / f"{number:06}.ldb", folder / f"{number:06}.sst"):
+        if path.is_file():
+            found = path.stat().st_size
+            if found != size:
+                raise Corruption(f"{path}: {found} bytes, {size} were written")
+            return
+    raise Corruption(f"{folder}: the table {number:06} is missing, and with it rows")
 
 
 def check_log(data: bytes, name: str) -> None:
@@ -90,15 +104,21 @@ def _holds_whole_record(data: bytes, start: int) -> bool:
 # --- the manifest ------------------------------------------------------------------------------------------------
 
 
-def _log_number(manifest: bytes) -> int:
-    """The log that the newest edit names; 0 if none does or an edit does not read, which LevelDB will say."""
-    found = 0
+def _named(manifest: bytes) -> tuple[int, dict[int, int]]:
+    """The log that is written to (0: none), and the tables with their sizes. Of what reads: the rest LevelDB will refuse."""
+    log_number, tables = 0, dict[int, int]()
     for edit in _edits(manifest):
         try:
-            found = _log_number_of(edit) or found
+            for tag, numbers in _fields(edit):
+                if tag == _LOG_NUMBER:
+                    log_number = numbers[0]
+                elif tag == _TABLE_GONE:
+                    tables.pop(numbers[1], None)
+                elif tag == _TABLE_NEW:
+                    tables[numbers[1]] = numbers[2]
         except (IndexError, KeyError):
-            return 0
-    return found
+            return 0, {}
+    return log_number, tables
 
 
 def _edits(data: bytes) -> Iterator[bytes]:
@@ -116,17 +136,18 @@ def _edits(data: bytes) -> Iterator[bytes]:
             yield bytes(parts)
 
 
-def _log_number_of(edit: bytes) -> int:
-    position, found = 0, 0
+def _fields(edit: bytes) -> Iterator[tuple[int, list[int]]]:
+    """(tag, numbers) of each field; of a byte string the number is its length."""
+    position = 0
     while position < len(edit):
         tag, position = _varint(edit, position)
+        numbers = []
         for form in _FORMS[tag]:
             number, position = _varint(edit, position)
+            numbers.append(number)
             if form == "s":
                 position += number
-            elif tag == _LOG_NUMBER:
-                found = number
-    return found
+        yield tag, numbers
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:

@@ -174,7 +174,7 @@ async def _live(tally: Tally, node: Alive, rng: Random, *, last: bool) -> None:
     known = max(tally.final, default=0)
     fresh = asyncio.Event()
     async with RemoteChain(node.url, timeout_s=PATIENCE_S) as api:
-        load = asyncio.ensure_future(_load(tally, api, rng))
+        paying = asyncio.ensure_future(load(tally, api, rng))
         follow = asyncio.ensure_future(_follow(tally, api, known, fresh))
         try:
             await asyncio.wait_for(fresh.wait(), PATIENCE_S)
@@ -182,9 +182,9 @@ async def _live(tally: Tally, node: Alive, rng: Random, *, last: bool) -> None:
             await asyncio.sleep(LONGEST_LIFE_S if last else rng.random() * LONGEST_LIFE_S)
             os.kill(node.process.pid, signal.SIGKILL)
         finally:
-            for task in (load, follow):
+            for task in (paying, follow):
                 task.cancel()
-            await asyncio.gather(load, follow, return_exceptions=True)
+            await asyncio.gather(paying, follow, return_exceptions=True)
 
 
 async def _follow(tally: Tally, api: Any, known: int, fresh: asyncio.Event) -> None:
@@ -197,7 +197,7 @@ async def _follow(tally: Tally, api: Any, known: int, fresh: asyncio.Event) -> N
             fresh.set()
 
 
-async def _load(tally: Tally, api: Any, rng: Random) -> None:
+async def load(tally: Tally, api: Any, rng: Random) -> None:
     """Signed transfers, in small bursts, until it is cancelled or the node is gone."""
     from genesis.cast import cast
     from ledger.client.calls import Wallet

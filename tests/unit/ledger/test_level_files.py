@@ -106,6 +106,27 @@ def test_a_missing_log_is_missed(folder: Path) -> None:
         LevelStore.open(folder)
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut", "longer"])
+def test_a_missing_or_cut_table_is_missed(folder: Path, damage: str) -> None:
+    table = next(folder.glob("*.ldb"))
+    data = table.read_bytes()
+    table.unlink()
+    if damage != "missing":
+        table.write_bytes(data[:-1] if damage == "cut" else data + b"x")
+    with pytest.raises(Corruption, match="is missing" if damage == "missing" else "were written"):
+        LevelStore.open(folder)
+
+
+def test_tables_of_many_flushes_are_all_known(tmp_path: Path) -> None:
+    """Tables come and go by compactions; those that are named are those that are there."""
+    store = LevelStore.create(tmp_path / "db", write_buffer_bytes=1 << 16)
+    for batch in range(400):
+        store.write({b"%d" % (batch * 7919 % 1000): bytes([batch % 256]) * 2000}, sync=False)
+    store.close()
+    check_files(tmp_path / "db")
+    assert count(tmp_path / "db") == 400
+
+
 def test_no_flipped_bit_of_the_manifest_loses_rows_silently(made: Path, tmp_path: Path) -> None:
     size = next(made.glob("MANIFEST-*")).stat().st_size
     for at in range(size):

@@ -18,7 +18,7 @@ from .targets import targets
 CHUNK: Final = 2_000  # inputs of one Random; the unit of work of a process
 MAX_INPUT_BYTES_OF_MEMORY: Final = 8 << 20
 BATCH: Final = 200  # inputs after which the memory of the process is looked at
-REPEATS: Final = 5  # of an input that seemed slow: the machine may have been
+REPEATS: Final = 12  # of an input that seemed slow: the machine may have been
 MAX_FAILURES: Final = 5  # of one chunk
 SHRINK_TRIES: Final = 1_500
 LOOPS: Final = 20_000
