@@ -97,9 +97,37 @@ def _translated(path: str) -> Iterator[None]:
     try:
         yield
     except plyvel.CorruptionError as error:
-        raise Corruption(f"{path}: {error}") from error
+        raise Corruption(f"{path}: {_words(error)}") from error
     except (plyvel.Error, OSError) as error:
-        raise DiskFailure(f"{path}: {error}", hint="check the disk and its free space, then start again") from error
+        raise _failure(path, error) from error
+
+
+def _failure(path: str, error: Exception) -> Error:
+    """What stands in the way of the database, and what to do about it."""
+    words = _words(error)
+    if any(sign in words for sign in _HELD):
+        return Locked(f"{path} is open in another process", hint="stop that node first")
+    for sign, (cause, hint) in _OBSTACLES.items():
+        if sign in words:
+            return DiskFailure(f"{path}: {cause} ({words})", hint=hint)
+    return DiskFailure(f"{path}: {words}", hint="check the disk and its free space, then start again")
+
+
+def _words(error: Exception) -> str:
+    """The message of an error; plyvel gives it as bytes."""
+    first = error.args[0] if error.args else error
+    return first.decode(errors="replace") if isinstance(first, bytes) else str(error)
+
+
+_HELD: Final = ("already held by process", "Resource temporarily unavailable")
+_OBSTACLES: Final = {
+    "No space left": ("the disk is full", "free some space, then start again; what was acknowledged is on the disk"),
+    "Disk quota": ("the quota is used up", "free some space, then start again; what was acknowledged is on the disk"),
+    "File too large": ("a file may not grow further", "raise the limit on file sizes (ulimit -f), then start again"),
+    "Input/output error": ("the disk fails", "look at the system's log; replace the disk, then restore or sync again"),
+    "Read-only file system": ("the file system is read-only", "look at the system's log for why, remount it, start again"),
+    "Permission denied": ("this user may not write there", "start as the folder's owner, or give this user the folder"),
+}
 
 
 class _LevelReader:
@@ -203,11 +231,9 @@ def _open_level(folder: Path, create: bool, write_buffer_bytes: int, cache_bytes
             bloom_filter_bits=BLOOM_FILTER_BITS,
         )
     except plyvel.CorruptionError as error:
-        raise Corruption(f"{folder}: {error}") from error
+        raise Corruption(f"{folder}: {_words(error)}") from error
     except (plyvel.Error, OSError) as error:
-        if "lock" in str(error).lower():
-            raise Locked(f"{folder} is open in another process", hint="stop that node first") from error
-        raise DiskFailure(f"{folder}: {error}") from error
+        raise _failure(str(folder), error) from error
 
 
 # --- memory ------------------------------------------------------------------------------------------------------

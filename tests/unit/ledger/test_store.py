@@ -2,7 +2,10 @@
 
 import os
 import random
+import subprocess
+import sys
 
+import plyvel
 import pytest
 
 from ledger.errors import Corruption, DiskFailure, Error, Locked, NewerSchema, NotFound, WrongGenesis
@@ -227,3 +230,56 @@ def noticed(path, rows, seed):
         return True
     finally:
         store.close()
+
+
+LIMITED = """
+import resource, signal, sys
+from ledger.errors import Error
+from ledger.store import LevelStore
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = LevelStore.create(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+acknowledged = 0
+try:
+    for number in range(1_000):
+        store.write({number.to_bytes(4, "big"): bytes(1_000)}, sync=True)
+        acknowledged = number + 1
+except Error as error:
+    print(acknowledged, error.exit_code, error.cause, error.hint, sep="|")
+    try:
+        store.write({b"more": b""}, sync=True)
+    except Error as again:
+        print(again.exit_code)
+"""
+
+
+def test_a_write_that_the_disk_refuses_is_named_and_loses_nothing_acknowledged(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path / "db")], capture_output=True, text=True, check=True, timeout=60
+    )
+    first, *again = run.stdout.splitlines()
+    acknowledged, code, cause, hint = first.split("|")
+    assert (code, again) == ("24", ["24"]) and "may not grow further" in cause and "ulimit" in hint
+    store = LevelStore.open(tmp_path / "db")
+    assert len(list(store.items(b""))) >= int(acknowledged) > 50
+    store.close()
+
+
+@pytest.mark.parametrize(("words", "error", "said"), [
+    (b"IO error: lock /x/LOCK: already held by process", Locked, "another process"),
+    (b"IO error: /x/LOCK: Permission denied", DiskFailure, "this user may not write there"),
+    (b"IO error: /x/000017.ldb: No space left on device", DiskFailure, "the disk is full"),
+    (b"IO error: /x/000017.log: Input/output error", DiskFailure, "the disk fails"),
+    (b"IO error: /x/000017.log: Read-only file system", DiskFailure, "read-only"),
+    (b"IO error: something else", DiskFailure, "something else"),
+])
+def test_obstacles_have_names(monkeypatch, tmp_path, words, error, said):
+    LevelStore.create(tmp_path / "db").close()
+
+    def refuse(*arguments, **options):
+        raise plyvel.IOError(words)
+
+    monkeypatch.setattr(plyvel, "DB", refuse)
+    with pytest.raises(error) as caught:
+        LevelStore.open(tmp_path / "db")
+    assert said in caught.value.cause and caught.value.hint and "b'" not in caught.value.cause
