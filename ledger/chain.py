@@ -32,8 +32,9 @@ from .crypto import ZERO_HASH
 from .errors import DecodeError, InvariantBroken, NotFound, NotReady, Rejected, UsageError
 from .integrity import audit_state, check_newest
 from .layout import Head, ReverseDiff, at
-from .machine import BlockContext, BlockResult, StateMachine
+from .machine import AuthoritySet, BlockContext, BlockResult, StateMachine
 from .reading import ChainReader, Picture, StateProof
+from .recovery import Recoveries
 from .reindexing import check_finished
 from .rewinding import rewound
 from .spec import ChainSpecParams
@@ -96,6 +97,7 @@ class Chain(ChainReader):
         self.machine = machine
         # Signing domain of a height: the genesis hash until the chain is rewound.
         self.domain_at: Callable[[int], bytes] = lambda height: params.genesis_hash
+        self.recoveries: Recoveries = {}  # authority sets that take the place of lost ones
         self._store = store
         self._retain = retain_blocks
         self._pruner = None if retain_blocks is None else past.Pruner()
@@ -133,12 +135,14 @@ class Chain(ChainReader):
     def open(
         cls, store: Store, params: ChainSpecParams, machine: StateMachine,
         *, retain_blocks: int | None = past.RETAINED_BLOCKS, domain_at: Callable[[int], bytes] | None = None,
+        recoveries: Recoveries | None = None,
     ) -> Chain:
         """Open and check: stamp, links of the newest headers, head certificate, state tree against the head's root.
 
         `retain_blocks`: how many past states are kept (None: all from now on, an archive; see `ledger/history.py`).
-        `domain_at`: see `Chain.domain_at`; where it is given, the head certificate's signatures are verified too. Raises
-        WrongGenesis, NewerSchema or Corruption.
+        `domain_at`: see `Chain.domain_at`; where it is given, the head certificate's signatures are verified too.
+        `recoveries`: see `ledger/recovery.py`. Raises WrongGenesis, NewerSchema, Corruption, or UsageError where a recovery
+        file does not fit.
         """
         check_stamp(store, layout.SCHEMA, params.genesis_hash)
         check_finished(store)
@@ -153,7 +157,37 @@ class Chain(ChainReader):
         if domain_at is not None:
             chain.domain_at = domain_at
         check_newest(chain, chain._now, domain_at)
+        if recoveries:
+            chain._recover(recoveries)
         return chain
+
+    def _recover(self, recoveries: Recoveries) -> None:
+        """Take recovery files into account: those of the past must fit, one of the head changes the next set."""
+        now, self.recoveries = self._now, recoveries
+        for height, each in recoveries.items():
+            if not self.params.genesis_height <= height <= now.head.height:
+                continue
+            if self.hash_at(height) != each.head_hash:
+                raise UsageError(
+                    f"block {height} of this node is not the one that the recovery file names",
+                    hint="all nodes need one file, made from a node that has their common last block",
+                )
+            if height < now.head.height and self.header(height + 1).authorities_hash != authorities_hash(each.keys):
+                raise UsageError(
+                    f"this node has a block {height + 1} that the old authorities decided",
+                    hint="then the chain did not end where the recovery file says: make another one from this node",
+                )
+        head, authorities = self._with_recovery(now.head, now.authorities)
+        self._now = replace(now, head=head, authorities=authorities)
+
+    def _with_recovery(self, head: Head, authorities: AuthoritySet) -> tuple[Head, AuthoritySet]:
+        """The head and the set of the next height, after a recovery at this height if there is one."""
+        each = self.recoveries.get(head.height)
+        if each is None:
+            return head, authorities
+        if each.head_hash != head.hash:
+            raise InvariantBroken(f"block {head.height} is final, and the recovery file names another one")
+        return replace(head, next_authorities_hash=authorities_hash(each.keys)), each.authorities
 
     def audit_state(self) -> None:
         """Recompute the state root from every stored value; raises Corruption. Seconds for a large state."""
@@ -234,11 +268,11 @@ class Chain(ChainReader):
             raise InvariantBroken(f"the certificate is not for block {block.height}")
         if len(self._pending) >= MAX_PENDING_COMMITS:
             raise NotReady("the disk does not keep up with the commits")
-        authorities = executed.result.authorities
         head = Head(
             block.height, block.hash, block.header.timestamp_ms, executed.tree.root, block.header.next_authorities_hash
         )
         batch = CommitBatch(block.height, self._rows_of(executed, certificate, head, extra or {}))
+        head, authorities = self._with_recovery(head, executed.result.authorities)
         with self._lock:
             rows = LayeredRows((Layer(batch.rows), *self._now.rows.layers), self._now.rows.base)
             self._pending += (batch,)
@@ -413,6 +447,8 @@ class Chain(ChainReader):
         }
         if head.next_authorities_hash != now.head.next_authorities_hash:
             rows[layout.AUTHORITIES + head.next_authorities_hash] = b"".join(result.authorities.keys)
+        if now.head.height in self.recoveries:
+            rows[layout.AUTHORITIES + now.head.next_authorities_hash] = b"".join(now.authorities.keys)
         rows |= indexes.index_rows(height, executed.extrinsics, result.events, result.outcomes)
         rows |= past.kept_rows(before, height, self._retain, self.params.initial_height)
         if self._pruner is not None and self._retain is not None:

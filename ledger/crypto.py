@@ -34,7 +34,7 @@ TAGS: Final[dict[str, bytes]] = {
         # AI
         "open", "finish", "close", "step", "receipt", "card",
         # network, devnet, exported files
-        "peer", "seed", "frame",
+        "peer", "seed", "frame", "recovery",
     )
 }
 assert all(len(tag) == 16 for tag in TAGS.values()), "a tag is longer than 16 bytes"

@@ -21,10 +21,9 @@ from typing import Any, Final
 
 from .blocks import Block
 from .codec import HASH, KEY, U32, U64, Bytes, Int, ListOf, Optional, Record, Shape, decode, encode
-from .crypto import digest
 from .errors import Corruption, DecodeError, DoubleSignRisk, InvariantBroken, NotFound, UsageError
 from .store import SCHEMA_KEY, Store, check_stamp, stamp
-from .votes import MAX_AUTHORITIES, NIL, Certificate, Proposal, Vote
+from .votes import MAX_AUTHORITIES, NIL, Certificate, Proposal, Vote, next_domain
 
 SCHEMA: Final = 1
 MAX_DOMAINS: Final = 64
@@ -53,7 +52,7 @@ def domain_at(domains: Domains, height: int) -> bytes:
 def rewound(domains: Domains, height: int, head_hash: bytes, next_authorities_hash: bytes, entropy: bytes) -> Domains:
     """The list after a rewind to `height`. `entropy`: 16 random bytes, the same for every node of the devnet."""
     old = domain_at(domains, height + 1)
-    domain = digest("domain", old, height.to_bytes(8, "big"), head_hash, next_authorities_hash, entropy)
+    domain = next_domain(old, height, head_hash, next_authorities_hash, entropy)
     return (*(entry for entry in domains if entry[0] <= height), (height + 1, domain))
 
 
@@ -185,6 +184,11 @@ class Signer:
             raise DoubleSignRisk("the sign database belongs to another key")
         return cls(store, public_key, _decode_domains(store.get(_DOMAINS_ROW) or b""))
 
+    @property
+    def has_guarded(self) -> bool:
+        """True if anything was ever signed under this database, in whatever domain."""
+        return bool(self._newest)
+
     def load(self, height: int) -> tuple[SignRecord | None, tuple[Block, ...]]:
         """Record of the domain of `height` (the one to work on next) and the stored bodies that it binds."""
         record = self._newest.get(domain_at(self.domains, height))
@@ -216,7 +220,7 @@ class Signer:
         self._bodies = dict.fromkeys(binding)
 
     def rewind(self, domains: Domains) -> None:
-        """Replace the list of domains after a devnet rewind (`rewound`)."""
+        """Replace the list of domains after a devnet rewind or a recovery (`rewound`)."""
         if len(domains) > MAX_DOMAINS:
             raise UsageError(f"more than {MAX_DOMAINS} rewinds", hint="reset the devnet")
         self._store.write({_DOMAINS_ROW: _encode_domains(domains)}, sync=True)

@@ -42,6 +42,11 @@ def authorities_hash(keys: Sequence[bytes]) -> bytes:
     return digest("authset", *keys)
 
 
+def next_domain(old: bytes, height: int, head_hash: bytes, next_authorities_hash: bytes, entropy: bytes) -> bytes:
+    """Signing domain of the heights above `height` after a rewind (`entropy`: 16 random bytes) or a recovery (its hash)."""
+    return digest("domain", old, height.to_bytes(8, "big"), head_hash, next_authorities_hash, entropy)
+
+
 def leader(keys: Sequence[bytes], active: Sequence[int], height: int, round_: int) -> int:
     """Index, in the full list, of the proposer of (height, round).
 

@@ -11,7 +11,7 @@ Pure: same view and block, same result. All rules are in the modules; they are r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +26,8 @@ from .registry import Call, Context, error, refuse
 from .state import State
 
 SIGNATURE_BYTES: Final = 64
+
+Recovered = Mapping[int, Sequence[tuple[bytes, bytes]]]  # height -> (session key, account) of the set that goes on after it
 
 assert rules.LOADED, "the modules register their rules by being imported"
 
@@ -50,14 +52,17 @@ class _Admitted:
 
 class Runtime:
     """The rules as one object. `genesis_hash` is the chain's; `domain_at` names the signing domain of a height, where it
-    differs from the genesis hash (after a rewind)."""
+    differs from the genesis hash (after a rewind); `recoveries` are the sets that took the place of lost ones."""
 
     version: Final = versions.CURRENT
 
-    def __init__(self, genesis_hash: bytes, domain_at: Callable[[int], bytes] | None = None) -> None:
+    def __init__(
+        self, genesis_hash: bytes, domain_at: Callable[[int], bytes] | None = None, recoveries: Recovered | None = None
+    ) -> None:
         assert len(genesis_hash) == 32
         self.genesis_hash = genesis_hash
         self.domain_at = domain_at
+        self.recoveries: Recovered = recoveries or {}
 
     # --- what is known before a block -----------------------------------------------------------------------------
 
@@ -137,7 +142,10 @@ class Runtime:
         return _end(working, outcomes, weight)
 
     def _context(self, view: View, block: BlockContext) -> Context:
-        return Context(State(view), block, self.genesis_hash, domain_at=self.domain_at)
+        context = Context(State(view), block, self.genesis_hash, domain_at=self.domain_at)
+        if block.height - 1 in self.recoveries:
+            authorities.recover(context, self.recoveries[block.height - 1])
+        return context
 
 
 error(30_000, "InvalidBlock", "the block breaks a rule of its form")

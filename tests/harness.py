@@ -25,6 +25,7 @@ from genesis.cast import cast, devnet_spec
 from ledger.chain import Chain
 from ledger.crypto import KeyPair
 from ledger.errors import NotReady, Rejected, Timeout, Unreachable
+from ledger.recovery import Recovery, members_of, recovered_domains
 from ledger.signer import Signer
 from ledger.signer import domain_at as domain_of
 from ledger.store import MemoryStore
@@ -354,6 +355,7 @@ class Market:
         keys = [member.session for member in self.members if member.session is not None]
         self.places = [Place(i, keys[i] if i < authorities else None) for i in range(authorities + followers)]
         self.hub, self.threads = Hub(seed), TurnThreads()
+        self.recoveries: dict[int, Recovery] = {}  # given to every node at its next start
 
     async def __aenter__(self) -> Market:
         await asyncio.gather(*(self.start(place.index) for place in self.places))
@@ -390,11 +392,13 @@ class Market:
             make = Signer.open if place.created else Signer.create
             signer = make(place.sign_store, params.genesis_hash, public)
             domains = signer.domains  # type: ignore[assignment]
-        machine = Runtime(params.genesis_hash, lambda height: domain_of(domains, height))
-        if place.created:
-            chain = Chain.open(place.chain_store, params, machine)
-        else:
-            chain = Chain.create(place.chain_store, params, machine, self.genesis.state)
+        domains = recovered_domains(domains, self.recoveries)
+        machine = Runtime(params.genesis_hash, lambda height: domain_of(domains, height), members_of(self.recoveries))
+        if not place.created:
+            Chain.create(place.chain_store, params, machine, self.genesis.state)
+        chain = Chain.open(place.chain_store, params, machine, recoveries=self.recoveries)
+        if signer is not None and signer.domains != domains:
+            signer.rewind(domains)
         chain.domain_at = lambda height: domain_of(domains, height)
         place.created = True
 

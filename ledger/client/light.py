@@ -3,6 +3,7 @@
     trust     the authority set of the genesis (it is in the chain's specification), by its hash
     finality  a header, a precommit certificate of it, and the keys that signed: the keys must hash to the trusted set
     sets      the last block of a session names the next set (`next_authorities_hash`); a final one extends the trust
+    recovery  a file that the operators agreed on names another set after a final block (`recover`): trust it knowingly
     state     the header commits to the state root; an inclusion or absence proof commits to one key under that root
 
 Nothing here asks anybody: all that is needed travels in `Finality` and `StateProof`. Refusals are `Rejected` with a
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from ..blocks import Header
 from ..errors import Rejected
-from ..votes import MAX_AUTHORITIES, PRECOMMIT, Certificate, authorities_hash
+from ..votes import MAX_AUTHORITIES, PRECOMMIT, Certificate, authorities_hash, next_domain
 from .proofs import verify_state
 from .records import Finality, StateProof
 
@@ -24,7 +25,7 @@ class LightClient:
     """What is trusted: the chain's genesis hash (or the signing domain after a rewind) and its authority sets so far."""
 
     def __init__(self, genesis_hash: bytes, authorities: Sequence[bytes], *, domain: bytes | None = None) -> None:
-        self.domain = genesis_hash if domain is None else domain
+        self._domains = [(0, genesis_hash if domain is None else domain)]  # (from height, signing domain), ascending
         self._sets: list[tuple[int, bytes]] = [(0, authorities_hash(authorities))]  # (from height, hash), ascending
 
     def verify(self, finality: Finality) -> Header:
@@ -42,7 +43,7 @@ class LightClient:
         named = (certificate.kind, certificate.height, certificate.block_hash)
         if named != (PRECOMMIT, header.height, header.hash):
             raise Rejected("OtherBlock", "the certificate is not a precommit certificate of this header")
-        if not certificate.verify(keys, self.domain):
+        if not certificate.verify(keys, _at(self._domains, header.height)):
             raise Rejected("BadCertificate", f"the certificate of block {header.height} is not valid")
         return header
 
@@ -54,6 +55,20 @@ class LightClient:
             raise Rejected("NotLater", f"sets are known up to height {from_height} already")
         if header.next_authorities_hash != self._sets[-1][1]:
             self._sets.append((header.height + 1, header.next_authorities_hash))
+        return header
+
+    def recover(self, head_hash: bytes, keys: Sequence[bytes], file_hash: bytes, finality: Finality) -> Header:
+        """Trust the set of a recovery file from the height after its block on.
+
+        `head_hash`, `keys` (session keys in order) and `file_hash` are the file's; `finality` is that of its block.
+        """
+        header, known = self.verify(finality), authorities_hash(keys)
+        if header.hash != head_hash:
+            raise Rejected("OtherBlock", "the recovery file names another block than the certificate")
+        domain = next_domain(_at(self._domains, header.height), header.height, head_hash, known, file_hash)
+        for entries, value in ((self._sets, known), (self._domains, domain)):
+            entries[:] = [entry for entry in entries if entry[0] <= header.height]
+            entries.append((header.height + 1, value))
         return header
 
     def verify_state(self, proof: StateProof) -> bytes | None:
@@ -68,7 +83,12 @@ class LightClient:
         return proof.value
 
     def _set_at(self, height: int) -> bytes:
-        return next(found for from_height, found in reversed(self._sets) if from_height <= height)
+        return _at(self._sets, height)
+
+
+def _at(entries: Sequence[tuple[int, bytes]], height: int) -> bytes:
+    """What holds at a height, of (from height, value) in ascending order; nothing below the first."""
+    return next((found for from_height, found in reversed(entries) if from_height <= height), b"")
 
 
 def verify_state_proof(

@@ -12,9 +12,11 @@ import click
 from ledger.errors import UsageError
 from tools.cli.main import Noun, Settings
 from tools.cli.output import Output
+from tools.cli.recovery import group as recover_group
 from tools.cli.session import run, signing_key
 
 group = Noun("node", help="Make, run and ask a node.")
+group.add_command(recover_group)
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -84,6 +86,8 @@ def _of_devnet(settings: Settings, name: str, peers: tuple[str, ...]) -> tuple[P
 @click.option("--history", type=click.Choice(["full", "archive"]), default=None, help="States of 256 blocks (full) or of all.")
 @click.option("--new-sign-db", is_flag=True, default=None, help="The key has no sign database: make one and listen first.")
 @click.option("--sign-from", type=int, default=None, metavar="HEIGHT", help="No other copy of the key signed from here on.")
+@click.option("--recovery", type=_FILE, default=None, help="Recovery file: another authority set in the place of a lost one.")
+@click.option("--checkpoint", default=None, metavar="HEIGHT:HASH", help="A block known to be final, after a long absence.")
 @click.option("--log", default=None, metavar="LEVELS", help="info, or info,p2p=debug.")
 @click.option("--follow-stdin", is_flag=True, help="End when standard input closes.")
 @click.pass_context

@@ -34,6 +34,8 @@ SETTINGS: Final[dict[str, Setting]] = {
     "history": Setting(str, "full", "full: the states of the last 256 blocks can be read; archive: those of all blocks"),
     "new_sign_db": Setting(bool, False, "make a sign database for a key that has none, and listen before signing"),
     "sign_from": Setting(int, 0, "sign from this height on: no other copy of the key has signed there"),
+    "recovery": Setting(str, "", "recovery file: an authority set in the place of a lost one"),
+    "checkpoint": Setting(str, "", "HEIGHT:HASH of a block that is known to be final, for a node that was away for long"),
     "log": Setting(str, "info", "level of log entries, also by room: info,p2p=debug"),
 }
 _CHOICES: Final = {"p2p": ("auto", "on", "off"), "seal": ("", "interval", "instant", "manual"), "history": ("full", "archive")}
@@ -60,6 +62,8 @@ class NodeConfig:
     history: str
     new_sign_db: bool
     sign_from: int
+    recovery: Path | None
+    checkpoint: str
     log: str
     origin: Mapping[str, str]
 
@@ -107,4 +111,5 @@ def load_config(
         values[name] = tuple(values[name])
     values["spec"] = Path(values["spec"]) if values["spec"] else home / "spec.toml"
     values["admin_socket"] = Path(values["admin_socket"]) if values["admin_socket"] else home / "admin.sock"
+    values["recovery"] = Path(values["recovery"]) if values["recovery"] else None
     return NodeConfig(home=home, origin=origin, **values)

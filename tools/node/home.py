@@ -1,6 +1,6 @@
 """A node's home: making it, opening what is in it, and the rules about the sign database.
 
-    chain/  sign/  node.key  session.key  peers.cbor  pool.cbor  spec.toml  config.toml  incident/
+    chain/  sign/  node.key  session.key  peers.cbor  pool.cbor  spec.toml  config.toml  recovery/  incident/
 
 `make_home` (`node init`) creates keys and databases once. `open_databases` (`node run`) opens them. A session key without
 a sign database is refused, unless the home is new on a devnet, or the operator says `new_sign_db`: then the node listens
@@ -23,6 +23,7 @@ from ledger.client.keys import read_key_file, write_key_file
 from ledger.crypto import KeyPair
 from ledger.errors import NotFound, UsageError
 from ledger.history import RETAINED_BLOCKS
+from ledger.recovery import members_of, recovered_domains
 from ledger.signer import Domains, Signer, domain_at
 from ledger.spec import ChainSpecParams
 from ledger.store import LevelStore
@@ -30,6 +31,7 @@ from runtime.executor import Runtime
 
 from .config import NodeConfig
 from .folders import make_database
+from .recoveries import recoveries_of, unkept
 
 MAX_POOL_BYTES: Final = 32 << 20
 
@@ -104,10 +106,17 @@ def open_databases(config: NodeConfig, specification: Specification) -> Database
     node_key = read_key_file(config.node_key_path)
     session_key = read_key_file(config.session_key_path) if config.session_key_path.exists() else None
     signer, sign_store, watch_first = None, None, False
+    recoveries = recoveries_of(config.home, params.genesis_hash, config.recovery)
     domains: Domains = ((params.initial_height, params.genesis_hash),)
     if session_key is not None:
         signer, sign_store, watch_first = _open_signer(config, params, session_key)
         domains = signer.domains
+    elif config.sign_path.exists():
+        raise NotFound(
+            f"{config.home} has a sign database but no session key: an authority would go on as a follower",
+            hint=f"restore {config.session_key_path.name}, or move sign/ away if the node is only to follow",
+        )
+    domains = recovered_domains(domains, recoveries)
     try:
         chain_store = _open_chain_store(config)
     except BaseException:
@@ -119,9 +128,13 @@ def open_databases(config: NodeConfig, specification: Specification) -> Database
         return domain_at(domains, height)
 
     try:
-        machine = Runtime(params.genesis_hash, domain_of)
+        machine = Runtime(params.genesis_hash, domain_of, members_of(recoveries))
         retain = _retained(config.history)
-        chain = Chain.open(chain_store, params, machine, domain_at=domain_of, retain_blocks=retain)
+        chain = Chain.open(chain_store, params, machine, domain_at=domain_of, retain_blocks=retain, recoveries=recoveries)
+        for path, data in unkept(config.home, recoveries):
+            write_file(path, data)
+        if signer is not None and signer.domains != domains:
+            signer.rewind(domains)
     except BaseException:
         chain_store.close()
         if sign_store is not None:
@@ -129,7 +142,7 @@ def open_databases(config: NodeConfig, specification: Specification) -> Database
         raise
     if signer is not None and chain.head.height >= params.initial_height:
         # A guard that has never guarded anything, on a chain that has long begun: it was made anew.
-        watch_first = watch_first or signer.load(chain.head.height + 1)[0] is None
+        watch_first = watch_first or not signer.has_guarded
     return Databases(chain, chain_store, domains, node_key, session_key, signer, sign_store, watch_first)
 
 

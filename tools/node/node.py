@@ -249,13 +249,18 @@ class Node:
         height = chain.durable_height
         certificate = chain.certificate(height).encode() if height >= chain.params.initial_height else b""
         genesis = chain.params.genesis_hash
-        if key is None or self.role != "authority" or self.network is None:
+        if key is None or self.network is None:
             return Hello(PROTOCOL_VERSION, genesis, domains, height, certificate, "full")
-        expiry = height + PROOF_BLOCKS
+        # Whoever has a session key shows it: it may be in a set that this node has not reached yet, or get its seat later.
+        expiry = height + self._blocks_since(self.tip.timestamp_ms) + PROOF_BLOCKS
         proof = sign_proof(key, domains[-1][1], genesis, self.network.id, expiry)
         return Hello(
             PROTOCOL_VERSION, genesis, domains, height, certificate, "authority", key.public, expiry, proof
         )
+
+    def _blocks_since(self, timestamp_ms: int) -> int:
+        """How many blocks there can have been since, at most: what a node that was away has missed."""
+        return max(0, self.clock.wall_ms() - timestamp_ms) // self.chain.params.block_time_ms
 
     def _has_company(self) -> bool:
         """Enough authorities are connected to decide a block together; any peer is enough for one that follows."""

@@ -55,6 +55,7 @@ async def _life():
             "state_getProof": {"key": accounts.ACCOUNT.key(sender.public)}, "subnet_getNeuron": {"netuid": 1, "uid": 0},
             "account_get": {"account": sender.public}, "account_stakes": {"account": sender.public},
             "account_history": {"account": sender.public}, "author_nextNonce": {"account": sender.public},
+            "admin_cutPeers": {"peers": []},
             "author_submitExtrinsic": {"extrinsic": b"\1" * 70}, "author_dryRun": {"extrinsic": out["waiting"].encode()},
         }
         out["all"] = {}
