@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from io import BytesIO
-from typing import Any
+from typing import Any, Final
 
 from ledger.blocks import Block, Body, Extrinsic, Header, encode_inherents
 from ledger.codec import decode, encode
@@ -21,6 +21,8 @@ from ledger.votes import Certificate, Evidence, Proposal, Status, Vote
 from . import samples as made
 from .target import Reader, Target, one
 from .texts import file_targets, text_targets
+
+BODY_MS: Final = 10.0  # a body may have twice as many items as any other message
 
 
 @cache
@@ -51,9 +53,10 @@ def _ledger() -> list[Target]:
                covers=("ledger.codec.decode", "ledger.codec.prescan")),
         Target("header", samples=one(made.header().encode()), read=Header.decode, **record,
                covers=("ledger.blocks.Header.decode", "ledger.blocks.Header.from_value")),
-        Target("body", samples=lambda: [body.encode() for body in made.bodies()], read=Body.decode, **record,
+        Target("body", samples=lambda: [body.encode() for body in made.bodies()], read=Body.decode, **record, max_ms=BODY_MS,
                covers=("ledger.blocks.Body.decode",)),
-        Target("block", samples=made.blocks, read=Block.decode, **record, covers=("ledger.blocks.Block.decode",)),
+        Target("block", samples=made.blocks, read=Block.decode, **record, max_ms=BODY_MS,
+               covers=("ledger.blocks.Block.decode",)),
         Target("extrinsic", samples=made.extrinsics, read=Extrinsic.decode, **record, lead=64,
                covers=("ledger.blocks.Extrinsic.decode",)),
         Target("extrinsics of a body", "cbor", lambda: [_full_body()], _together, max_ms=40,
