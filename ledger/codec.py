@@ -306,7 +306,11 @@ class Text(Shape):
     def check(self, value: Any, where: str = "") -> None:
         if type(value) is not str:
             raise DecodeError(f"expected text, got {type(value).__name__}", where=where)
-        if len(value.encode()) > self.high:
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:  # JSON can name half a character
+            raise DecodeError("text that has no UTF-8 form", where=where) from None
+        if size > self.high:
             raise DecodeError(f"text longer than {self.high} bytes", where=where)
 
 

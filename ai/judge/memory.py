@@ -41,7 +41,10 @@ class Pending:
     @classmethod
     def from_json(cls, text: str) -> Pending:
         """Raises ValueError where a stored row is not one that `remember` wrote."""
-        value: Any = json.loads(text)
+        try:
+            value: Any = json.loads(text)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
         if not isinstance(value, dict) or set(value) != set(cls.__dataclass_fields__):
             raise ValueError("other fields")
         row = cls(**value)
@@ -65,7 +68,7 @@ class Memory:
         row = self._db.execute("select value from book where netuid = ?", (netuid,)).fetchone()
         try:
             return ScoreBook.from_value(json.loads(row[0])) if row else ScoreBook()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return ScoreBook()
 
     def store_book(self, netuid: int, book: ScoreBook) -> None:

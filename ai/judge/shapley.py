@@ -146,9 +146,12 @@ class ScoreBook:
         book = cls()
         if not (isinstance(value, list) and len(value) == 3 and isinstance(value[0], list)):
             raise ValueError("not a stored score book")
-        for hotkey, mean, count in value[0]:
-            book.mean[bytes.fromhex(hotkey)], book.count[bytes.fromhex(hotkey)] = float(mean), int(count)
-        book.squares, book.deviations = float(value[1]), int(value[2])
+        try:
+            for hotkey, mean, count in value[0]:
+                book.mean[bytes.fromhex(hotkey)], book.count[bytes.fromhex(hotkey)] = float(mean), int(count)
+            book.squares, book.deviations = float(value[1]), int(value[2])
+        except OverflowError:
+            raise ValueError("numbers out of range") from None
         numbers = [book.squares, *book.mean.values(), *book.count.values()]
         if not all(np.isfinite(number) and number >= 0 for number in numbers) or 0 in book.count.values():
             raise ValueError("numbers out of range")

@@ -187,7 +187,7 @@ PAIR = Record("pair", number=U8, name=Text(5))
         (BOOL, [True, False], [0, 1, None]),
         (HASH, [bytes(32)], [bytes(31), bytes(33), bytearray(32), "x" * 32]),
         (Bytes(low=1, high=3), [b"a", b"abc"], [b"", b"abcd"]),
-        (Text(5), ["", "abcde", "äb"], ["abcdef", "äääb", b"a"]),
+        (Text(5), ["", "abcde", "äb"], ["abcdef", "äääb", "\ud800", b"a"]),
         (ListOf(U8, 2, low=1), [[1], [1, 2]], [[], [1, 2, 3], [256], (1,), None]),
         (PAIR, [[1, "a"]], [[1], [1, "a", 2], ["a", 1], (1, "a"), None]),
         (Optional(U8), [None, 3], [300, "x"]),

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ledger.blocks import Header
 from ledger.errors import DecodeError, Error, KeyFileError, KeyLocked, Rejected, UsageError
+from ledger.recovery import Recovery
 
 from . import samples as made
 from .target import Reader, Target, one
@@ -221,14 +222,31 @@ def _dumps() -> list[bytes]:
     return [b"".join(len(raw).to_bytes(4, "big") + raw for raw in made.extrinsics()[:4])]
 
 
+def _recovery(data: bytes) -> None:
+    found = Recovery.parse(data)
+    assert Recovery.parse(found.text().encode()) == found, "a recovery file says something else when it is written again"
+
+
 def file_targets() -> list[Target]:
+    from ai.judge.memory import Pending
+    from ai.judge.shapley import ScoreBook
     from ledger.client.keys import read_key_file
     from ledger.errors import NotFound
     from ledger.pool import read_dump
     from tools.node.config import load_config
 
     config = b'rpc_port = 9900\npeers = ["/ip4/127.0.0.1/tcp/1/p2p/x"]\nlog = "info"\n'
+    members = tuple((key, made.PUBLIC[3]) for key in made.PUBLIC[:2])
+    recovery = Recovery(made.DOMAIN, 7, made.header().hash, members, "two of three disks were lost").text().encode()
+    rows = {"uids": [3, 4], "values": [1, 65535], "version_key": 0, "salt": "00" * 32, "confirmed": True}
+    pending = {"netuid": 1, "epoch": 5, **rows}
+    scores = [[[made.PUBLIC[0].hex(), 0.5, 3]], 0.25, 2]
     return [
+        Target("recovery file", "json", one(recovery), _recovery),
+        Target("validator's commitments", "json", one(json.dumps(pending).encode()),
+               lambda data: Pending.from_json(data.decode()), refuses=(ValueError, TypeError)),
+        Target("validator's scores", "json", one(json.dumps(scores).encode()),
+               lambda data: ScoreBook.from_value(json.loads(data)), refuses=(ValueError, TypeError, RecursionError)),
         Target("key file", "json", _key_files, _in_file("key", read_key_file), refuses=(KeyFileError, KeyLocked, UsageError)),
         Target("node settings", "toml", one(config),
                _in_file("config.toml", lambda path: load_config(path.parent, environment={})), refuses=(UsageError, NotFound)),
