@@ -20,6 +20,7 @@ from p2p.messages import GetBlock, GetHead, Head, decode_request
 from p2p.network import Network
 from p2p.sync import Ask, Penalty, SyncPlanner
 
+from .checkpoint import Checkpoint, WrongCheckpoint, check_block
 from .shell import Shell
 from .threads import Lane
 
@@ -31,8 +32,10 @@ SYNCING_BLOCKS: Final = 3  # behind by fewer is the normal lag of gossip
 class Follower:
     """Drives one node's planner. All methods run on the event loop."""
 
-    def __init__(self, shell: Shell) -> None:
+    def __init__(self, shell: Shell, checkpoint: Checkpoint | None = None) -> None:
+        """`checkpoint`: a block whose hash is known; when another one is served in its place, the node stops."""
         head = shell.chain.head
+        self._checkpoint = checkpoint
         self._shell, self._network = shell, None
         self.planner = SyncPlanner(head.height, head.hash)
         self._ticking: asyncio.Task[None] | None = None
@@ -98,6 +101,12 @@ class Follower:
             certificate = Certificate.decode(ready.certificate)
         except DecodeError:
             return self.refused(ready.block.height)
+        if self._checkpoint is not None and ready.block.height == self._checkpoint.height:
+            try:
+                header = ready.block.header
+                check_block(self._shell.chain, self._checkpoint, header.hash, header.timestamp_ms, self._shell.clock.wall_ms())
+            except WrongCheckpoint as error:
+                return self._shell.fail(error)
         self._shell.feed(Synced(ready.block, certificate))
 
     async def _ask(self, ask: Ask, network: Network) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from ledger.spec import ChainSpecParams
 from ledger.store import LevelStore
 from runtime.executor import Runtime
 
+from .checkpoint import check_start, parse_checkpoint
 from .config import NodeConfig
 from .folders import make_database
 from .recoveries import recoveries_of, unkept
@@ -131,6 +133,7 @@ def open_databases(config: NodeConfig, specification: Specification) -> Database
         machine = Runtime(params.genesis_hash, domain_of, members_of(recoveries))
         retain = _retained(config.history)
         chain = Chain.open(chain_store, params, machine, domain_at=domain_of, retain_blocks=retain, recoveries=recoveries)
+        check_start(chain, parse_checkpoint(config.checkpoint), time.time_ns() // 1_000_000)
         for path, data in unkept(config.home, recoveries):
             write_file(path, data)
         if signer is not None and signer.domains != domains:

@@ -30,6 +30,7 @@ from runtime.executor import Runtime
 from runtime.modules import accounts, heartbeats
 from tools.rpc.subscriptions import HeadSignal
 
+from .checkpoint import Checkpoint
 from .follow import Follower, Source, serve
 from .meter import MeteredNetwork, metered_handlers
 from .relay import TOPIC, Relay
@@ -75,6 +76,7 @@ class Parts:
     signer: Signer | None = None
     watch_first: bool = False
     sign_from: int = 0
+    checkpoint: Checkpoint | None = None
     node_version: str = "0"
 
 
@@ -93,7 +95,7 @@ class Node:
             self.engine, self.chain, self.pool, parts.threads, parts.disk, parts.clock, self, signer=parts.signer,
             may_build=may_build,
         )
-        self.follower = Follower(self.shell)
+        self.follower = Follower(self.shell, parts.checkpoint)
         self.relay = Relay(self.shell, key)
         self.tip = self.shell.tip()  # the newest durable block: what this node vouches for to the outside
         self.heads = HeadSignal(self.tip.height)

@@ -35,6 +35,7 @@ from tools.rpc.limits import Limits, is_local
 from tools.rpc.methods import NodeApi
 from tools.rpc.server import RpcServer, listen_tcp, listen_unix
 
+from .checkpoint import parse_checkpoint
 from .config import NodeConfig
 from .counters import RpcCounters
 from .home import Databases, Specification, open_databases, read_pool, write_file
@@ -179,6 +180,7 @@ class Service:
                 name=str(index), chain=databases.chain, domains=databases.domains, threads=self._threads, disk=disk,
                 clock=SystemClock(), journal=self.journals[index], session_key=databases.session_key,
                 signer=databases.signer, watch_first=databases.watch_first, sign_from=config.sign_from,
+                checkpoint=parse_checkpoint(config.checkpoint),
                 node_version=self.version,
             ),
             may_build=lambda: not self._low_disk,
