@@ -127,6 +127,27 @@ def test_crashes_before_any_effect() -> None:
     assert crashes > 20
 
 
+def crash_at(number: int, n: int) -> World:
+    """Node 0 crashes before one of its effects, or around one of its writes; the others must not notice for long."""
+    plan = Plan(n=n, crash_points=((0, number),), runtime=True, users=1, slow_disk_ms=10, trouble_ms=1_500)
+    world = World(number, plan).run()
+    assert world.crashes == 1
+    return world
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_crash_at_some_boundaries(n: int) -> None:
+    for number in range(1, 90 if n == 1 else 150, 13):
+        crash_at(number, n)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", range(1, 200, 50))
+def test_a_crash_at_every_boundary(first: int) -> None:
+    for number in range(first, first + 50):
+        crash_at(number, 4)
+
+
 def test_real_signatures_and_evidence_that_verifies() -> None:
     world = World(2, Plan(n=4, actors={1: "equivocator"}, real_signatures=True)).run()
     assert world.evidence and all(item.verify(world.params.genesis_hash) for item in world.evidence)

@@ -42,6 +42,7 @@ class Node:
         self.skew_ms = 0
         self.alive = False
         self.generation = 0
+        self.boundaries = 0  # effects and ends of writes so far, over all lives: where a crash may come
         self.stop_code: int | None = None
         self.durable: SignRecord | None = None  # the newest record on the disk
         self.domains: Domains = ((world.params.initial_height, world.params.genesis_hash),)

@@ -40,6 +40,7 @@ class Plan:
     actors: Mapping[int, str] | None = None  # kinds, joined by "+", of the authorities that are not honest
     weather: Weather | None = None
     crash: float = 0.0  # probability before each effect and around each write, until the trouble ends
+    crash_points: tuple[tuple[int, int], ...] = ()  # (index, number): before that one of all effects and writes of a node
     blackouts: tuple[int, ...] = ()  # all power fails at once
     skew_ms: int = 0  # clocks are off by up to this
     clock_steps: tuple[ClockStep, ...] = ()

@@ -186,6 +186,10 @@ class World:
         return one is not other and (not self.plan.line or abs(one.index - other.index) == 1)
 
     def crashes_now(self, node: Node) -> bool:
+        """Asked before each effect and around each write of a node."""
+        node.boundaries += 1
+        if (node.index, node.boundaries) in self.plan.crash_points:
+            return True
         return (
             self.plan.crash > 0 and node.honest and self.timeline.now_ms < self.plan.trouble_ms
             and self.rng.random() < self.plan.crash
