@@ -35,6 +35,7 @@ class Setting:
 
 COMMANDS: Final[dict[str, Setting]] = {
     "rpc": Setting(str, "", "RPC address of the node that commands ask; default: a running devnet's, or port 9900"),
+    "devnet": Setting(str, "", "name of the devnet that commands mean; default: the one that runs"),
     "gateway": Setting(str, "", "address of the gateway that `ai query` asks; default: a running devnet's, or port 9941"),
 }
 

@@ -12,7 +12,7 @@ import click
 from ledger.errors import Error, NotFound, NotReady, RateLimited, Timeout, Unreachable, UsageError
 from tools.cli.main import Noun, Settings
 from tools.cli.output import Output
-from tools.cli.session import configured, running_ports
+from tools.cli.target import configured, running_ports
 from tools.devnet.layout import DEFAULT_BASE
 
 group = Noun("ai", help="Ask the network.")
@@ -25,10 +25,12 @@ SERVER_ERRORS: Final = 500
 
 
 def gateway_url(settings: Settings, given: str | None) -> str:
-    """`--gateway`, else QUORIX_GATEWAY, else `gateway` of config.toml, else a running devnet's, else the default port."""
-    ports = running_ports(settings)
-    default = f"http://127.0.0.1:{DEFAULT_BASE + 41}" if ports is None else ports.url(ports.gateway)
-    return (configured(settings, "gateway", given) or default).rstrip("/").removesuffix("/v1")
+    """`--gateway`, else that of `--devnet`, else QUORIX_GATEWAY, else `gateway` of config.toml, else the running devnet's."""
+    url = configured(settings, "gateway", given)
+    if not url or (settings.devnet and not given):
+        ports = running_ports(settings)
+        url = f"http://127.0.0.1:{DEFAULT_BASE + 41}" if ports is None else ports.url(ports.gateway)
+    return url.rstrip("/").removesuffix("/v1")
 
 
 @group.command("query")

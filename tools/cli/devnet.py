@@ -17,18 +17,25 @@ import click
 from ledger.errors import Error, Locked, NotFound, Timeout, UsageError
 from tools.cli.main import Noun, Settings
 from tools.cli.output import Output, format_amount
-from tools.devnet.layout import DEFAULT_BASE, Layout, Ports, all_devnets, home_directory
+from tools.cli.target import devnet_name, running_devnet
+from tools.devnet.layout import DEFAULT_BASE, Layout, Ports, all_devnets, home_directory, supervisor_pid
 from tools.devnet.plan import AI_MODES, CASTS, DevnetPlan, parse_block_time
 
 group = Noun("devnet", help="Run a whole market on this machine.")
 
 DOWN_PATIENCE_S = 45.0
 DETACH_PATIENCE_S = 900.0
-NAME = click.argument("name", default="default")
+NAME = click.argument("name", required=False)
 
 
-def layout_of(settings: Settings, name: str) -> Layout:
-    return Layout(home_directory(settings.home), name)
+def layout_of(settings: Settings, name: str | None) -> Layout:
+    """The devnet of that name, else of `--devnet`, else the default one."""
+    return Layout(home_directory(settings.home), name or devnet_name(settings))
+
+
+def meant(settings: Settings, name: str | None) -> Layout:
+    """The devnet of that name, else of `--devnet`, else the one that runs, else the default one."""
+    return layout_of(settings, name) if name else running_devnet(settings) or layout_of(settings, None)
 
 
 @group.command("up")
@@ -47,7 +54,7 @@ def layout_of(settings: Settings, name: str) -> Layout:
 @click.option("--detach", is_flag=True, help="Go to the background; return when every neuron answers.")
 @click.pass_context
 def up_command(
-    ctx: click.Context, name: str, nodes: int | None, processes: bool | None, seed: int | None, deterministic: bool,
+    ctx: click.Context, name: str | None, nodes: int | None, processes: bool | None, seed: int | None, deterministic: bool,
     block_time: str | None, cast: str | None, ai: str | None, port: str, host: str, no_explorer: bool, full: bool, detach: bool,
 ) -> None:
     """Start a devnet; a second `up` goes on where it stopped. Ctrl-C stops it and keeps its state."""
@@ -114,12 +121,12 @@ def _await_ready(layout: Layout, out: Output, child: subprocess.Popen[bytes], lo
 @group.command("down")
 @NAME
 @click.pass_context
-def down_command(ctx: click.Context, name: str) -> None:
+def down_command(ctx: click.Context, name: str | None) -> None:
     """Stop a running devnet and keep its state."""
-    layout, out = layout_of(ctx.obj, name), Output(ctx.obj)
-    pid = supervisor_pid(layout)
+    layout, out = meant(ctx.obj, name), Output(ctx.obj)
+    name, pid = layout.name, supervisor_pid(layout)
     if pid is None:
-        raise NotFound(f"devnet {name!r} is not running")
+        raise NotFound(f"devnet {name!r} is not running", hint="quorix devnet status")
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + DOWN_PATIENCE_S
     while supervisor_pid(layout) is not None:
@@ -129,27 +136,13 @@ def down_command(ctx: click.Context, name: str) -> None:
     out.data({"devnet": name, "stopped": True}, f"devnet {name!r} is stopped; its state is kept")
 
 
-def supervisor_pid(layout: Layout) -> int | None:
-    """Process that holds the devnet's lock, or None."""
-    import fcntl
-
-    try:
-        with layout.lock.open("r") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return None
-            except OSError:
-                return int(file.read().strip() or 0) or None
-    except (OSError, ValueError):
-        return None
-
-
 @group.command("status")
 @click.argument("name", required=False)
 @click.pass_context
 def status_command(ctx: click.Context, name: str | None) -> None:
     """Which devnets there are, which run, and how they are."""
     out, home = Output(ctx.obj), home_directory(ctx.obj.home)
+    name = name or ctx.obj.devnet
     layouts = [layout_of(ctx.obj, name)] if name else list(all_devnets(home))
     if name and not layouts[0].exists():
         raise NotFound(f"there is no devnet {name!r}", hint=f"quorix devnet up {name}")
@@ -202,12 +195,12 @@ def _describe(layout: Layout) -> dict[str, Any]:
 @NAME
 @click.option("--show-keys", is_flag=True, help="With the secret seeds (they are public anyway).")
 @click.pass_context
-def accounts_command(ctx: click.Context, name: str, show_keys: bool) -> None:
+def accounts_command(ctx: click.Context, name: str | None, show_keys: bool) -> None:
     """The named accounts of a devnet with their dev keys."""
     from genesis.cast import FREE_RAO, cast
     from ledger.client.keys import encode_address
 
-    out, plan = Output(ctx.obj), DevnetPlan.load(layout_of(ctx.obj, name))
+    out, plan = Output(ctx.obj), DevnetPlan.load(meant(ctx.obj, name))
     rows = []
     for m in cast(plan.seed, plan.nodes):
         row: dict[str, Any] = {
@@ -235,29 +228,30 @@ def accounts_command(ctx: click.Context, name: str, show_keys: bool) -> None:
 @NAME
 @click.option("--blocks", type=click.IntRange(1, 1000), default=20, help="How many of the newest blocks to check.")
 @click.pass_context
-def check_command(ctx: click.Context, name: str, blocks: int) -> None:
+def check_command(ctx: click.Context, name: str | None, blocks: int) -> None:
     """Check a running devnet from outside; exits 1 and says which check failed."""
     from tools.devnet.check import check_devnet
 
-    out, layout = Output(ctx.obj), layout_of(ctx.obj, name)
+    out, layout = Output(ctx.obj), meant(ctx.obj, name)
     results = check_devnet(layout, DevnetPlan.load(layout), Ports.load(layout), blocks=blocks)
     ok = all(r.ok for r in results)
     rows = [{"name": r.name, "ok": r.ok, "detail": r.detail} for r in results]
 
     def show() -> None:
         marks = [("✓" if r.ok else "✗", r.name, r.detail) for r in results]
-        out.table(f"devnet {name!r}: {'all checks hold' if ok else 'FAILED'}", ("", "check", "found"), marks)
+        out.table(f"devnet {layout.name!r}: {'all checks hold' if ok else 'FAILED'}", ("", "check", "found"), marks)
 
-    out.data({"devnet": name, "ok": ok, "checks": rows}, show)
+    out.data({"devnet": layout.name, "ok": ok, "checks": rows}, show)
     ctx.exit(0 if ok else 1)
 
 
 @group.command("reset")
 @NAME
 @click.pass_context
-def reset_command(ctx: click.Context, name: str) -> None:
+def reset_command(ctx: click.Context, name: str | None) -> None:
     """Delete a devnet's chain and keys; trained models stay in the cache."""
     layout, out = layout_of(ctx.obj, name), Output(ctx.obj)
+    name = layout.name
     if not layout.root.exists():
         raise NotFound(f"there is no devnet {name!r}")
     if supervisor_pid(layout) is not None:

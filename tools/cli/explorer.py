@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tools.cli.main import Noun
-from tools.cli.session import rpc_url
+from tools.cli.target import rpc_url
 
 group = Noun("explorer", help="Serve the block explorer.")
 

@@ -9,7 +9,8 @@ import click
 from ledger.client.keys import key_file_info, read_key_file
 from ledger.errors import UsageError
 from tools.cli.main import Noun
-from tools.cli.session import read_password, rpc_url
+from tools.cli.session import read_password
+from tools.cli.target import rpc_url
 from tools.devnet.layout import home_directory
 
 group = Noun("gateway", help="Serve the OpenAI-compatible gateway.")

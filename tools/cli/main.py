@@ -50,6 +50,7 @@ class Settings:
     color: bool | None = None
     rpc: str | None = None
     home: str | None = None
+    devnet: str | None = None
     yes: bool = False
     no_input: bool = False
     timeout_s: float = 60.0
@@ -64,6 +65,7 @@ COMMON: list[click.Option] = [
     click.Option(["--color/--no-color"], default=None, help="Colour; also NO_COLOR, FORCE_COLOR."),
     click.Option(["--rpc"], metavar="URL", default=None, help="RPC address of a node."),
     click.Option(["--home"], metavar="DIR", default=None, help="Where state lives (QUORIX_HOME)."),
+    click.Option(["--devnet"], metavar="NAME", default=None, help="Which devnet (QUORIX_DEVNET)."),
     click.Option(["--yes"], is_flag=True, default=None, help="Answer yes to every question."),
     click.Option(["--no-input"], is_flag=True, default=None, help="Never ask; fail instead."),
     click.Option(["--timeout", "timeout_s"], type=click.FloatRange(0, min_open=True), default=None, metavar="SECONDS",

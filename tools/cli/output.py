@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ledger.client.records import to_json
@@ -21,6 +22,7 @@ RAO = 1_000_000_000
 PIPE_COLUMNS = 240  # a pipe has no width: rows stay on one line, whatever the terminal above has
 SUPPLY_CAP_RAO = 21_000_000 * RAO
 MAX_AMOUNT_CHARACTERS = 64
+MAX_DATE_MS = 253_402_300_799_999  # the end of the year 9999
 
 
 _AMOUNT = re.compile(r"([0-9][0-9_]*)(?:\.([0-9]+))?(Q|r)", re.ASCII)
@@ -51,6 +53,14 @@ def format_amount(rao: int, *, digits: int | None = None) -> str:
     fraction = f"{part:09d}" if digits is None else f"{part:09d}"[:digits]
     fraction = fraction.rstrip("0") if digits is None else fraction
     return f"{sign}{whole:,}{'.' + fraction if fraction else ''} Q"
+
+
+def format_time(timestamp_ms: int) -> str:
+    """UTC date and time to the millisecond; what is no date, as the number it is."""
+    if not 0 <= timestamp_ms <= MAX_DATE_MS:
+        return f"{timestamp_ms} ms"
+    moment = datetime.fromtimestamp(timestamp_ms // 1000, UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{timestamp_ms % 1000:03d} UTC"
 
 
 def share(u16: int) -> str:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 from ledger.client.api import ChainApi
 from ledger.client.keys import DevKeys, decode_address, encode_address, key_file_info, read_key_file
 from ledger.crypto import KeyPair
-from ledger.errors import KeyLocked, NotFound, Timeout, UsageError
-from tools.devnet.layout import DEFAULT_BASE, Layout, Ports, all_devnets, home_directory
-from tools.settings import COMMANDS, gather
+from ledger.errors import KeyLocked, NotFound, Timeout, Unreachable, UsageError
+from tools.cli.output import Output
+from tools.cli.target import DEFAULT_NAME, DEFAULT_RPC, devnet_of_keys, rpc_url, running_devnet
+from tools.devnet.layout import home_directory
 
 if TYPE_CHECKING:
     from tools.cli.main import Settings
@@ -26,35 +27,6 @@ T = TypeVar("T")
 MAX_PASSWORD_BYTES = 4096
 MAX_HEIGHT_DIGITS = 18
 SHORTEST_ADDRESS = 40  # what is shorter is the name of a key
-
-
-def rpc_url(settings: Settings) -> str:
-    """`--rpc`, else QUORIX_RPC, else `rpc` of config.toml, else a running devnet's first node, else the default port."""
-    found = running_ports(settings)
-    default = f"http://127.0.0.1:{DEFAULT_BASE}" if found is None else found.url(found.rpc(0))
-    return configured(settings, "rpc", settings.rpc) or default
-
-
-def configured(settings: Settings, name: str, flag: str | None) -> str:
-    """A setting of commands by its precedence; "" where nobody gave it. Raises UsageError for a wrong file."""
-    from tools.node.config import SETTINGS
-
-    values, _ = gather({name: COMMANDS[name]}, home_directory(settings.home), {name: flag}, also=[*COMMANDS, *SETTINGS])
-    return str(values[name])
-
-
-def running_ports(settings: Settings) -> Ports | None:
-    """Ports of a devnet of this home that runs: of the default one, if it does."""
-    for layout in sorted(all_devnets(home_directory(settings.home)), key=_running_first):
-        try:
-            return Ports.load(layout)
-        except NotFound:
-            continue
-    return None
-
-
-def _running_first(layout: Layout) -> tuple[bool, bool]:
-    return not layout.lock.exists(), layout.name != "default"
 
 
 def run(settings: Settings, work: Callable[[ChainApi], Awaitable[T]], *, deadline: bool = True) -> T:
@@ -75,12 +47,23 @@ def run(settings: Settings, work: Callable[[ChainApi], Awaitable[T]], *, deadlin
 
 @asynccontextmanager
 async def connect(settings: Settings) -> AsyncIterator[ChainApi]:
-    """The chain API of the node that the settings name."""
+    """The chain API of the node that the settings name; a remark names a devnet that was not asked for by its name."""
     from ledger.client.remote import RemoteChain
 
     import_httpx()
-    async with RemoteChain(rpc_url(settings)) as api:
-        yield api
+    url = rpc_url(settings)
+    devnet = None if settings.rpc else running_devnet(settings)
+    if devnet is not None and devnet.name != DEFAULT_NAME and not settings.devnet:
+        Output(settings).remark(f"devnet {devnet.name!r}")
+    try:
+        async with RemoteChain(url) as api:
+            yield api
+    except Unreachable as error:
+        if url != DEFAULT_RPC or settings.rpc or devnet is not None:
+            raise
+        home = home_directory(settings.home)
+        hint = f"no devnet of {home} runs: quorix devnet up, or name a node with --rpc URL, or another --home"
+        raise Unreachable(error.cause, hint=hint) from None
 
 
 def import_httpx() -> None:
@@ -133,16 +116,13 @@ def address(key: bytes) -> str:
 
 
 def dev_key(settings: Settings, path: str) -> KeyPair:
-    """A public key of the cast of the devnet that runs (or of the default one). Raises NotFound for a path of nobody."""
+    """A key of the cast of the devnet that is meant. Raises NotFound for a path of nobody."""
     import difflib
 
     from genesis.cast import key_names
     from tools.devnet.plan import DevnetPlan
 
-    layouts = sorted(all_devnets(home_directory(settings.home)), key=_running_first)
-    if not layouts:
-        raise NotFound("there is no devnet whose keys could be derived", hint="quorix devnet up")
-    plan = DevnetPlan.load(layouts[0])
+    plan = DevnetPlan.load(devnet_of_keys(settings))
     known = sorted(key_names(plan.seed, plan.nodes).values())
     if path not in known:
         near = difflib.get_close_matches(path, known, n=1)

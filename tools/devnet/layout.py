@@ -95,6 +95,21 @@ def all_devnets(home: Path) -> Iterator[Layout]:
                 yield Layout(home, path.name)
 
 
+def supervisor_pid(layout: Layout) -> int | None:
+    """Process that holds the devnet's lock, or None."""
+    import fcntl
+
+    try:
+        with layout.lock.open("r") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+            except OSError:
+                return int(file.read().strip() or 0) or None
+    except (OSError, ValueError):
+        return None
+
+
 @dataclass(frozen=True)
 class Ports:
     """The block of ports of a running devnet."""

@@ -18,8 +18,9 @@ from ledger.crypto import KeyPair
 from ledger.errors import Aborted, KeyLocked, NotFound, UsageError
 from tools.cli.explain import explain
 from tools.cli.main import NOUNS, Settings, cli, main
-from tools.cli.output import RAO, SUPPLY_CAP_RAO, Output, format_amount, parse_amount, share
-from tools.cli.session import account, at, key_path, read_password, rpc_url
+from tools.cli.output import RAO, SUPPLY_CAP_RAO, Output, format_amount, format_time, parse_amount, share
+from tools.cli.session import account, at, key_path, read_password
+from tools.cli.target import rpc_url
 
 HEAVY = (
     "torch", "libp2p", "numpy", "trio", "jinja2", "starlette", "uvicorn", "rich", "structlog", "prometheus_client", "httpx",
@@ -355,6 +356,12 @@ def test_who_is_meant(home):
             at(wrong)
 
 
+def test_times_are_shown_for_people():
+    assert format_time(1_700_000_000_123) == "2023-11-14 22:13:20.123 UTC"
+    assert format_time(0) == "1970-01-01 00:00:00.000 UTC"
+    assert format_time(-1) == "-1 ms" and format_time(1 << 63) == f"{1 << 63} ms"
+
+
 # --- settings ----------------------------------------------------------------------------------------------------
 
 
@@ -377,7 +384,8 @@ def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(h
 
 def test_settings_of_every_kind_are_written_and_read_back(home):
     for name, text, expected in (
-        ("rpc_port", "1234", 1234), ("history", "archive", "archive"), ("peers", "/a, /b", ["/a", "/b"]), ("log", "debug", "debug"),
+        ("rpc_port", "1234", 1234), ("history", "archive", "archive"), ("peers", "/a, /b", ["/a", "/b"]),
+        ("log", "debug", "debug"),
     ):
         assert value(invoke("config", "set", name, text, "--json"))["value"] == expected
         assert value(invoke("config", "get", name, "--json"))["value"] == expected
