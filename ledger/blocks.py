@@ -249,9 +249,12 @@ def encode_inherents(inherents: Sequence[tuple[int, bytes]]) -> bytes:
 Event = list[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Outcome:
-    """What became of one extrinsic: `error` is "" on success, else the rule's stable name."""
+    """What became of one extrinsic: `error` is "" on success, else the rule's stable name.
+
+    Nobody changes one; it is not frozen because a block makes thousands.
+    """
 
     error: str
     fee_rao: int

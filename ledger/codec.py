@@ -23,7 +23,8 @@ from .errors import DecodeError
 __all__ = [
     "BOOL", "HASH", "KEY", "SIGNATURE", "U8", "U16", "U32", "U64", "U128",
     "Bytes", "DecodeError", "Int", "ListOf", "OneOf", "Optional", "Record", "Shape", "Text", "Uint",
-    "decode", "decode_each", "encode", "is_plain", "pack_u16", "pack_u64", "prescan", "unpack_u16", "unpack_u64",
+    "decode", "decode_each", "decode_trusted", "encode", "is_plain", "pack_u16", "pack_u64", "prescan", "unpack_u16",
+    "unpack_u64",
 ]
 
 MAX_DEPTH = 12
@@ -66,6 +67,14 @@ def decode(
     if cbor2.dumps(value) != data:
         raise DecodeError("not in the shortest form, or bytes after the value", where=where)
     return value
+
+
+def decode_trusted(data: bytes, *, where: str = "") -> Any:
+    """What `encode` made here, read back: at a fifth of the cost, and without the strictness. Raises DecodeError."""
+    try:
+        return cbor2.loads(data)
+    except Exception as error:
+        raise DecodeError(f"not CBOR ({type(error).__name__})", where=where) from None
 
 
 def decode_each(parts: Sequence[bytes], shape: Shape, *, max_bytes: int = DEFAULT_MAX_BYTES, where: str = "") -> list[Any]:

@@ -37,11 +37,11 @@ class Violation:
 def check_conservation(context: Context, changes: Mapping[bytes, bytes | None]) -> list[Violation]:
     """I1 and I5 over the keys that the block touched."""
     state, moved = context.state, dict.fromkeys((held.name for held in hooks.HOLDINGS.values()), 0)
-    holdings = {held.table.prefix: held for held in hooks.HOLDINGS.values()}
+    holdings = {held.table.prefix: (held, held.table) for held in hooks.HOLDINGS.values()}
     for key in changes:
-        held = holdings.get(key[:2])
-        if held is not None:
-            moved[held.name] += _amount(held, state.value(key, held.table)) - _amount(held, state.value_before(key, held.table))
+        if key[:2] in holdings:
+            held, table = holdings[key[:2]]
+            moved[held.name] += _amount(held, state.value(key, table)) - _amount(held, state.value_before(key, table))
     expected, found = context.minted_rao - context.recycled_rao, sum(moved.values())
     before = state.before(accounts.ISSUANCE.key())
     issued = accounts.issuance(state) - (accounts.ISSUANCE.decode(before) if before is not None else 0)

@@ -23,7 +23,7 @@ class Codec(Protocol):
 
     def encode(self, value: Any) -> bytes: ...
 
-    def decode(self, data: bytes) -> Any: ...
+    def decode_own(self, data: bytes) -> Any: ...
 
 
 class State:
@@ -70,7 +70,7 @@ class State:
             return self._values[key]
         except KeyError:
             data = self.get(key)
-            value = self._values[key] = None if data is None else codec.decode(data)
+            value = self._values[key] = None if data is None else codec.decode_own(data)
             return value
 
     def put_value(self, key: bytes, codec: Codec, value: Any) -> None:
@@ -88,7 +88,7 @@ class State:
         found = self._values_before.get(key, _ABSENT)
         if found is _ABSENT:
             data = self.before(key)
-            found = self._values_before[key] = None if data is None else codec.decode(data)
+            found = self._values_before[key] = None if data is None else codec.decode_own(data)
         return found
 
     # --- iteration --------------------------------------------------------------------------------------------------

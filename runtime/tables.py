@@ -17,7 +17,7 @@ from dataclasses import fields, is_dataclass
 from operator import attrgetter
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
-from ledger.codec import decode, encode
+from ledger.codec import decode, decode_trusted, encode
 
 from .state import State
 
@@ -90,14 +90,14 @@ def _fields_of(kind: type) -> Callable[[Any], Any]:
 
 def _key_maker(prefix: bytes, key: tuple[KeyField, ...]) -> Callable[..., bytes]:
     """(key fields...) -> raw key; fewer fields give a prefix."""
-    if len(key) == 1:
-        pack = key[0].pack
-        return lambda *part: prefix + pack(*part) if part else prefix
 
     def raw_key(*parts: int | bytes) -> bytes:
         return prefix + b"".join([field.pack(part) for field, part in zip(key, parts, strict=False)])
 
-    return raw_key
+    def of_bytes(part: bytes | None = None) -> bytes:
+        return prefix if part is None else prefix + part
+
+    return of_bytes if len(key) == 1 and not key[0].number else raw_key
 
 
 class Table(Generic[V]):
@@ -114,9 +114,14 @@ class Table(Generic[V]):
         self._fields_of = _fields_of(kind) if self._record else None
         self._immutable = _is_immutable(kind)
         self._decoded: dict[bytes, V] = {}  # immutable values by their encoding
-        self._parts = len(key)
+        self._width = 2 + sum(field.width for field in key)
         self.key = _key_maker(self.prefix, key)
         Table.registry[number] = self
+
+    def __init_subclass__(cls) -> None:
+        """A table with an encoding of its own has no faster way to read it."""
+        if cls.decode is not Table.decode:
+            cls.decode_own = cls.decode  # type: ignore[method-assign]
 
     def parts(self, key: bytes) -> tuple[Any, ...]:
         """Key fields of a raw key."""
@@ -134,17 +139,25 @@ class Table(Generic[V]):
         """Raises DecodeError."""
         if (found := self._decoded.get(data)) is not None:
             return found
-        plain = decode(data, max_bytes=MAX_VALUE_BYTES, where=self.name)
-        value = self.kind(*plain) if self._record else cast(V, plain)
+        value = self._made_of(decode(data, max_bytes=MAX_VALUE_BYTES, where=self.name))
         if self._immutable and type(value) is self.kind:
             if len(self._decoded) >= MAX_DECODED:
                 self._decoded.clear()
             self._decoded[data] = value
         return value
 
+    def decode_own(self, data: bytes) -> V:
+        """The same for bytes of the state, which `encode` made: without the checks of `decode`. Raises DecodeError."""
+        if (found := self._decoded.get(data)) is not None:
+            return found
+        return self._made_of(decode_trusted(data, where=self.name))
+
+    def _made_of(self, plain: Any) -> V:
+        return self.kind(*plain) if self._record else cast(V, plain)
+
     def get(self, state: ReadState, *parts: int | bytes) -> V | None:
-        assert len(parts) == self._parts, self.name
         key = self.key(*parts)
+        assert len(key) == self._width, self.name
         if self._immutable and type(state) is State:
             found: V | None = state.value(key, self)
             return found
@@ -152,13 +165,12 @@ class Table(Generic[V]):
         return None if data is None else self.decode(data)
 
     def put(self, state: WriteState, *parts: int | bytes, value: V) -> None:
-        assert len(parts) == self._parts, self.name
         key = self.key(*parts)
+        assert len(key) == self._width, self.name
         if self._immutable and type(state) is State:
             state.put_value(key, self, value)
         else:
             state.put(key, self.encode(value))
-
 
     def delete(self, state: WriteState, *parts: int | bytes) -> None:
         key = self.key(*parts)
