@@ -2,7 +2,8 @@
 
 The database is a store of its own (never backed up, never restored). It holds the genesis hash, the public key, the
 list of signing domains, one record for each domain, and the bodies of blocks that bind this node, each once under its
-hash.
+hash. An older copy of it cannot be told from the newest by itself: therefore the chain database notes with each block how
+far this key had signed (`note`), and `check_note` refuses a sign database that knows less.
 
 Guard (rule "Signer"): a record is written only if its newest signed (height, round, step, digest) is greater than the
 stored one (lexicographic; proposal < prevote < precommit) or identical. A refusal raises DoubleSignRisk and ends the
@@ -141,10 +142,12 @@ def _message(is_vote: int, data: bytes) -> Message:
     return Vote.from_value(value) if is_vote else Proposal.from_value(value)
 
 
+NOTE_ROW: Final = b"guard"  # of the chain database, among the rows of the node
 _KEY_ROW: Final = b"m/key"
 _DOMAINS_ROW: Final = b"m/domains"
 _RECORD: Final = b"r/"  # + domain
 _BODY: Final = b"b/"  # + block hash
+_NOTE_SHAPE = Record("note", key=KEY, domain=HASH, height=U64, round=U32, step=Int(0, 2, "step"))
 _DOMAINS_SHAPE = ListOf(Record("domain", from_height=U64, domain=HASH), MAX_DOMAINS, low=1)
 
 
@@ -156,6 +159,7 @@ class Signer:
         self.public_key = public_key
         self.domains = domains
         self._newest: dict[bytes, SignRecord] = {}
+        self._noted: bytes | None = None
         self._bodies = dict.fromkeys(key[len(_BODY) :] for key, _ in store.items(_BODY))
         for key, value in store.items(_RECORD):
             self._newest[key[len(_RECORD) :]] = _stored(value)
@@ -218,6 +222,29 @@ class Signer:
         self._store.write(batch, sync=sync)
         self._newest[domain] = record
         self._bodies = dict.fromkeys(binding)
+        if sync and record.signed is not None:
+            self._noted = encode([self.public_key, domain, *record.guard])
+
+    def note(self) -> bytes | None:
+        """How far this key has durably signed, for the chain database; None if nothing was synced since the start."""
+        return self._noted
+
+    def check_note(self, note: bytes | None) -> None:
+        """Raises DoubleSignRisk if the chain database knows of more than this one, Corruption if the note is none."""
+        if note is None:
+            return
+        try:
+            value = decode(note, where="note")
+            _NOTE_SHAPE.check(value)
+        except DecodeError as error:
+            raise Corruption(f"what the chain database says of the guard does not decode ({error.cause})") from None
+        key, domain, *place = value
+        stored = self._newest.get(domain)
+        if key == self.public_key and stored is not None and stored.guard < tuple(place):
+            raise DoubleSignRisk(
+                f"the sign database ends at (height, round, step) {stored.guard}, but this key has signed at {tuple(place)}",
+                hint="restore the newest sign/; or move it away and start with --new-sign-db once no other copy runs",
+            )
 
     def rewind(self, domains: Domains) -> None:
         """Replace the list of domains after a devnet rewind or a recovery (`rewound`)."""

@@ -25,7 +25,7 @@ from ledger.crypto import KeyPair
 from ledger.errors import NotFound, UsageError
 from ledger.history import RETAINED_BLOCKS
 from ledger.recovery import members_of, recovered_domains
-from ledger.signer import Domains, Signer, domain_at
+from ledger.signer import NOTE_ROW, Domains, Signer, domain_at
 from ledger.spec import ChainSpecParams
 from ledger.store import LevelStore
 from runtime.executor import Runtime
@@ -138,6 +138,8 @@ def open_databases(config: NodeConfig, specification: Specification) -> Database
             write_file(path, data)
         if signer is not None and signer.domains != domains:
             signer.rewind(domains)
+        if signer is not None:
+            signer.check_note(chain.extra_row(NOTE_ROW))
     except BaseException:
         chain_store.close()
         if sign_store is not None:

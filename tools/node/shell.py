@@ -54,7 +54,7 @@ from ledger.inherents import EVIDENCE
 from ledger.machine import Clock
 from ledger.messages import Bundle, FinalBlock, encode_bundle
 from ledger.pool import Pool
-from ledger.signer import Signer
+from ledger.signer import NOTE_ROW, Signer
 from ledger.votes import Vote
 from p2p.messages import GetBlock, encode_request
 from p2p.network import Network
@@ -260,6 +260,8 @@ class Shell:
         if self._finality is not None:
             height, milliseconds = self._finality
             extra[FINALITY_ROW + height.to_bytes(8, "big")] = milliseconds.to_bytes(4, "big")
+        if self.signer is not None and (note := self.signer.note()) is not None:
+            extra[NOTE_ROW] = note
 
         def prepare() -> tuple[ExecutedBlock, Any]:
             executed = self.chain.check(block, known=self.pool.verified, verify_batch=self.threads.verify_batch)
