@@ -15,7 +15,7 @@ from genesis.spec import format_spec
 from ledger.client.keys import encode_address, write_key_file
 from ledger.client.remote import RemoteChain
 from ledger.crypto import KeyPair
-from ledger.errors import Aborted, Error, KeyLocked, NotFound, Rejected, UsageError
+from ledger.errors import Aborted, DecodeError, Error, KeyLocked, NotFound, Rejected, UsageError
 from tools.cli.main import cli
 
 PATIENCE_S = 60
@@ -145,6 +145,27 @@ def test_bonds_proofs_and_proposals_of_a_set(node):
     node.json("authority", "unbond", "100Q", "--key", "owner", "--yes")
     old = before[0]["session_key"]
     node.refused(Rejected, "authority", "rotate-key", old, "fresh", "--key", "owner", "--yes")  # it is another's
+
+
+def test_a_recovery_file_is_made_from_a_node_and_kept_by_another(node):
+    session = node.json("authority", "list")["authorities"]["value"][0]["session_key"]
+    fresh = KeyPair.from_seed(b"\x45" * 32)
+    member = f"{encode_address(fresh.public)},{node.address('//owner')}"
+    target = node.folder / "recovery.json"
+    words = ["node", "recover", "make", "--reason", "a drill", "--out", target]
+    node.refused(NotFound, *words, "--remove", encode_address(fresh.public))
+    node.refused(DecodeError, *words, "--remove", session)  # nobody would be left
+    node.refused(UsageError, *words, "--add", encode_address(fresh.public))
+    made = node.json(*words, "--remove", session, "--add", member)
+    assert made["session_keys"] == ["0x" + fresh.public.hex()] and made["height"] > 0
+    node.refused(UsageError, *words, "--add", member)  # one file for all: it is not overwritten
+    home = node.folder / "follower"
+    assert node.run("node", "init", "--home", home, "--spec", node.folder / "spec.toml").exception is None
+    said = node.run("node", "recover", "apply", target, "--home", home)
+    assert said.exception is None and "checks the file when it gets there" in said.stderr
+    assert [path.name for path in (home / "recovery").iterdir()] == [f"{made['height']:020}.json"]
+    target.write_text(target.read_text().replace("a drill", "no drill"))
+    node.refused(UsageError, "node", "recover", "apply", target, "--home", home)  # another file for the same height
 
 
 def test_stake_goes_on_and_comes_back(node):
