@@ -10,8 +10,10 @@ a block valid: `ledger/verdict.py`; older states: `ledger/history.py`; indexes: 
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -243,10 +245,11 @@ class Chain(ChainReader):
             self.params, now.head, self._parent_keys(), self.domain_at(now.head.height), block.body.parent_cert,
             now.rows.get(at(layout.CERTIFICATE, now.head.height)) or b"",
         )
-        extrinsics = read_extrinsics(
-            block, self.params.genesis_hash, self.hash_at, known or {}, verify_batch or verify_one_by_one
-        )
-        executed = self._execute(block, extrinsics, certificate)
+        with collector_paused():
+            extrinsics = read_extrinsics(
+                block, self.params.genesis_hash, self.hash_at, known or {}, verify_batch or verify_one_by_one
+            )
+            executed = self._execute(block, extrinsics, certificate)
         check_yield(
             block.header, executed.tree.root, list_root(executed.leaves, "events"), executed.result.authorities
         )
@@ -271,7 +274,8 @@ class Chain(ChainReader):
         head = Head(
             block.height, block.hash, block.header.timestamp_ms, executed.tree.root, block.header.next_authorities_hash
         )
-        batch = CommitBatch(block.height, self._rows_of(executed, certificate, head, extra or {}))
+        with collector_paused():
+            batch = CommitBatch(block.height, self._rows_of(executed, certificate, head, extra or {}))
         head, authorities = self._with_recovery(head, executed.result.authorities)
         with self._lock:
             rows = LayeredRows((Layer(batch.rows), *self._now.rows.layers), self._now.rows.base)
@@ -455,6 +459,18 @@ class Chain(ChainReader):
             rows |= self._pruner.rows(now.rows.base, height - self._retain)
             self._pruner = None if self._pruner.done else self._pruner
         return rows
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """A block makes tens of thousands of objects that live until it is committed: no garbage is to be found meanwhile."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _hopeless(extrinsics: Sequence[Extrinsic], left_out: Mapping[int, str]) -> tuple[bytes, ...]:

@@ -1,47 +1,56 @@
 """Importing full blocks: signed transfers among many accounts, through `Chain.import_block` and LevelDB with fsync.
 
-The floor is what the signature library alone needs. Everything else is the node's own code and configuration: strict
-decoding, the real rules with their invariants, state root, indexes, reverse diff, one synced batch a block.
+The floor is what the signature library alone needs. Everything else is a node: its home, databases, configuration,
+threads and interpreter settings are made and opened by the functions that `quorix node run` calls. The work is a node's
+too: strict decoding, the rules with their invariants, state root, indexes, reverse diff, one synced batch a block.
 
     one core       verify, execute, commit, one after the other
-    two threads    signatures on two threads first, then execute; the previous block is committed meanwhile
+    two threads    signatures on the verify threads first, then execute; the previous block is committed meanwhile
     from the pool  signatures were verified when the extrinsics came in; the previous block is committed meanwhile
 
-Ratios are against the floor measured beside each block; the first block of each run (cold caches, keys seen for the first
-time) is stated but not counted.
+A ratio is against the floor measured before and after the block. The first blocks of each run (cold caches, keys seen for
+the first time) are stated but not counted. The stages are in CPU time of the thread that does them.
 """
 
 from __future__ import annotations
 
 import gc
 import random
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any, TypeVar, cast
 
 import click
 
-from genesis.build import Genesis, build_genesis
+from genesis.build import build_genesis
 from genesis.spec import AccountSpec, AuthoritySpec, ChainSpec
-from ledger.blocks import MAX_BODY_ITEMS, Block, Extrinsic
-from ledger.chain import Chain
+from ledger.blocks import MAX_BLOCK_BYTES, Block, Extrinsic
 from ledger.crypto import KeyPair, digest, verify_raw
-from ledger.store import LevelStore
 from ledger.verdict import SignatureTask, VerifyBatch, signature_task, verify_one_by_one
 from ledger.votes import PRECOMMIT, Certificate, Vote, vote_body
 from runtime.dispatch import call_number
 from runtime.executor import Runtime
 from tools.lab.frame import Run, benchmark
+from tools.node.config import load_config
+from tools.node.home import Databases, Specification, make_home, open_databases
+from tools.node.service import SWITCH_INTERVAL_S
+from tools.node.threads import Threads
+
+T = TypeVar("T")
 
 SEED = 1
 SIGNERS = 2_000
 BALANCE_RAO = 10**10
-MAX_TRANSFERS = MAX_BODY_ITEMS - 2
-VERIFY_CHUNK = 100
+MAX_TRANSFERS = MAX_BLOCK_BYTES // 155  # that fit into a block
+WARM_UP_BLOCKS = 2  # not counted, where there are more
+FLOOR_SIGNATURES = 400
 TARGETS = {"one core": 0.60, "two threads": 0.85, "from the pool": 1.5}
 
 
@@ -57,8 +66,8 @@ class Sealed:
 
 @benchmark("import", about="importing full blocks against the floor of signature verification", seconds=60)
 @click.option("--accounts", type=click.IntRange(SIGNERS), default=100_000, show_default=True, help="Accounts at genesis.")
-@click.option("--transfers", type=click.IntRange(1, MAX_TRANSFERS), default=4_000, show_default=True, help="A block.")
-@click.option("--blocks", type=click.IntRange(2), default=4, show_default=True, help="Blocks of each run.")
+@click.option("--transfers", type=click.IntRange(1, MAX_TRANSFERS), default=5_000, show_default=True, help="A block.")
+@click.option("--blocks", type=click.IntRange(2), default=6, show_default=True, help="Blocks of each run.")
 def import_blocks(run: Run, accounts: int, transfers: int, blocks: int) -> None:
     """Import the same blocks in three ways (wall time)."""
     run.note(f"genesis with {accounts:,} accounts")
@@ -66,36 +75,55 @@ def import_blocks(run: Run, accounts: int, transfers: int, blocks: int) -> None:
     signers = [KeyPair.from_seed(digest("seed", index.to_bytes(4, "big"))) for index in range(SIGNERS)]
     others = [digest("seed", b"other", index.to_bytes(4, "big")) for index in range(accounts - SIGNERS)]
     keys = [signer.public for signer in signers] + others
-    genesis = build_genesis(ChainSpec(
+    spec = ChainSpec(
         "import", (AuthoritySpec(authority.public, keys[0]),), tuple(AccountSpec(key, BALANCE_RAO) for key in keys),
-        max_block_bytes=1 << 20, max_block_weight=1_000_000,
-    ))
-    with tempfile.TemporaryDirectory(prefix="quorix-bench-") as folder, ThreadPoolExecutor(2) as threads:
-        sealed = make_blocks(run, genesis, Path(folder) / "maker", authority, signers, keys, transfers, blocks)
+        max_block_bytes=MAX_BLOCK_BYTES, max_block_weight=1_000_000,
+    )
+    specification = Specification(spec, build_genesis(spec))
+    run.figure("accounts", accounts)
+    run.figure("transfers a block", transfers)
+    with tempfile.TemporaryDirectory(prefix="quorix-bench-") as folder, node_process() as threads:
+        sealed = make_blocks(run, specification, Path(folder) / "maker", authority, signers, keys, transfers, blocks)
         run.figure("transfer_bytes", round(mean(len(raw) for raw in sealed[0].known), 1))
         modes: dict[str, tuple[VerifyBatch, bool, bool]] = {
             "one core": (verify_one_by_one, False, False),
-            "two threads": (in_chunks(threads), False, True),
-            "from the pool": (verify_one_by_one, True, True),
+            "two threads": (threads.verify_batch, False, True),
+            "from the pool": (threads.verify_batch, True, True),
         }
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-        try:
-            for name, (verify, known, background) in modes.items():
-                measure(run, name, genesis, Path(folder) / name.replace(" ", "-"), sealed, verify, known, background)
-        finally:
-            gc.enable()
-            gc.unfreeze()
+        for name, (verify, known, background) in modes.items():
+            home = Path(folder) / name.replace(" ", "-")
+            measure(run, name, new_node(specification, home), sealed, verify, known, background)
+
+
+@contextmanager
+def node_process() -> Iterator[Threads]:
+    """This process as that of a node: its threads, and how often they take turns."""
+    before, threads = sys.getswitchinterval(), Threads()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        yield threads
+    finally:
+        sys.setswitchinterval(before)
+        threads.close()
+
+
+def new_node(specification: Specification, home: Path) -> Databases:
+    """The databases of a new node with nothing configured. As in a node, what is alive then is frozen."""
+    make_home(home, specification)
+    databases = open_databases(load_config(home, {}, {}), specification)
+    gc.collect()
+    gc.freeze()
+    return databases
 
 
 def make_blocks(
-    run: Run, genesis: Genesis, folder: Path, authority: KeyPair, signers: Sequence[KeyPair], keys: Sequence[bytes],
-    transfers: int, blocks: int,
+    run: Run, specification: Specification, home: Path, authority: KeyPair, signers: Sequence[KeyPair],
+    keys: Sequence[bytes], transfers: int, blocks: int,
 ) -> list[Sealed]:
     """A chain of full blocks, as its authority made them."""
     chance = random.Random(SEED)
-    chain = new_chain(genesis, folder)
+    databases, genesis = new_node(specification, home), specification.genesis
+    chain = databases.chain
     nonces = [0] * len(signers)
     sealed = []
     for _ in run.track(range(blocks), "making blocks", blocks):
@@ -117,64 +145,92 @@ def make_blocks(
         tasks = [signature_task(each, block.height, genesis.genesis_hash, chain.hash_at) for each in extrinsics]
         sealed.append(Sealed(block.encode(), certificate, {each.encode(): each for each in extrinsics}, tasks))
         chain.commit(executed, certificate)
-    chain.close()
+    databases.close()
     return sealed
 
 
 def measure(
-    run: Run, name: str, genesis: Genesis, folder: Path, sealed: Sequence[Sealed], verify: VerifyBatch, known: bool,
-    background: bool,
+    run: Run, name: str, databases: Databases, sealed: Sequence[Sealed], verify: VerifyBatch, known: bool, background: bool
 ) -> None:
     """Import all blocks into a new chain; reports transfers a second, and the ratio to the floor."""
-    chain = new_chain(genesis, folder)
-    ratios, microseconds = [], []
+    chain, stages = databases.chain, Stages()
+    chain.machine = cast(Runtime, _Timed(chain.machine, stages))
+    verify, decode = stages.timed("verify", verify), stages.timed("decode the block", Block.decode)
+    take, write = stages.timed("import", chain.import_block), stages.timed("write and sync", chain.apply)
+    ratios, microseconds, cpu, floors = [], [], [], []
+    warm = min(WARM_UP_BLOCKS, len(sealed) - 1)
     with ThreadPoolExecutor(1) as disk:
         waiting: Future[None] | None = None
-        for one in run.track(sealed, name):
+        for number, one in enumerate(run.track(sealed, name)):
+            if number == warm:
+                stages.seconds.clear()
             floor_s = floor(one.tasks)
-            start = time.perf_counter()
-            batch = chain.import_block(
-                Block.decode(one.raw), one.certificate, known=one.known if known else None, verify_batch=verify
-            )
+            start, cpu_start = time.perf_counter(), time.process_time()
+            batch = take(decode(one.raw), one.certificate, known=one.known if known else None, verify_batch=verify)
             if waiting is not None:
                 waiting.result()
             if background:
-                waiting = disk.submit(chain.apply, batch)
+                waiting = disk.submit(write, batch)
             else:
-                chain.apply(batch)
+                write(batch)
             seconds = time.perf_counter() - start
-            ratios.append(min(floor_s, floor(one.tasks)) * len(one.tasks) / seconds)
+            cpu.append((time.process_time() - cpu_start) / len(one.tasks) * 1e6)
+            floors.append((floor_s + floor(one.tasks)) / 2 * 1e6)
             microseconds.append(seconds / len(one.tasks) * 1e6)
+            ratios.append(floors[-1] / microseconds[-1])
         if waiting is not None:
             waiting.result()
-    chain.close()
-    run.at_least(f"import, {name}", mean(ratios[1:]), TARGETS[name], "x floor")
+    databases.close()
+    run.at_least(f"import, {name}", mean(ratios[warm:]), TARGETS[name], "x floor")
     run.figure(f"{name}: us a transfer", [round(each, 1) for each in microseconds])
-    run.figure(f"{name}: transfers/s", round(1e6 / mean(microseconds[1:])))
+    run.figure(f"{name}: CPU us a transfer, all threads", [round(each, 1) for each in cpu])
+    run.figure(f"{name}: floor, us", [round(each, 1) for each in floors])
+    run.figure(f"{name}: transfers/s", round(1e6 / mean(microseconds[warm:])))
     run.figure(f"{name}: best block x floor", round(max(ratios), 3))
+    transfers = sum(len(one.tasks) for one in sealed[warm:])
+    run.figure(f"{name}: CPU us a transfer by stage", stages.table(transfers))
+
+
+class _Timed:
+    """The rules of a chain, with the execution of blocks timed."""
+
+    def __init__(self, machine: Any, stages: Stages) -> None:
+        self._machine = machine
+        self.apply_block = stages.timed("execute", machine.apply_block)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._machine, name)
+
+
+class Stages:
+    """CPU time of the importing thread by stage, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def timed(self, stage: str, function: Callable[..., T]) -> Callable[..., T]:
+        """The same function; what it takes is added to the stage."""
+
+        def run(*args: Any, **named: Any) -> T:
+            start = time.thread_time()
+            try:
+                return function(*args, **named)
+            finally:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + time.thread_time() - start
+
+        return run
+
+    def table(self, transfers: int) -> dict[str, float]:
+        """Microseconds a transfer; what the import does beside verifying and executing stands for itself."""
+        found = dict(self.seconds)
+        found["import beside those"] = found.pop("import") - found.get("verify", 0.0) - found["execute"]
+        return {stage: round(seconds / transfers * 1e6, 2) for stage, seconds in found.items()}
 
 
 def floor(tasks: Sequence[SignatureTask]) -> float:
-    """Seconds that the library needs for one signature: the least of several runs over some of the block's."""
-    best = float("inf")
-    for part in range(0, min(len(tasks), 500), 100):
-        chosen = tasks[part : part + 100]
-        start = time.perf_counter()
-        for key, message, signature in chosen:
-            verify_raw(key, message, signature)
-        best = min(best, (time.perf_counter() - start) / len(chosen))
-    return best
-
-
-def in_chunks(threads: ThreadPoolExecutor) -> VerifyBatch:
-    """Verify on the threads, as a node does."""
-
-    def verify(tasks: Sequence[SignatureTask]) -> list[bool]:
-        chunks = [tasks[start : start + VERIFY_CHUNK] for start in range(0, len(tasks), VERIFY_CHUNK)]
-        return [valid for part in threads.map(verify_one_by_one, chunks) for valid in part]
-
-    return verify
-
-
-def new_chain(genesis: Genesis, folder: Path) -> Chain:
-    return Chain.create(LevelStore.create(folder), genesis.params, Runtime(genesis.genesis_hash), genesis.state)
+    """Seconds that the library needs for one of these signatures."""
+    chosen = tasks[:FLOOR_SIGNATURES]
+    start = time.perf_counter()
+    for key, message, signature in chosen:
+        verify_raw(key, message, signature)
+    return (time.perf_counter() - start) / len(chosen)

@@ -1,8 +1,11 @@
 """The ledger's benchmarks run with small settings and report what they promise; speed is not judged here."""
 
+import gc
+
 import pytest
 
 from tools.lab.frame import execute, find
+from tools.node.config import load_config
 
 SMALL = {
     "state": {"keys": 10_000, "repeats": 1},
@@ -10,6 +13,23 @@ SMALL = {
     "import": {"accounts": 2_000, "transfers": 20, "blocks": 2},
     "pool": {"entries": 900, "transfers": 300, "junk": 420, "per_block": 100},
 }
+
+
+def test_the_import_is_measured_on_a_node_as_it_is_configured(tmp_path, monkeypatch):
+    """Databases, configuration and threads of the benchmark are made by the node's own functions, with nothing added."""
+    from tools.bench import import_
+    from tools.node import home, service, threads
+
+    assert import_.make_home is home.make_home and import_.open_databases is home.open_databases
+    assert import_.Threads is threads.Threads and import_.SWITCH_INTERVAL_S is service.SWITCH_INTERVAL_S
+    configured, collecting = [], []
+    monkeypatch.setattr(import_, "open_databases", lambda *of: configured.append(of[0]) or home.open_databases(*of))
+    monkeypatch.setattr(import_, "floor", lambda tasks: collecting.append(gc.isenabled()) or 1e-4)
+    execute(find("benchmark", "import"), SMALL["import"] | {"transfers": 2})
+    for config in configured:
+        plain = load_config(config.home, {}, {})
+        assert config == plain and set(plain.origin.values()) == {"default"} and plain.history == "full"
+    assert len(configured) == 4 and collecting and all(collecting)
 
 
 @pytest.mark.parametrize("name", SMALL)
