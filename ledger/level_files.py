@@ -49,6 +49,12 @@ def check_files(folder: Path) -> None:
             check_log(_read(path), str(path))
 
 
+def live_tables(folder: Path) -> list[str]:
+    """Names of the tables that belong to the database; others are left from before and go at the next opening."""
+    _, tables = _named(_read(folder / _read(folder / "CURRENT").decode(errors="replace").strip()))
+    return [f"{number:06}.ldb" for number in sorted(tables)]
+
+
 def check_table(folder: Path, number: int, size: int) -> None:
     """Raises Corruption unless the table is there and as long as it was made."""
     for path in (folder / f"{number:06}.ldb", folder / f"{number:06}.sst"):

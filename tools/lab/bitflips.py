@@ -25,7 +25,8 @@ from typing import Any, Final
 
 import click
 
-from ledger.errors import Error
+from ledger.errors import Corruption, Error
+from ledger.level_files import live_tables
 from tools.lab import crash
 from tools.lab.frame import Run, experiment
 
@@ -34,7 +35,7 @@ RUN_PATIENCE_S: Final = 30.0
 MAX_TROUBLE: Final = 20
 SMALL_BYTES: Final = 2_000  # a file counts as at least so large when one is chosen
 LEFT_OUT: Final = ("*.sock", "LOCK", "incident")
-HARMLESS, DETECTED = "harmless", "detected"
+HARMLESS, DETECTED, DEEPER = "harmless", "detected", "detected by the deep check"
 SETTINGS: Final = b'log = "info"\nrpc_port = 9900\nrpc_names = ["node.example"]\n'
 
 
@@ -61,7 +62,7 @@ async def _bitflips(run: Run, flips: int, seed: int, runs: int) -> None:
         for damage in run.track([*flipped(home, rng, flips), *spoiled(home, older)], "damaged homes"):
             tally.add(damage, verdict(home, place / "copy", damage, whole))
         for damage in tally.chosen(rng, runs):
-            tally.check_run(damage, await _run(home, place / "copy", damage))
+            tally.check_run(damage, await _run(home, place / "copy", damage, *tally.codes[damage]))
     _report(run, tally, flips, whole)
 
 
@@ -70,14 +71,15 @@ def _report(run: Run, tally: Tally, flips: int, whole: Found) -> None:
     run.equals("errors without a name", len(tally.unnamed), 0, "homes")
     run.equals("runs that ended otherwise", len(tally.misled), 0, "runs")
     run.figure("flips", flips)
-    run.figure("flips_detected", tally.flips[DETECTED])
+    run.figure("flips_detected", tally.flips[DETECTED] + tally.flips[DEEPER])
+    run.figure("flips_detected_by_the_deep_check_only", tally.flips[DEEPER])
     run.figure("flips_harmless", tally.flips[HARMLESS])
     run.figure("runs", tally.runs)
     run.figure("height", whole.height)
     run.figure("errors", dict(sorted(tally.errors.items())))
     run.figure("trouble", [*tally.silent, *tally.unnamed, *tally.misled][:MAX_TROUBLE])
     run.figure("files", [
-        {"file": kind, "flips": sum(row.values()), **{name: row[name] for name in (DETECTED, HARMLESS)}}
+        {"file": kind, "flips": sum(row.values()), **{name: row[name] for name in (DETECTED, DEEPER, HARMLESS)}}
         for kind, row in sorted(tally.by_file.items())
     ])
     run.figure("other damage", tally.other)
@@ -108,9 +110,11 @@ class Damage:
 
 
 def files(home: Path) -> list[str]:
-    """Every file of a home, by its path in it."""
+    """Every file of a home, by its path in it; without tables that LevelDB will remove because they are superseded."""
+    live = {folder / name for folder in (home / "chain", home / "sign") for name in live_tables(folder)}
     found = (path for path in sorted(home.rglob("*")) if path.is_file() and path.name != "LOCK")
-    return [str(path.relative_to(home)) for path in found if "incident" not in path.parts]
+    chosen = (path for path in found if "incident" not in path.parts and (path.suffix != ".ldb" or path in live))
+    return [str(path.relative_to(home)) for path in chosen]
 
 
 def flipped(home: Path, rng: Random, count: int) -> Iterator[Damage]:
@@ -185,7 +189,10 @@ def look(home: Path) -> Found:
     databases = open_databases(config, Specification.load(config.spec))
     try:
         chain = databases.chain
-        deep = deep_check(chain, databases.chain_store)
+        try:
+            deep = deep_check(chain, databases.chain_store)
+        except Corruption as error:
+            raise Deeper(error.cause) from error
         waiting, trouble = read_dump(read_pool(config.pool_path)) if config.pool_path.exists() else ([], "it is missing")
         if trouble:
             raise Noticed(f"{config.pool_path.name}: {trouble}")
@@ -197,6 +204,10 @@ def look(home: Path) -> Found:
         return Found(deep.height, deep.digest, guard, keys, blake2b(b"".join(waiting)).digest())
     finally:
         databases.close()
+
+
+class Deeper(Corruption):
+    """Found by the deep check, not at the start."""
 
 
 class Noticed(Error):
@@ -236,9 +247,11 @@ def _boot(databases: Any) -> None:
 
 
 def verdict(home: Path, copy: Path, damage: Damage, whole: Found) -> tuple[str, str, int]:
-    """(harmless, detected, silent or unnamed; the error or what differs; exit code)."""
+    """(harmless, detected, deeper, silent or unnamed; the error or what differs; exit code)."""
     try:
         found = look(_damaged(home, copy, damage))
+    except Deeper as error:
+        return DEEPER, f"{error.name}: {error.cause}", error.exit_code
     except Error as error:
         return DETECTED, f"{error.name}: {error.cause}", error.exit_code
     except Exception as error:
@@ -260,26 +273,26 @@ class Tally:
     silent: list[str] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)
     misled: list[str] = field(default_factory=list)
-    codes: dict[Damage, int] = field(default_factory=dict)
+    codes: dict[Damage, tuple[str, int]] = field(default_factory=dict)
     runs: int = 0
 
     def add(self, damage: Damage, judged: tuple[str, str, int]) -> None:
         kind, what, code = judged
         if kind in ("silent", "unnamed"):
             getattr(self, kind).append(f"{damage}: {what}")
-        if kind == DETECTED:
+        if kind in (DETECTED, DEEPER):
             self.errors[what.partition(":")[0]] += 1
         if damage.bit >= 0:
             self.flips[kind] += 1
             self.by_file.setdefault(damage.kind, Counter())[kind] += 1
         else:
             self.other.append({"file": damage.path, "damage": damage.what, "verdict": kind, "error": what[:60]})
-        if kind in (DETECTED, HARMLESS):
-            self.codes[damage] = code
+        if kind in (DETECTED, DEEPER, HARMLESS):
+            self.codes[damage] = (kind, code)
 
     def chosen(self, rng: Random, count: int) -> list[Damage]:
-        """Damaged homes to start for real: one of each exit code first."""
-        some = {code: damage for damage, code in self.codes.items()}
+        """Damaged homes to start for real: one of each kind and exit code first."""
+        some = {verdict: damage for damage, verdict in self.codes.items()}
         others = rng.sample(list(self.codes), min(count, len(self.codes)))
         return [*some.values(), *(damage for damage in others if damage not in some.values())][:count]
 
@@ -287,7 +300,7 @@ class Tally:
         """`ended`: exit code (None: it ran) and what it said."""
         self.runs += 1
         code, said = ended
-        wanted = self.codes[damage]
+        _, wanted = self.codes[damage]
         if (code or 0) != wanted or "Traceback" in said:
             self.misled.append(f"{damage}: exit code {code}, expected {wanted}: {said[-200:]}")
 
@@ -309,10 +322,15 @@ async def _live(home: Path) -> None:
         await asyncio.gather(load, return_exceptions=True)
 
 
-async def _run(home: Path, copy: Path, damage: Damage) -> tuple[int | None, str]:
-    """`quorix node run` with a damaged home: its exit code, None if it answers RPC; and what it said."""
+async def _run(home: Path, copy: Path, damage: Damage, kind: str, code: int) -> tuple[int | None, str]:
+    """The real command with a damaged home: its exit code, None if a node goes on; and what it said.
+
+    `quorix node run`, or `quorix db check --deep` for what only that finds.
+    """
     _damaged(home, copy, damage)
     words = ["node", "run", "--home", str(copy), "--rpc-port", "0", "--p2p", "off", "--log", "error", "--follow-stdin"]
+    if kind == DEEPER:
+        words = ["db", "check", "--deep", "--home", str(copy)]
     process = subprocess.Popen(
         [sys.executable, "-m", "tools.cli.main", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -321,13 +339,16 @@ async def _run(home: Path, copy: Path, damage: Damage) -> tuple[int | None, str]
         ran = False
         try:
             ran = await asyncio.wait_for(asyncio.to_thread(_started, process.stdout), RUN_PATIENCE_S)
-            if not ran:
+            if not ran or code:  # a fault may come right after the start
                 await asyncio.to_thread(process.wait, RUN_PATIENCE_S)
+                ran = False
+        except (TimeoutError, subprocess.TimeoutExpired):
+            ran = True
         finally:
             process.kill()
             said = process.stderr.read().decode(errors="replace")
-            code = process.wait()
-    return (None if ran else code), said
+            ended = process.wait()
+    return (None if ran else ended), said
 
 
 def _started(lines: Any) -> bool:
