@@ -25,6 +25,7 @@ INPUTS = 60
 # Read only what this node wrote itself into a database whose every read is checked by checksum, or are parts of others.
 WITHIN = {
     "ledger.client.registry.Method.decode_params": "target JSON-RPC request",
+    "ledger.codec.decode_trusted": "a value of the state, under its root",
     "ledger.layout.ReverseDiff.decode": "a row of the node's own",
     "ledger.layout.decode_place": "a row of the node's own",
     "ledger.layout.decode_result": "a row of the node's own",
