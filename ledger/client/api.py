@@ -40,6 +40,7 @@ from .records import (
     Row,
     StakeRecord,
     StateProof,
+    StateProofs,
     SubnetRecord,
     Supply,
 )
@@ -125,6 +126,12 @@ class ChainApi(Protocol):
 
     async def state_get_proof(self, key: bytes, at: AtLike = "head") -> StateProof:
         """A proof of inclusion or absence that a light client can check."""
+        ...
+
+    async def state_get_proofs(
+        self, keys: list[bytes], at: AtLike = "head", since: int | None = None
+    ) -> StateProofs:
+        """One proof for up to 64 keys, with the authority sets from the first block or from the block at `since` on."""
         ...
 
     async def state_get_metadata(self) -> Metadata:

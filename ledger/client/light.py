@@ -4,10 +4,12 @@
     finality  a header, a precommit certificate of it, and the keys that signed: the keys must hash to the trusted set
     sets      the last block of a session names the next set (`next_authorities_hash`); a final one extends the trust
     recovery  a file that the operators agreed on names another set after a final block (`recover`): trust it knowingly
-    state     the header commits to the state root; an inclusion or absence proof commits to one key under that root
+    state     the header commits to the state root; an inclusion or absence proof commits to keys under that root
+    checkpoint  instead of the genesis: height and hash of a block that the user trusts, because an authority set that was
+              replaced long ago could certify another past if its keys leaked
 
-Nothing here asks anybody: all that is needed travels in `Finality` and `StateProof`. Refusals are `Rejected` with a
-name that says which link is broken.
+Nothing here asks anybody: all that is needed travels in `Finality`, `StateProof` and `StateProofs`. Refusals are
+`Rejected` with a name that says which link is broken.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from collections.abc import Iterable, Sequence
 from ..blocks import Header
 from ..errors import Rejected
 from ..votes import MAX_AUTHORITIES, PRECOMMIT, Certificate, authorities_hash, next_domain
-from .proofs import verify_state
-from .records import Finality, StateProof
+from .proofs import verify_state, verify_states
+from .records import At, Finality, StateProof, StateProofs
 
 
 class LightClient:
@@ -27,6 +29,15 @@ class LightClient:
     def __init__(self, genesis_hash: bytes, authorities: Sequence[bytes], *, domain: bytes | None = None) -> None:
         self._domains = [(0, genesis_hash if domain is None else domain)]  # (from height, signing domain), ascending
         self._sets: list[tuple[int, bytes]] = [(0, authorities_hash(authorities))]  # (from height, hash), ascending
+
+    @classmethod
+    def from_checkpoint(cls, genesis_hash: bytes, header: Header, *, domain: bytes | None = None) -> LightClient:
+        """Trust a header without its certificate; blocks below it cannot be judged."""
+        client = cls(genesis_hash, (), domain=domain)
+        client._sets = [(header.height, header.authorities_hash)]
+        if header.next_authorities_hash != header.authorities_hash:
+            client._sets.append((header.height + 1, header.next_authorities_hash))
+        return client
 
     def verify(self, finality: Finality) -> Header:
         """The header, if it is final. Raises Rejected or DecodeError."""
@@ -73,14 +84,26 @@ class LightClient:
 
     def verify_state(self, proof: StateProof) -> bytes | None:
         """The proven value of `proof.key`, or None if the key is proven absent. Raises Rejected or DecodeError."""
-        header = self.verify(proof.finality)
-        if (proof.at.height, proof.at.hash) != (header.height, header.hash):
-            raise Rejected("OtherBlock", "the proof names another block than its certificate")
-        if proof.state_root != header.state_root:
-            raise Rejected("OtherRoot", "the proof is against another state root than the certified header's")
+        header = self._proven_header(proof.finality, proof.at, proof.state_root)
         if not verify_state(header.state_root, proof.key, proof.value, proof.proof):
             raise Rejected("BadProof", "the proof does not connect the value to the state root")
         return proof.value
+
+    def verify_states(self, proofs: StateProofs) -> dict[bytes, bytes | None]:
+        """The proven values by key, None for a key that is proven absent. Raises Rejected or DecodeError."""
+        header = self._proven_header(proofs.finality, proofs.at, proofs.state_root)
+        values = {entry.key: entry.value for entry in proofs.entries}
+        if len(values) != len(proofs.entries) or not verify_states(header.state_root, values, proofs.proof):
+            raise Rejected("BadProof", "the proof does not connect the values to the state root")
+        return values
+
+    def _proven_header(self, finality: Finality, at: At, state_root: bytes) -> Header:
+        header = self.verify(finality)
+        if (at.height, at.hash) != (header.height, header.hash):
+            raise Rejected("OtherBlock", "the proof names another block than its certificate")
+        if state_root != header.state_root:
+            raise Rejected("OtherRoot", "the proof is against another state root than the certified header's")
+        return header
 
     def _set_at(self, height: int) -> bytes:
         return _at(self._sets, height)
@@ -104,3 +127,43 @@ def verify_state_proof(
         client.advance(finality)
     client.verify_state(proof)
     return Header.decode(proof.finality.header)
+
+
+def verify_state_proofs(
+    proofs: StateProofs, genesis_hash: bytes, authorities: Sequence[bytes], *,
+    checkpoint: tuple[int, bytes] | None = None,
+) -> tuple[Header, int]:
+    """Check a whole document offline: the certified header, and how many handovers lead to it.
+
+    `authorities`: the ordered session keys of the genesis. `checkpoint`: height and hash of a block to trust instead;
+    the document must hold it. Raises Rejected or DecodeError.
+    """
+    links = [*proofs.handovers, proofs.finality]
+    if checkpoint is None:
+        client, first = LightClient(genesis_hash, authorities), 0
+    else:
+        client, first = _from_checkpoint(links, genesis_hash, checkpoint)
+    followed = 0
+    for link in proofs.handovers:
+        if Header.decode(link.header).height >= first:
+            header = client.advance(link)
+            followed += header.next_authorities_hash != header.authorities_hash
+    client.verify_states(proofs)
+    return Header.decode(proofs.finality.header), followed
+
+
+def _from_checkpoint(
+    links: Sequence[Finality], genesis_hash: bytes, checkpoint: tuple[int, bytes]
+) -> tuple[LightClient, int]:
+    """A client that trusts the checkpoint, and the height from which on it follows the other blocks."""
+    height, wanted = checkpoint
+    headers = [Header.decode(link.header) for link in links]
+    at_height = [header for header in headers if header.height == height]
+    if not at_height:
+        raise Rejected(
+            "NoCheckpoint", f"block {height} is not in this proof",
+            hint=f"make it with quorix query state KEY --proof --checkpoint {height}",
+        )
+    if any(header.hash != wanted for header in at_height):
+        raise Rejected("OtherChain", f"block {height} of this proof is not the checkpoint")
+    return LightClient.from_checkpoint(genesis_hash, at_height[0]), height + 1

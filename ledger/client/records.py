@@ -201,6 +201,30 @@ class StateProof:
 
 
 @dataclass(frozen=True)
+class StateEntry:
+    """What a state key holds (None: nothing)."""
+
+    key: bytes
+    value: bytes | None
+
+
+@dataclass(frozen=True)
+class StateProofs:
+    """All that an offline check needs: one proof of what several keys hold, and the way from a trusted set to its block.
+
+    `handovers`: ascending, from the first block or a checkpoint on, blocks by which one authority set hands over to the
+    next. A checkpoint is among them whether it hands over or not.
+    """
+
+    at: At
+    entries: list[StateEntry]
+    state_root: bytes
+    proof: bytes
+    finality: Finality
+    handovers: list[Finality]
+
+
+@dataclass(frozen=True)
 class CallRecord:
     number: int
     name: str

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ledger.client.records import StateProof, from_json
-from ledger.errors import UsageError
+from ledger.client.records import StateProofs, from_json
+from ledger.errors import DecodeError, UsageError
 from tools.cli.main import Noun
-from tools.cli.output import Output, format_amount
+from tools.cli.output import Output, format_amount, format_time
 from tools.cli.session import address, at, run
 
 group = Noun("query", help="Blocks, state and proofs.")
 
 MAX_DIGITS = 20
+MAX_PROOF_FILE_BYTES = 32 << 20
 
 
 @group.command("block")
@@ -31,7 +33,7 @@ def block_command(ctx: click.Context, where: str) -> None:
         header, certificate = block.header, block.certificate
         signers = "none needed" if certificate is None else f"{len(certificate.signers)} signers, round {certificate.round}"
         fields = (
-            ("height", header.height), ("hash", "0x" + header.hash.hex()), ("timestamp", f"{header.timestamp_ms} ms"),
+            ("height", header.height), ("hash", "0x" + header.hash.hex()), ("time", format_time(header.timestamp_ms)),
             ("proposer", f"authority {header.proposer_index}, round {header.proposal_round}"),
             ("certificate", signers), ("final after", f"{header.finality_ms} ms"),
             ("state root", "0x" + header.state_root.hex()),
@@ -52,22 +54,35 @@ def block_command(ctx: click.Context, where: str) -> None:
 
 
 @group.command("state")
-@click.argument("key")
-@click.option("--proof", is_flag=True, help="With a proof for a light client.")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.option("--proof", is_flag=True, help="One proof of all keys, as a JSON document that is checked without a node.")
 @click.option("--at", "where", default="head", help="Height, hash or head.")
+@click.option("--checkpoint", type=click.IntRange(1), help="Height of a block that the verifier will trust, for --proof.")
 @click.pass_context
-def state_command(ctx: click.Context, key: str, proof: bool, where: str) -> None:
-    """A raw state key: 0x hex, or TABLE/PART/PART with numbers, 0x keys and addresses as parts."""
+def state_command(ctx: click.Context, keys: tuple[str, ...], proof: bool, where: str, checkpoint: int | None) -> None:
+    """Raw state keys: 0x hex, or TABLE/PART/PART with numbers, 0x keys and addresses as parts."""
     out = Output(ctx.obj)
+    if checkpoint is not None and not proof:
+        raise UsageError("--checkpoint is for --proof")
 
     async def read(api: Any) -> Any:
-        raw = await _state_key(api, ctx.obj, key)
-        return await (api.state_get_proof(raw, at(where)) if proof else api.state_get(raw, at(where)))
+        raw = [await _state_key(api, ctx.obj, key) for key in keys]
+        if proof:
+            return await api.state_get_proofs(raw, at(where), checkpoint)
+        return [await api.state_get(key, at(where)) for key in raw]
 
     answer = run(ctx.obj, read)
-    value = answer.value
-    text = "absent" if value is None else "0x" + value.hex()
-    out.data(answer, text if not proof else f"{text}\nproof of {len(answer.proof)} bytes under block {answer.at.height}")
+    if proof:
+        out.line(answer)
+    elif len(keys) == 1:
+        out.data(answer[0], _shown(answer[0].value))
+    else:
+        rows = [(key, _shown(each.value)) for key, each in zip(keys, answer, strict=True)]
+        out.data(answer, lambda: out.table("", ("key", "value"), rows))
+
+
+def _shown(value: bytes | None) -> str:
+    return "absent" if value is None else "0x" + value.hex()
 
 
 async def _state_key(api: Any, settings: Any, text: str) -> bytes:
@@ -101,28 +116,54 @@ def _number(text: str, name: str, width: int) -> int:
     return int(text)
 
 
-proof_group = Noun("proof", help="Proofs made by `query state --proof --json`.")
+proof_group = Noun("proof", help="Proofs made by `query state --proof`.")
 group.add_command(proof_group)
 
 
 @proof_group.command("verify")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--genesis", "spec", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="The chain's spec file.")
+              help="The chain's spec file, from which the first authority set is derived.")
+@click.option("--checkpoint", metavar="HEIGHT:HASH", help="Trust this block instead of the first authority set.")
 @click.pass_context
-def verify_command(ctx: click.Context, file: Path, spec: Path) -> None:
-    """Check a state proof offline: certificate, state root, value. Needs no node."""
+def verify_command(ctx: click.Context, file: Path, spec: Path, checkpoint: str | None) -> None:
+    """Check a state proof offline: authority sets, certificate, state root, values. Needs no node.
+
+    Exit code 0: every value is proven. 1: something is not, and the error says which link is broken. 2: no proof file.
+    """
     from genesis.build import build_genesis
     from genesis.spec import load_spec
-    from ledger.client.light import verify_state_proof
+    from ledger.client.light import verify_state_proofs
 
     out = Output(ctx.obj)
-    try:
-        proof = from_json(StateProof, json.loads(file.read_text()), "proof")
-    except ValueError as error:
-        raise UsageError(f"{file} is not a proof: {error}") from None
+    trusted = None if checkpoint is None else _checkpoint(checkpoint)
     genesis = build_genesis(load_spec(spec))
-    verify_state_proof(proof, genesis.genesis_hash, genesis.authorities.keys)
-    value = None if proof.value is None else "0x" + proof.value.hex()
-    answer = {"ok": True, "height": proof.at.height, "state_root": proof.state_root, "key": proof.key, "value": value}
-    out.data(answer, f"valid: the key is {'absent' if value is None else value} in final block {proof.at.height}")
+    proofs = _proof_file(file)
+    header, handovers = verify_state_proofs(proofs, genesis.genesis_hash, genesis.authorities.keys, checkpoint=trusted)
+    root = "the genesis" if trusted is None else f"checkpoint {trusted[0]}"
+    lines = [f"valid: block {header.height} is final, by {handovers} changes of the authority set since {root}"]
+    lines += [f"0x{entry.key.hex()}  {_shown(entry.value)}" for entry in proofs.entries]
+    out.data(
+        {"ok": True, "height": header.height, "hash": header.hash, "state_root": header.state_root,
+         "set_changes": handovers, "checkpoint": checkpoint, "entries": proofs.entries},
+        "\n".join(lines),
+    )
+
+
+def _checkpoint(text: str) -> tuple[int, bytes]:
+    found = re.fullmatch(r"([0-9]{1,20}):(?:0x)?([0-9a-fA-F]{64})", text, re.ASCII)
+    if found is None:
+        raise UsageError(f"{text[:100]!r} is no checkpoint", hint="write HEIGHT:HASH, as `quorix query block` shows them")
+    return int(found[1]), bytes.fromhex(found[2])
+
+
+def _proof_file(file: Path) -> StateProofs:
+    try:
+        with open(file, "rb") as source:
+            data = source.read(MAX_PROOF_FILE_BYTES + 1)
+        if len(data) > MAX_PROOF_FILE_BYTES:
+            raise UsageError(f"{file} is larger than any proof")
+        proofs: StateProofs = from_json(StateProofs, json.loads(data), "proof")
+        return proofs
+    except (ValueError, DecodeError, RecursionError) as error:
+        raise UsageError(f"{file} is not a proof: {error}", hint="make one with quorix query state KEY --proof") from None

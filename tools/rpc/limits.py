@@ -31,6 +31,7 @@ COSTS: Final[Mapping[str, int]] = {
     "epoch_explain": 25,
     "state_getKeys": 5,
     "state_getProof": 3,
+    "state_getProofs": 20,
     "subnet_getMetagraph": 10,
     "subnet_getWeights": 10,
     "subnet_getBonds": 10,

@@ -50,6 +50,7 @@ from ledger.client.records import (
     Row,
     StakeRecord,
     StateProof,
+    StateProofs,
     SubnetRecord,
     Supply,
 )
@@ -188,6 +189,13 @@ class NodeApi:
     async def state_get_proof(self, key: bytes, at: AtLike = "head") -> StateProof:
         _bounded(key)
         return await self._heavy(self._prove, key, self._height(at))
+
+    async def state_get_proofs(
+        self, keys: list[bytes], at: AtLike = "head", since: int | None = None
+    ) -> StateProofs:
+        for key in keys:
+            _bounded(key)
+        return await self._heavy(render.state_proofs, self.chain, keys, self._height(at), since)
 
     async def state_get_metadata(self) -> Metadata:
         return Metadata(

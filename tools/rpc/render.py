@@ -8,15 +8,20 @@ from typing import Any
 from ledger.blocks import Event, Extrinsic, Header, Outcome
 from ledger.chain import Chain
 from ledger.client.records import (
+    At,
     BlockRecord,
     CertificateRecord,
     EventRecord,
     ExtrinsicRecord,
     Finality,
     HeaderRecord,
+    StateEntry,
+    StateProofs,
     to_json,
 )
 from ledger.crypto import ZERO_HASH
+from ledger.errors import UsageError
+from ledger.handovers import handovers
 from ledger.votes import KIND_TAG, Certificate
 from runtime.registry import CALLS, EVENTS
 
@@ -145,4 +150,21 @@ def finality_record(chain: Chain, height: int) -> Finality:
     """Raises NotFound for the genesis state, which needs no proof."""
     return Finality(
         chain.header(height).encode(), chain.certificate(height).encode(), list(chain.authority_keys(height))
+    )
+
+
+def state_proofs(chain: Chain, keys: Sequence[bytes], height: int, since: int | None) -> StateProofs:
+    """What the keys hold at a height, with the way from the first authority set, or from the block at `since`.
+
+    Raises UsageError, NotFound (also for the genesis state, which needs no proof) or Pruned.
+    """
+    found, finality, first = chain.prove_keys(keys, height), finality_record(chain, height), chain.params.initial_height
+    if since is not None and not first <= since <= height:
+        raise UsageError(f"a checkpoint is a block from {first} to {height}")
+    heights = [header.height for header in handovers(chain.picture().rows, first if since is None else since, height)]
+    if since is not None and since not in (height, *heights[:1]):
+        heights.insert(0, since)
+    return StateProofs(
+        At(height, chain.hash_at(height)), [StateEntry(key, value) for key, value in found.values.items()],
+        found.state_root, found.proof, finality, [finality_record(chain, each) for each in heights],
     )
