@@ -6,7 +6,7 @@ set. It is given to every node of the chain, which checks that H is its own bloc
     the set      of H + 1 is the file's, in place of the one that the header of H names; no header field is needed
     the domain   of H + 1 on is a new one, chained to the old one and to the hash of the file: no vote that the old set may
                  have cast for H + 1 counts any more
-    the state    takes the set over at the beginning of block H + 1 (`runtime.modules.authorities.recover`)
+    the state    takes the set over at the beginning of block H + 1 (`runtime.modules.sessions.recover`)
 
 The old set may have decided H + 1 without any survivor knowing. Whether it did is the operators' judgement: nobody else can
 know. The file is JSON, so that it can be read before it is trusted; its hash covers the values, not the text.

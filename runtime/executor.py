@@ -144,7 +144,7 @@ class Runtime:
     def _context(self, view: View, block: BlockContext) -> Context:
         context = Context(State(view), block, self.genesis_hash, domain_at=self.domain_at)
         if block.height - 1 in self.recoveries:
-            authorities.recover(context, self.recoveries[block.height - 1])
+            sessions.recover(context, self.recoveries[block.height - 1])
         return context
 
 

@@ -146,24 +146,8 @@ def genesis_authorities(context: Context, members: list[tuple[bytes, bytes]]) ->
     open_session(context, 0, info(context.state).initial_height)
 
 
-def recover(context: Context, members: Sequence[tuple[bytes, bytes]]) -> None:
-    """Put another set in the place of a lost one, in the first block after the height that a recovery file names.
-
-    Flags and candidates are forgotten, and the running session goes on with the new set; evidence of the old set in this
-    session can no longer be judged.
-    """
-    state = context.state
-    for (key,), _ in list(AUTHORITIES.items(state)):
-        AUTHORITIES.delete(state, key)
-    for key, _ in candidates(state):
-        CANDIDATES.delete(state, key)
-    write_set(context, members)
-    chain = info(state)
-    number = chain.session(context.height)
-    open_session(context, number, chain.initial_height + number * chain.session_blocks)
-
-
 def write_set(context: Context, members: Sequence[tuple[bytes, bytes]]) -> None:
+    """Write a whole set, (session key, account) in order, where there is none."""
     keys = [key for key, _ in members]
     assert keys and len(dict.fromkeys(keys)) == len(keys) <= votes.MAX_AUTHORITIES
     for key, account in members:

@@ -12,6 +12,7 @@ The set never becomes empty. A chain that seals on demand keeps its only authori
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -25,7 +26,17 @@ from ..params import AUTHORITY_SET
 from ..registry import Context, Priority, call, error, event, refuse
 from ..tables import ReadState, Table, key_field
 from . import accounts, bonds, evidence, subnets
-from .authorities import AUTHORITIES, CANDIDATES, Authority, Candidate, candidate, candidates, open_session, session_keys
+from .authorities import (
+    AUTHORITIES,
+    CANDIDATES,
+    Authority,
+    Candidate,
+    candidate,
+    candidates,
+    open_session,
+    session_keys,
+    write_set,
+)
 
 MEMBERS: Final = ListOf(
     Record("member", session_key=KEY, account=KEY, proof=Optional(SIGNATURE)), votes.MAX_AUTHORITIES, low=1
@@ -121,6 +132,23 @@ def _tempo_conflict(state: ReadState, count: int) -> str | None:
         if params.get(state, "tempo", netuid) < least:
             return f"subnet {netuid} would need a tempo of at least {least}"
     return None
+
+
+def recover(context: Context, members: Sequence[tuple[bytes, bytes]]) -> None:
+    """Put another set in the place of a lost one, in the first block after the height that a recovery file names.
+
+    Flags, candidates and announced keys are forgotten, and the running session goes on with the new set; evidence of the
+    old set in this session can no longer be judged.
+    """
+    state = context.state
+    for table in (AUTHORITIES, CANDIDATES, REPLACEMENTS):
+        for (key,), _ in list(table.items(state)):
+            table.delete(state, key)
+    PROPOSED.delete(state)
+    write_set(context, members)
+    chain = info(state)
+    number = chain.session(context.height)
+    open_session(context, number, chain.initial_height + number * chain.session_blocks)
 
 
 # --- the session's end -------------------------------------------------------------------------------------------

@@ -367,8 +367,16 @@ def test_unbondings_are_bounded_and_the_newest_is_slashed_first(short):
 def test_a_recovered_set_takes_the_place_of_the_lost_one(short):
     short.skip(3)
     short.root("authorities.propose_set", [*seats(short), newcomer(short, 0)])
-    context = short.context()
-    authorities.recover(context, [(NEW[1].public, short.cold("owner").public), (short.session(0).public, bytes(32))])
-    assert authorities.session_keys(context.state) == [NEW[1].public, short.session(0).public]
-    assert authorities.candidates(context.state) == [] and list(authorities.audit(context.state)) == []
-    assert authorities.session(context.state, 0).keys == authorities.session_keys(context.state)
+    account = short.cold("authority 3")
+    args = (short.session(3).public, NEW[2].public, proof(short, account.public, NEW[2]))
+    assert short.call(account, "authorities.set_session_key", *args) == ""
+    members = [(NEW[1].public, short.cold("owner").public), (short.session(0).public, bytes(32))]
+    short.runtime.recoveries = {short.height: members}
+    result = short.block(proposer=0)
+    keys = [key for key, _ in members]
+    assert list(result.authorities.keys) == keys and sessions.proposed(short.view) is None
+    assert authorities.session(short.view, 0).keys == keys
+    end_session(short)
+    end_session(short)
+    assert keys_of(short) == keys, "nothing of what was announced or proposed before is left"
+    assert authorities.candidates(short.view) == [] and short.audit() == []
