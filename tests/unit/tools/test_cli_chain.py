@@ -226,23 +226,26 @@ def test_blocks_by_height_hash_and_name(node):
 def test_state_and_a_proof_that_is_checked_without_a_node(node, tmp_path):
     raw = node.json("query", "state", f"account/{node.address('//owner')}")
     assert raw["value"].startswith("0x")
-    proven = node.run("query", "state", f"account/{node.address('//owner')}", "--proof", "--json")
+    proven = node.run("query", "state", f"account/{node.address('//owner')}", "account/0x" + "11" * 32, "--proof")
     proof = tmp_path / "proof.json"
     proof.write_text(proven.stdout)
     words = ("query", "proof", "verify", proof, "--genesis", node.folder / "spec.toml")
     nowhere = CliRunner().invoke(cli, ["--rpc", "http://127.0.0.1:1", "--json", *map(str, words)], standalone_mode=False)
     answer = json.loads(nowhere.stdout)
-    assert answer["ok"] and answer["value"] == json.loads(proven.stdout)["value"]
+    assert answer["ok"] and answer["entries"] == json.loads(proven.stdout)["entries"]
+    assert [entry["value"] for entry in answer["entries"]] == [raw["value"], None]
     assert "valid" in node.text(*words)
     forged = json.loads(proven.stdout)
-    forged["value"] = forged["value"][:-1] + ("0" if forged["value"][-1] != "0" else "1")
+    forged["entries"][0]["value"] = "0x00"
     proof.write_text(json.dumps(forged))
     assert node.refused(Rejected, *words).error_name == "BadProof"
     for text in ("{", "[]", '{"at": 1}'):
         proof.write_text(text)
         node.refused(Error, *words)
-    absent = node.json("query", "state", "account/0x" + "11" * 32, "--proof")
-    assert absent["value"] is None and absent["proof"]
+    several = node.json("query", "state", f"account/{node.address('//owner')}", "account/0x" + "11" * 32)
+    assert [each["value"] for each in several] == [raw["value"], None]
+    node.refused(UsageError, "query", "state", "0x00", "--checkpoint", "1")
+    node.refused(UsageError, "query", "state", "0x00", "--proof", "--checkpoint", "999999")
 
 
 @pytest.mark.parametrize("key", ["nothing/1", "account", "account/x", "0xzz", "weights/1", "weights/x/1", "weights/70000/1"])
