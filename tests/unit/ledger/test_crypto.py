@@ -1,6 +1,7 @@
 """Signatures, hashes and tags: the acceptance rule is frozen by vectors, and no message passes as another."""
 
 import json
+import time
 from hashlib import blake2b
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger import crypto
+from ledger.acceptance import CASES
 from ledger.crypto import TAGS, KeyPair, digest, is_valid_key, self_test, signing_bytes, verify, verify_raw
 from ledger.errors import Fault
 
@@ -23,15 +25,47 @@ def test_acceptance_rule(case):
     assert is_valid_key(public) is case["valid_key"]
 
 
-def test_self_test_passes_and_notices_another_rule(monkeypatch):
+def test_the_package_ships_the_same_vectors():
+    names = ("name", "public", "message", "signature", "accepted", "valid_key")
+    assert [tuple(case[name] for name in names) for case in VECTORS] == list(CASES)
+    assert len(CASES) >= 20 and {accepted for *_, accepted, _ in CASES} == {True, False}
+
+
+def test_the_self_test_takes_milliseconds():
     self_test()
-    monkeypatch.setattr(crypto, "verify_raw", lambda *args: True)
+    start = time.process_time()
+    self_test()
+    assert time.process_time() - start < 0.05  # 3 ms on an idle machine
+
+
+def verifier(change):
+    """The library's answer, but for what `change` makes of it."""
+    plain = crypto.verify_raw
+    return lambda public, message, signature: change(plain(public, message, signature), public, signature)
+
+
+@pytest.mark.parametrize("name, stand_in, message", [
+    ("verify_raw", lambda *_: True, "other message"),
+    ("verify_raw", lambda *_: False, "RFC 8032 test 1"),
+    ("verify_raw", verifier(lambda right, _, sign: right or sign[:32] == bytes([1]) + bytes(31)), "R is the identity"),
+    ("verify_raw", verifier(lambda right, _, sign: right or sign[63] >> 4 == 1), "S with the top bits set|malleated|S = L"),
+    ("is_valid_key", lambda _: True, "key validity"),
+    ("is_valid_key", lambda _: False, "key validity"),
+    ("signing_bytes", lambda kind, context, body: body, "signing and hashing"),
+])
+def test_the_self_test_notices_a_library_with_another_rule(monkeypatch, name, stand_in, message):
+    monkeypatch.setattr(crypto, name, stand_in)
+    with pytest.raises(Fault, match=message) as caught:
+        self_test()
+    assert "requirements.lock" in caught.value.hint
+
+
+def test_a_node_does_not_start_with_such_a_library(monkeypatch):
+    from tools.node.service import run_nodes
+
+    monkeypatch.setattr(crypto, "is_valid_key", lambda _: True)
     with pytest.raises(Fault, match="self-test"):
-        self_test()
-    monkeypatch.undo()
-    monkeypatch.setattr(crypto, "is_valid_key", lambda key: True)
-    with pytest.raises(Fault, match="key validity"):
-        self_test()
+        run_nodes([None], announce=None)
 
 
 def test_signing_bytes_are_tag_and_hash():
