@@ -47,6 +47,7 @@ def text_targets() -> list[Target]:
         Target("JSON-RPC request", "json", _rpc_requests, _rpc_answer, refuses=()),
         Target("JSON-RPC reply", "json", _rpc_replies, _rpc_reply, refuses=(Error,)),
         Target("light client's proof", "json", _light_proofs, _light_client, refuses=(DecodeError, Rejected), slow=True),
+        Target("proof file", "json", _proof_files, _proof_file, refuses=(DecodeError, Rejected, UsageError), slow=True),
         Target("gateway request", "json", _chats, _chat, refuses=(ApiError,), covers=("ai.gateway.openai.parse_request",)),
     ]
 
@@ -158,6 +159,37 @@ def _light_client(data: bytes) -> None:
     from ledger.client.remote import _parse
 
     verify_state_proof(from_json(StateProof, _parse(data)), made.DOMAIN, made.PUBLIC)
+
+
+def _proof_files() -> list[bytes]:
+    """What `quorix query state KEY KEY --proof` writes: one key that is there and one that is not."""
+    from ledger.client.records import At, Finality, StateEntry, StateProofs, to_json
+    from ledger.state_tree import StateTree
+
+    chain = made.chain()
+    head, state = chain.head, dict(chain.view().items(b""))
+    present = max(state)
+    keys = (present, b"absent")
+    entries = [StateEntry(key, state.get(key)) for key in keys]
+    finality = Finality(
+        chain.header(head.height).encode(), chain.certificate(head.height).encode(), list(chain.authority_keys(head.height))
+    )
+    proof = StateTree().updated(state)[0].prove(*keys)
+    proofs = StateProofs(At(head.height, head.hash), entries, head.state_root, proof, finality, [])
+    return [json.dumps(to_json(proofs)).encode()]
+
+
+def _proof_file(data: bytes) -> None:
+    """Whatever a file says: what it proves is so."""
+    from ledger.client.light import verify_state_proofs
+    from ledger.client.records import StateProofs, from_json
+    from ledger.client.remote import _parse
+
+    chain = made.chain()
+    proofs = from_json(StateProofs, _parse(data), "proof")
+    verify_state_proofs(proofs, chain.params.genesis_hash, chain.authority_keys(1))
+    view = chain.view(proofs.at.height)
+    assert all(view.get(entry.key) == entry.value for entry in proofs.entries), "a wrong value was proven"
 
 
 def _chats() -> list[bytes]:
