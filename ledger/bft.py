@@ -178,6 +178,7 @@ class Core(HeightState):
         if self.stage != STEP_PREVOTE or not self.tally(PREVOTE).is_full() or "R6" in self.done:
             return False
         self.done["R6"] = None
+        self._fired("R6", "a quorum prevoted, not for one thing: wait")
         self._timer("prevote", self.timing.vote(self.round))
         return True
 
@@ -213,6 +214,7 @@ class Core(HeightState):
         if not tally.is_full() or "R8" in self.done:
             return False
         self.done["R8"] = None
+        self._fired("R8", "a quorum precommitted without a decision")
         if self.valid_round == self.round and self.valid_polc:
             self._out.append(Say(self.valid_polc))
         if tally.winner() in (None, NIL):

@@ -17,7 +17,7 @@ def all_nil_round() -> None:
     assert stage.rounds[1] == 1
     for index in (0, 2, 3):
         assert [stage.voted(index, kind, 0) for kind in (PREVOTE, PRECOMMIT)] == [NIL, NIL]
-        assert stage.rules(index, 0) == ["R0", "R3", "R5", "R8"]
+        assert stage.rules(index, 0) == ["R0", "R3", "R5", "R8", "R8"]
     assert stage.rules(2, 1)[:3] == ["R0", "R1", "R13"]
 
 
