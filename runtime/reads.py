@@ -30,10 +30,11 @@ from ledger.codec import unpack_u16, unpack_u64
 from ledger.errors import NotFound
 
 from . import emission, epochs, hooks, params
-from .modules import accounts, creation, hotkeys, neurons, pools, registration, serving, stake, subnets, weights
+from .modules import accounts, children, creation, hotkeys, neurons, pools, registration, serving, stake, subnets, weights
 from .params import ROOT_NETUID
 from .pruning import is_immune
 from .tables import ReadState, Table
+from .trace import EpochTrace
 
 NO_NAMES: Final[Mapping[bytes, str]] = {}
 EXAM: Final = "no exam"  # every subnet is plain Yuma: stake decides, nothing checks what it says
@@ -160,7 +161,7 @@ def _neuron(
     return NeuronRecord(
         uid=uid, hotkey=row.hotkey, coldkey=neurons.coldkey_of(state, row.hotkey), name=names.get(row.hotkey, ""),
         active=score["active"] == 1, permit=score["permit"] == 1,
-        stake_rao=sum(pools.voting_stake_parts(state, netuid, row.hotkey)), stake_weight=score["stake_weight"],
+        stake_rao=sum(children.voting_stake_parts(state, netuid, row.hotkey)), stake_weight=score["stake_weight"],
         incentive=score["incentive"], trust=score["trust"], consensus=score["consensus"], dividends=score["dividends"],
         validator_trust=score["validator_trust"], emission_rao=score["emission_rao"],
         registered_height=row.registered_at, weights_height=0 if row.weights_at is None else row.weights_at,
@@ -261,9 +262,18 @@ def epoch_record(data: bytes) -> EpochRecord:
     row = epochs.decode_row(data)
     return EpochRecord(
         netuid=row.netuid, epoch=row.index, height=row.height, emission_rao=row.trace.emission_rao,
-        paid_rao=row.paid.total_rao(), validators=sum(1 for amount in row.trace.active_stake_rao if amount),
+        paid_rao=row.paid.total_rao(), validators=_voters(row.trace),
         miners_paid=sum(1 for amount in row.paid.server_rao if amount),
     )
+
+
+def _voters(trace: EpochTrace) -> int:
+    """Uids whose weights counted: a permit alone, which a paid miner's stake can earn, makes no validator.
+
+    Where the record holds no weights, those whose weights agreed with others'.
+    """
+    gave = trace.raw_weights if trace.has_rows else trace.validator_trust
+    return sum(1 for stake_rao, given in zip(trace.active_stake_rao, gave, strict=True) if stake_rao and given)
 
 
 def epoch_trace(data: bytes, names: Mapping[bytes, str] = NO_NAMES) -> EpochTraceRecord:

@@ -1,5 +1,7 @@
 """The read API: every column from state, and its JSON form round-trips."""
 
+from dataclasses import replace
+
 import pytest
 
 from ledger.client import records
@@ -148,6 +150,10 @@ def test_epochs(lived):
     data = {**lived.history, **lived.context.history}
     summary = reads.epoch_record(data[epochs.history_key(1, 1)])
     assert (summary.netuid, summary.epoch, summary.height, summary.validators) == (1, 1, 20, 2)
+    trace = epochs.decode_row(data[epochs.history_key(1, 1)]).trace
+    assert [uid for uid, stake in enumerate(trace.active_stake_rao) if stake and trace.raw_weights[uid]] == [0, 1]
+    rich_miner = replace(trace, active_stake_rao=[stake or 1 for stake in trace.active_stake_rao])
+    assert reads._voters(rich_miner) == 2 == reads._voters(replace(rich_miner, has_rows=False, raw_weights=[]))
     assert summary.miners_paid == 2 and summary.paid_rao >= summary.emission_rao > 0
     row = reads.epoch_trace(data[epochs.history_key(1, 1)], {lived.key("miner 0 hot"): "code"})
     assert row.names[2] == "code" and row.hotkeys[0] == lived.key("validator 0 hot")
