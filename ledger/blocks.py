@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any, Final
 
 from .codec import HASH, KEY, U16, U32, U64, Bytes, ListOf, Record, Shape, decode, decode_each, encode, is_plain
-from .crypto import KeyPair, digest, verify
+from .crypto import TAGS, KeyPair, digest, verify
 from .errors import DecodeError
 from .trees import list_root
 
@@ -89,6 +90,9 @@ BODY_SHAPE = Record(
 )
 
 
+_EXTRINSIC_ID: Final = blake2b(digest_size=32, person=TAGS["extrinsic"])  # `digest` begun, for thousands a block
+
+
 @dataclass(frozen=True)
 class Extrinsic:
     """A signed call. `args` are positional, checked against the call's schema by the runtime."""
@@ -113,7 +117,9 @@ class Extrinsic:
     @cached_property
     def id(self) -> bytes:
         """Hash of the unsigned body: signature malleability cannot change an extrinsic's identity."""
-        return digest("extrinsic", self.body)
+        state = _EXTRINSIC_ID.copy()
+        state.update(self.body)
+        return state.digest()
 
     def encode(self) -> bytes:
         return self.signature + self.body
@@ -247,6 +253,7 @@ def encode_inherents(inherents: Sequence[tuple[int, bytes]]) -> bytes:
 
 # An event is [number, fields...]: number from the runtime's table of events.
 Event = list[Any]
+EPOCH_EVENT: Final = 65  # [65, netuid, epoch, ...]: the one whose meaning the ledger knows, to find epochs' blocks
 
 
 @dataclass(slots=True)

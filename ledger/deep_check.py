@@ -28,10 +28,10 @@ from .votes import PRECOMMIT, Certificate, authorities_hash
 MAX_PROBLEMS: Final = 20
 ROW_KINDS: Final = frozenset((
     layout.STATE, layout.PAGE, layout.HEADER, layout.BODY, layout.CERTIFICATE, layout.RESULT, layout.DIFF, layout.VERSION,
-    layout.BY_HASH, layout.AUTHORITIES, layout.EXTRINSIC, layout.ACCOUNTS, layout.EVENT_KIND, layout.HISTORY, layout.EXTRA,
-    b"m",
+    layout.BY_HASH, layout.AUTHORITIES, layout.EXTRINSIC, layout.ACCOUNTS, layout.EVENT_KIND, layout.EPOCH, layout.HISTORY,
+    layout.EXTRA, b"m",
 ))
-INDEX_KINDS: Final = (layout.EXTRINSIC, layout.ACCOUNTS, layout.EVENT_KIND)
+INDEX_KINDS: Final = (layout.EXTRINSIC, layout.ACCOUNTS, layout.EVENT_KIND, layout.EPOCH)
 UNREADABLE: Final = (Error, ValueError, TypeError, KeyError, AttributeError, AssertionError)  # what a damaged row may raise
 
 Progress = Callable[[str, int, int], None]  # what, done, of

@@ -1,4 +1,5 @@
-"""The indexes over committed blocks: where an extrinsic is, which concern an account, which blocks hold an event kind.
+"""The indexes over committed blocks: where an extrinsic is, which extrinsics concern an account, which blocks hold an
+event kind, in which block an epoch ran.
 
 Index rows are part of the block's batch, so they are never ahead of or behind the chain; all of them can be made again
 from the stored blocks and results. Every search looks at a bounded number of rows.
@@ -6,12 +7,23 @@ from the stored blocks and results. Every search looks at a bounded number of ro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
-from .blocks import Body, Event, Extrinsic, Outcome
-from .layout import ACCOUNTS, BODY, RESULT, at, decode_place, decode_result, encode_place, event_kind_key, extrinsic_key
+from .blocks import EPOCH_EVENT, Body, Event, Extrinsic, Outcome
+from .layout import (
+    ACCOUNTS,
+    BODY,
+    RESULT,
+    at,
+    decode_place,
+    decode_result,
+    encode_place,
+    epoch_key,
+    event_kind_key,
+    extrinsic_key,
+)
 from .store import Snapshot
 
 ACCOUNT_SCAN_ROWS: Final = 2_000  # blocks with extrinsics looked at in one call
@@ -27,27 +39,33 @@ Rows = dict[bytes, bytes | None]
 def index_rows(
     height: int, extrinsics: Sequence[Extrinsic], events: Sequence[Event], outcomes: Sequence[Outcome]
 ) -> Rows:
-    """The rows with which a block enters the indexes."""
+    """The rows with which a block enters the indexes: from what is stored of it, nothing else is needed to rebuild them."""
     rows: Rows = {extrinsic_key(each.id): encode_place(height, index) for index, each in enumerate(extrinsics)}
     for kind in {event[0] for event in events}:
         rows[event_kind_key(kind, height)] = b""
+    for key in _epoch_keys(events):
+        rows[key] = height.to_bytes(8, "big")
     if extrinsics:
         rows[at(ACCOUNTS, height)] = _account_row(extrinsics, events, outcomes)
     return rows
+
+
+def _epoch_keys(events: Sequence[Event]) -> Iterator[bytes]:
+    for event in events:
+        if event[0] == EPOCH_EVENT:
+            yield epoch_key(event[1], event[2])
 
 
 def _account_row(extrinsics: Sequence[Extrinsic], events: Sequence[Event], outcomes: Sequence[Outcome]) -> bytes:
     """The signer of each extrinsic and every key (32-byte field) that its events name."""
     entries = []
     for index, (extrinsic, outcome) in enumerate(zip(extrinsics, outcomes, strict=True)):
-        place = index.to_bytes(2, "big")
-        accounts = {extrinsic.signer: None}
-        for event in events[outcome.first_event : outcome.first_event + outcome.events]:
-            for field in event:
-                if type(field) is bytes and len(field) == 32:
-                    accounts[field] = None
-        for account in accounts:
-            entries.append(account[:_ACCOUNT_BYTES] + place)
+        place, first = index.to_bytes(2, "big"), outcome.first_event
+        named = [
+            field for event in events[first : first + outcome.events] for field in event
+            if type(field) is bytes and len(field) == 32
+        ]
+        entries += [account[:_ACCOUNT_BYTES] + place for account in dict.fromkeys((extrinsic.signer, *named))]
     return b"".join(entries)
 
 
@@ -84,6 +102,12 @@ def _matches(row: bytes, account: bytes) -> Iterable[int]:
         position = row.find(account, position + 1)
 
 
+def epoch_height(rows: Snapshot, netuid: int, epoch: int) -> int | None:
+    """Height of the block in which that epoch of the subnet ran."""
+    row = rows.get(epoch_key(netuid, epoch))
+    return None if row is None else int.from_bytes(row, "big")
+
+
 def event_heights(rows: Snapshot, kind: int, before_height: int | None, limit: int) -> list[int]:
     """Heights, newest first, of blocks that hold an event of this number."""
     after = b"" if before_height is None else event_kind_key(kind, before_height)
@@ -98,6 +122,7 @@ def cut_index_rows(rows: Snapshot, height: int) -> Rows:
     assert body is not None and result is not None, f"block {height} is incomplete"
     for raw in Body.decode(body).extrinsics:
         removed[extrinsic_key(Extrinsic.decode(raw).id)] = None
-    for kind in {event[0] for event in decode_result(result)[0]}:
+    events = decode_result(result)[0]
+    for kind in {event[0] for event in events}:
         removed[event_kind_key(kind, height)] = None
-    return removed
+    return removed | dict.fromkeys(_epoch_keys(events))

@@ -14,6 +14,7 @@
     x + id                 height and index of an extrinsic (16 bytes of its id)
     a + height             accounts that the block's extrinsics concern
     k + event number + height   the block holds such an event
+    e + netuid + epoch     height of the block in which the epoch ran
     y + key                history row of the runtime, outside the state root
     z + key                extra rows of the node (`prepare_commit(extra=...)`)
 
@@ -51,6 +52,7 @@ AUTHORITIES: Final = b"A"
 EXTRINSIC: Final = b"x"
 ACCOUNTS: Final = b"a"
 EVENT_KIND: Final = b"k"
+EPOCH: Final = b"e"
 HISTORY: Final = b"y"
 EXTRA: Final = b"z"
 
@@ -115,6 +117,11 @@ def event_kind_key(kind: int, height: int = -1) -> bytes:
     """Key of the row (kind, height), or the prefix of all rows of the kind."""
     prefix = EVENT_KIND + kind.to_bytes(4, "big")
     return prefix if height < 0 else at(prefix, height)
+
+
+def epoch_key(netuid: int, epoch: int) -> bytes:
+    """Key of the row of one epoch of a subnet."""
+    return EPOCH + netuid.to_bytes(2, "big") + epoch.to_bytes(4, "big")
 
 
 def encode_place(height: int, index: int) -> bytes:

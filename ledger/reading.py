@@ -178,6 +178,10 @@ class ChainReader:
         """
         return indexes.account_extrinsics(self._now.rows, account, before_height, limit)
 
+    def epoch_height(self, netuid: int, epoch: int) -> int | None:
+        """Height of the block in which that epoch of the subnet ran, None if it did not run yet."""
+        return indexes.epoch_height(self._now.rows, netuid, epoch)
+
     def event_heights(self, kind: int, *, before_height: int | None = None, limit: int = 50) -> list[int]:
         """Heights, newest first, of blocks with at least one event of that number."""
         return indexes.event_heights(self._now.rows, kind, before_height, limit)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ledger.blocks import EPOCH_EVENT
 from ledger.codec import KEY, U32, U64, Bytes, Int, ListOf, Record, decode, encode, pack_u16, pack_u64, unpack_u64
 from ledger.crypto import digest
 from ledger.errors import DecodeError
@@ -30,7 +31,7 @@ ARRAYS_FROM_ENTRIES: Final = 300  # weights and bonds from which on arrays are f
 ARRAYS_STAKE_RAO: Final = 1 << 55  # what their support sums hold; a supply of 21e15 rao is below it
 VACANT: Final = bytes(32)  # stands for the hotkey of a vacant uid
 
-EPOCH_RAN = event(65, "EpochRan", "netuid", "epoch", "emission_rao", "active", "row_hash")
+EPOCH_RAN = event(EPOCH_EVENT, "EpochRan", "netuid", "epoch", "emission_rao", "active", "row_hash")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ledger import indexes, layout
-from ledger.blocks import NO_CERTIFICATE, Block, Body, encode_inherents
+from ledger.blocks import EPOCH_EVENT, NO_CERTIFICATE, Block, Body, encode_inherents
 from ledger.chain import MAX_EXECUTED_KEPT, MAX_PENDING_COMMITS, Chain
 from ledger.client.proofs import verify_state
 from ledger.codec import encode
@@ -106,6 +106,23 @@ def test_indexes(ledger):
     assert chain.event_heights(2, before_height=5) == [1]
     assert chain.event_heights(1, limit=2) == [5, 4]
     assert chain.event_heights(99) == []
+
+
+def test_an_epoch_is_found_by_subnet_and_number_until_its_block_is_gone(ledger, monkeypatch):
+    def call(self, extrinsic, state, changes, events):
+        events.append([EPOCH_EVENT, *extrinsic.args, b"rest"])
+        return ""
+
+    monkeypatch.setattr(type(ledger.machine), "call", call)
+    ledger.grow()
+    for epoch in range(3):
+        ledger.grow(extrinsics=[ledger.extrinsic(0, call=2, args=[7, epoch]), ledger.extrinsic(1, call=2, args=[1, epoch])])
+    chain = ledger.chain
+    assert [chain.epoch_height(7, epoch) for epoch in range(4)] == [2, 3, 4, None]
+    assert chain.epoch_height(1, 2) == 4 and chain.epoch_height(2, 0) is None
+    chain.rewind(3)
+    assert [chain.epoch_height(7, epoch) for epoch in range(3)] == [2, 3, None]
+    assert [chain.event_heights(EPOCH_EVENT), ledger.open().epoch_height(1, 1)] == [[3, 2], 3]
 
 
 def test_an_account_is_found_at_its_own_place_only():
