@@ -11,13 +11,12 @@ The process's exit code is 0, or that of the fault (`ledger.errors`), whose deta
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
-import shutil
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -25,8 +24,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ledger import crypto
+from ledger.client.ending import on_end_of_stdin
 from ledger.client.records import to_json
-from ledger.errors import DiskFailure, Error, NotReady, UsageError
+from ledger.errors import DiskFailure, Error, NotFound, NotReady, UsageError
 from p2p.addresses import Address, parse_address, peer_id_of
 from p2p.network import Network
 from tools.rpc.app import RpcApp
@@ -38,6 +38,7 @@ from tools.rpc.server import RpcServer, listen_tcp, listen_unix
 from .checkpoint import parse_checkpoint
 from .config import NodeConfig
 from .counters import RpcCounters
+from .disk import DiskGuard, Free, free_bytes
 from .home import Databases, Specification, open_databases, read_pool, write_file
 from .metrics import CONTENT_TYPE, Exposition, Observed
 from .node import Node, Parts
@@ -45,10 +46,8 @@ from .shell import SystemClock, exit_code_of
 from .threads import Threads, Workers
 
 SWITCH_INTERVAL_S: Final = 0.001
-DISK_CHECK_S: Final = 10.0
-DISK_LOW_BYTES: Final = 1 << 30  # below: no more blocks of our own
-DISK_FULL_BYTES: Final = 256 << 20  # below: the node stops
 MAX_NODES: Final = 20
+POOL_KEPT_S: Final = 10.0
 JSON_TYPE: Final = "application/json"
 
 Announce = Callable[[dict[str, Any]], None]
@@ -115,7 +114,7 @@ def run_nodes(configs: Sequence[NodeConfig], *, announce: Announce, follow_stdin
 class Service:
     """See the module."""
 
-    def __init__(self, configs: Sequence[NodeConfig], announce: Announce) -> None:
+    def __init__(self, configs: Sequence[NodeConfig], announce: Announce, *, free: Free = free_bytes) -> None:
         self.configs, self.announce = configs, announce
         self.version = version("quorix")
         self.running: list[_Running] = []
@@ -124,7 +123,7 @@ class Service:
         self._threads: Threads | None = None
         self._admin: RpcServer | None = None
         self._signals = 0
-        self._low_disk = False
+        self._disk = DiskGuard([config.home for config in configs], self.journals, free)
         self._exposition: Exposition | None = None
 
     async def run(self, *, follow_stdin: bool) -> int:
@@ -133,7 +132,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         if follow_stdin:
-            threading.Thread(target=_wait_for_end_of_stdin, args=(loop, self._stop.set), daemon=True).start()
+            on_end_of_stdin(self._stop.set)
         code = 0
         try:
             await self._open()
@@ -152,14 +151,15 @@ class Service:
 
     async def _open(self) -> None:
         """Databases and RPC: from here on the nodes answer."""
+        self._disk.check()
         self._threads = Threads()
         specifications: dict[Path, Specification] = {}
+        for config in self.configs:
+            if config.spec not in specifications:
+                specifications[config.spec] = _specification(config)
         listeners = [_listen(config) for config in self.configs]
         for index, (config, listener) in enumerate(zip(self.configs, listeners, strict=True)):
-            if config.spec not in specifications:
-                specifications[config.spec] = Specification.load(config.spec)
-            specification = specifications[config.spec]
-            self.running.append(self._make(index, config, specification, listener))
+            self.running.append(self._make(index, config, specifications[config.spec], listener))
         self._exposition = Exposition(
             [
                 Observed(str(i), each.node, each.counters, each.config.chain_path, lambda each=each: each.app.subscriptions)  # type: ignore[misc]
@@ -183,7 +183,7 @@ class Service:
                 checkpoint=parse_checkpoint(config.checkpoint),
                 node_version=self.version,
             ),
-            may_build=lambda: not self._low_disk,
+            may_build=lambda: self._disk.may_build(index),
         )
         api = NodeApi(node, specification.spec, self.version, self._stop.set)
         counters, limits = RpcCounters(), Limits()
@@ -272,8 +272,10 @@ class Service:
 
     async def _wait(self) -> int:
         """Until something ends it. Returns the exit code."""
-        disk: asyncio.Future[Any] = asyncio.ensure_future(self._watch_disk())
+        disk: asyncio.Future[Any] = asyncio.ensure_future(self._disk.watch())
         stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
+        enough = asyncio.Event()
+        keeping: asyncio.Future[Any] = asyncio.ensure_future(self._keep_pools(enough))
         ended: list[asyncio.Future[Any]] = [each.node.ended for each in self.running]
         try:
             await asyncio.wait([disk, stopping, *ended], return_when=asyncio.FIRST_COMPLETED)
@@ -286,7 +288,25 @@ class Service:
         finally:
             for task in (disk, stopping):
                 task.cancel()
-            await asyncio.gather(disk, stopping, return_exceptions=True)
+            enough.set()
+            await asyncio.gather(disk, stopping, keeping, return_exceptions=True)
+
+    async def _keep_pools(self, enough: asyncio.Event) -> None:
+        """Now and then what waits is written, for a node that is killed; a stop writes it again and synced."""
+        kept = dict.fromkeys((each.node for each in self.running), 0)
+        while not enough.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(enough.wait(), POOL_KEPT_S)
+                return
+            for each in self.running:
+                pool = each.node.pool
+                if pool.changes == kept[each.node]:
+                    continue
+                kept[each.node] = pool.changes
+                try:
+                    await asyncio.to_thread(write_file, each.config.pool_path, pool.dump(), sync=lambda _: None)
+                except OSError as error:
+                    each.node.parts.journal("warning", "pool not kept", cause=str(error))
 
     def _report(self, each: _Running, error: BaseException) -> int:
         """Keep the details of a fault, say what happened, and give its exit code."""
@@ -306,18 +326,6 @@ class Service:
         if not isinstance(error, Error):
             each.node.parts.journal("error", "bug", error=repr(error), traceback=_traceback(error))
         return code
-
-    async def _watch_disk(self) -> None:
-        """Stop proposing when space runs low; raise DiskFailure before writes would fail."""
-        while True:
-            for each in self.running:
-                free = shutil.disk_usage(each.config.home).free
-                if free < DISK_FULL_BYTES:
-                    raise DiskFailure(f"only {free >> 20} MiB are free at {each.config.home}", hint="free some space")
-                if (free < DISK_LOW_BYTES) != self._low_disk:
-                    self._low_disk = free < DISK_LOW_BYTES
-                    each.node.parts.journal("warning", "disk space", free_mib=free >> 20, proposing=not self._low_disk)
-            await asyncio.sleep(DISK_CHECK_S)
 
     def _signalled(self) -> None:
         self._signals += 1
@@ -379,6 +387,14 @@ class Service:
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
+def _specification(config: NodeConfig) -> Specification:
+    """The chain's specification. Raises NotFound, with what is missing, for a home that holds no node."""
+    if config.spec.parent == config.home and not config.spec.exists():
+        what = "holds no node: it has no spec.toml" if config.home.exists() else "does not exist"
+        raise NotFound(f"{config.home} {what}", hint=f"quorix node init --home {config.home} --spec FILE")
+    return Specification.load(config.spec)
+
+
 def _listen(config: NodeConfig) -> Any:
     if not config.rpc_external and not is_local(config.rpc_host) and config.rpc_host != "localhost":
         raise UsageError(
@@ -409,16 +425,3 @@ def _traceback(error: BaseException) -> str:
     import traceback
 
     return "".join(traceback.format_exception(error))[-8000:]
-
-
-def _wait_for_end_of_stdin(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
-    """Blocks on its own thread until whoever started this process is gone."""
-    try:
-        while os.read(0, 4096):
-            pass
-    except OSError:
-        pass
-    try:
-        loop.call_soon_threadsafe(then)
-    except RuntimeError:
-        pass  # the loop has ended already
