@@ -19,7 +19,7 @@ from ledger.codec import pack_u64
 from . import epochs, hooks, params
 from .curves import block_emission_rao
 from .fixed import FRACTION_BITS, ONE, fdiv, largest_remainder
-from .modules import accounts, hotkeys, neurons, pools, stake, subnets, weights
+from .modules import accounts, children, hotkeys, neurons, pools, stake, subnets, weights
 from .params import ROOT_NETUID
 from .registry import Context, event
 from .rootvotes import equal_shares, voted_shares
@@ -168,9 +168,9 @@ def _pay_pots(
         POTS.put(state, netuid, value=replace(pots(state, netuid), withheld_q32=fdiv(owned, sum(incentive))))
     previous = subnets.tempo(state, netuid).last_step_block
     for uid, hotkey in enumerate(stage.hotkeys):
-        pay_hotkey(context, netuid, hotkey, server[uid], validator[uid], previous)
-        if root_pay[uid]:
-            ROOT_DUE.put(state, hotkey, value=(ROOT_DUE.get(state, hotkey) or 0) + root_pay[uid])
+        pay_hotkey(context, netuid, hotkey, server[uid], 0, previous)
+        if validator[uid] or root_pay[uid]:
+            _pay_backers(context, netuid, hotkey, stage.backing[uid], validator[uid], root_pay[uid], previous)
     owner_rao = sum(due[OWNER] or ())
     pools.reward(context, netuid, record.owner_hotkey, record.owner_coldkey, 0, owner_rao)
     paid = epochs.Paid(owner_rao, server, validator, root_pay, withheld)
@@ -179,12 +179,32 @@ def _pay_pots(
 
 
 def _judge_weights(dividends: list[int], stage: epochs.Field) -> tuple[list[int], list[int]]:
-    """Each validator's weight in the validator pot and in the root pot: by its own and its weighted root stake."""
-    root = [
-        weight * root // (own + root) if weight else 0
-        for weight, own, root in zip(dividends, stage.own_rao, stage.root_rao, strict=True)
-    ]
+    """Each validator's weight in the validator pot and in the root pot: by its subnet and its weighted root stake."""
+    root = []
+    for weight, parts in zip(dividends, stage.backing, strict=True):
+        own_rao, root_rao = sum(part.own_rao for part in parts), sum(part.root_rao for part in parts)
+        root.append(weight * root_rao // (own_rao + root_rao) if weight else 0)
     return [weight - part for weight, part in zip(dividends, root, strict=True)], root
+
+
+def _pay_backers(
+    context: Context, netuid: int, hotkey: bytes, backing: list[children.Contribution], dividend_rao: int, root_rao: int,
+    previous: int | None,
+) -> None:
+    """3.4: a validator's dividends to those whose stake earned them: itself and its parents, less its take as a child."""
+    state, owner = context.state, neurons.coldkey_of(context.state, hotkey)
+    take = stake.in_force(children.child_take(state, netuid, hotkey), previous)
+    own = largest_remainder([part.own_rao for part in backing], dividend_rao)
+    root = largest_remainder([part.root_rao for part in backing], root_rao)
+    kept_rao = 0
+    for part, own_part, root_part in zip(backing, own, root, strict=True):
+        share = 0 if hotkeys.owner_of(state, part.hotkey) == owner else take
+        own_cut, root_cut = part_u16(own_part, share), part_u16(root_part, share)
+        kept_rao += own_cut + root_cut
+        pay_hotkey(context, netuid, part.hotkey, 0, own_part - own_cut, previous)
+        if root_part - root_cut:
+            ROOT_DUE.put(state, part.hotkey, value=(ROOT_DUE.get(state, part.hotkey) or 0) + root_part - root_cut)
+    pools.reward(context, netuid, hotkey, owner, 0, kept_rao)
 
 
 def _take_from_pots(

@@ -17,7 +17,7 @@ from ledger.errors import DecodeError
 
 from . import params
 from .curves import pruning_score
-from .modules import neurons, pools, subnets, weights
+from .modules import children, neurons, subnets, weights
 from .registry import Context, event
 from .rows import PackedRows, entry_count
 from .tables import ReadState
@@ -36,11 +36,10 @@ EPOCH_RAN = event(EPOCH_EVENT, "EpochRan", "netuid", "epoch", "emission_rao", "a
 
 @dataclass(frozen=True)
 class Field:
-    """Who stands where in an epoch: by uid the hotkey (VACANT if none) and its stake, own and weighted root (rao)."""
+    """Who stands where in an epoch: by uid the hotkey (VACANT if none) and whose stake it votes with."""
 
     hotkeys: list[bytes]
-    own_rao: list[int]
-    root_rao: list[int]
+    backing: list[list[children.Contribution]]
     inputs: EpochInputs
     params: EpochParams
 
@@ -95,7 +94,7 @@ def collect(state: ReadState, netuid: int, block: int, emission_rao: int, forfei
     """Everything the epoch of `block` reads. A vacant uid has no stake and is newer than any weight."""
     record, held = subnets.subnet(state, netuid), neurons.all_neurons(state, netuid)
     ids = range(record.n)
-    parts = [pools.voting_stake_parts(state, netuid, held[uid].hotkey) if uid in held else (0, 0) for uid in ids]
+    backing = [children.contributions(state, netuid, held[uid].hotkey) if uid in held else [] for uid in ids]
     rows = {uid: row for (_, uid), row in weights.WEIGHTS.items(state, netuid)}
     bonds = {uid: row for (_, uid), row in weights.BONDS.items(state, netuid)}
     muted = dict.fromkeys(forfeited, True)
@@ -103,7 +102,7 @@ def collect(state: ReadState, netuid: int, block: int, emission_rao: int, forfei
         block=block,
         bonds_from=bonds_from(block, params.get(state, "tempo", netuid), subnets.tempo(state, netuid).last_step_block),
         emission_rao=emission_rao,
-        stake=[own + root for own, root in parts],
+        stake=[sum(part.own_rao + part.root_rao for part in parts) for parts in backing],
         permit=[flag == 1 for flag in neurons.scores(state, netuid).permit],
         registered_at=[held[uid].registered_at if uid in held else block for uid in ids],
         active_at=[held[uid].active_at if uid in held else 0 for uid in ids],
@@ -113,9 +112,7 @@ def collect(state: ReadState, netuid: int, block: int, emission_rao: int, forfei
         forfeit=[muted.get(uid, False) for uid in ids],
     )
     hotkeys = [held[uid].hotkey if uid in held else VACANT for uid in ids]
-    return Field(
-        hotkeys, [own for own, _ in parts], [root for _, root in parts], inputs, epoch_params(state, netuid)
-    )
+    return Field(hotkeys, backing, inputs, epoch_params(state, netuid))
 
 
 def run(inputs: EpochInputs, params: EpochParams) -> EpochTrace:

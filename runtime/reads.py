@@ -30,7 +30,7 @@ from ledger.codec import unpack_u16, unpack_u64
 from ledger.errors import NotFound
 
 from . import emission, epochs, hooks, params
-from .modules import accounts, creation, hotkeys, neurons, pools, registration, serving, stake, subnets, weights
+from .modules import accounts, children, creation, hotkeys, neurons, pools, registration, serving, stake, subnets, weights
 from .params import ROOT_NETUID
 from .pruning import is_immune
 from .tables import ReadState, Table
@@ -161,7 +161,7 @@ def _neuron(
     return NeuronRecord(
         uid=uid, hotkey=row.hotkey, coldkey=neurons.coldkey_of(state, row.hotkey), name=names.get(row.hotkey, ""),
         active=score["active"] == 1, permit=score["permit"] == 1,
-        stake_rao=sum(pools.voting_stake_parts(state, netuid, row.hotkey)), stake_weight=score["stake_weight"],
+        stake_rao=sum(children.voting_stake_parts(state, netuid, row.hotkey)), stake_weight=score["stake_weight"],
         incentive=score["incentive"], trust=score["trust"], consensus=score["consensus"], dividends=score["dividends"],
         validator_trust=score["validator_trust"], emission_rao=score["emission_rao"],
         registered_height=row.registered_at, weights_height=0 if row.weights_at is None else row.weights_at,

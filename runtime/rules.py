@@ -9,6 +9,7 @@ from .modules import (
     accounts,
     authorities,
     bonds,
+    children,
     creation,
     evidence,
     fees,
@@ -31,7 +32,7 @@ from .modules import (
 )
 
 MODULES: Final = (
-    accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, weights, emission, serving, authorities,
-    heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies, identities, ownership,
+    accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, children, weights, emission, serving,
+    authorities, heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies, identities, ownership,
 )
 LOADED: Final = True

@@ -23,9 +23,7 @@ from ledger.codec import decode, encode
 
 from .. import hooks, params
 from ..curves import step_average
-from ..params import ROOT_NETUID
 from ..registry import Context, event, refuse
-from ..splits import ROOT_WEIGHT_BITS
 from ..tables import MAX_VALUE_BYTES, ReadState, Table, key_field, u16_field, u32_field
 from . import accounts, subnets
 
@@ -136,13 +134,6 @@ def positions(state: ReadState, coldkey: bytes) -> Iterator[tuple[int, bytes, in
     for (_, netuid, hotkey), _ in POSITIONS.items(state, coldkey):
         active, pending = position(state, netuid, hotkey, coldkey)
         yield netuid, hotkey, active, pending
-
-
-def voting_stake_parts(state: ReadState, netuid: int, hotkey: bytes) -> tuple[int, int]:
-    """1.3: a hotkey's stake in a subnet as (own, weighted root) consensus stake, whole rao; their sum votes."""
-    own = pool(state, netuid, hotkey).consensus_rao
-    root = pool(state, ROOT_NETUID, hotkey).consensus_rao
-    return own, (root * params.get(state, "root_weight")) >> ROOT_WEIGHT_BITS
 
 
 def _worth(row: Pool, shares: int) -> int:

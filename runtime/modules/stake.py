@@ -70,10 +70,28 @@ def take_of(state: ReadState, hotkey: bytes) -> Take:
 
 def take_at_payout(state: ReadState, hotkey: bytes, previous_epoch_block: int | None) -> int:
     """3.3: the take (u16 share) that a payout uses: a raise only if the subnet's previous epoch ran after it."""
-    row = take_of(state, hotkey)
+    return in_force(take_of(state, hotkey), previous_epoch_block)
+
+
+def in_force(row: Take, previous_epoch_block: int | None) -> int:
+    """3.3: the take in a subnet whose previous epoch ran in that block."""
     if row.next_take is None or row.announced_at is None or previous_epoch_block is None:
         return row.take
     return row.next_take if previous_epoch_block >= row.announced_at else row.take
+
+
+def raised(row: Take, take: int, height: int) -> Take:
+    """A take with a raise announced now; a raise that some subnet has not reached yet is not made the base."""
+    announced = row.take if row.next_take is None else row.next_take
+    everywhere = row.announced_at is None or height - row.announced_at >= MAX_TEMPO_BLOCKS
+    return Take(announced if everywhere else row.take, take, height, height)
+
+
+def lowered(row: Take, take: int, height: int) -> Take:
+    """A take lowered at once, an announced raise with it."""
+    if take <= row.take:
+        return Take(take, changed_at=height)
+    return Take(row.take, take, row.announced_at, height)
 
 
 def least_position_rao(state: ReadState, hotkey: bytes, coldkey: bytes) -> int:
@@ -216,9 +234,7 @@ def increase_take(context: Context, hotkey: bytes, take: int) -> None:
         refuse("DelegateTakeTooLow", take=announced)
     if _changed_recently(context, hotkey):
         refuse("DelegateTxRateLimitExceeded")
-    in_force = row.announced_at is None or context.height - row.announced_at >= MAX_TEMPO_BLOCKS
-    base = announced if in_force else row.take  # a raise that some subnet has not reached yet is not made the base
-    TAKES.put(context.state, hotkey, value=Take(base, take, context.height, context.height))
+    TAKES.put(context.state, hotkey, value=raised(row, take, context.height))
     context.events.append(TAKE_INCREASED(hotkey, announced, take, context.height))
 
 
@@ -232,11 +248,7 @@ def decrease_take(context: Context, hotkey: bytes, take: int) -> None:
         refuse("DelegateTakeTooLow")
     if take >= announced:
         refuse("DelegateTakeTooHigh", take=announced)
-    if take <= row.take:
-        lowered = Take(take, changed_at=context.height)
-    else:
-        lowered = Take(row.take, take, row.announced_at, context.height)
-    TAKES.put(context.state, hotkey, value=lowered)
+    TAKES.put(context.state, hotkey, value=lowered(row, take, context.height))
     context.events.append(TAKE_DECREASED(hotkey, announced, take))
 
 

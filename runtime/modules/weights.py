@@ -35,7 +35,7 @@ from ..weightcheck import (
     row_fault,
     value_fault,
 )
-from . import neurons, pools, subnets
+from . import children, neurons, subnets
 
 Commit = list[Any]  # [epoch, block, hash]
 
@@ -188,7 +188,7 @@ def _row_problem(
     record = subnets.subnet(state, netuid)
     rules = RowRules(
         uid, record.n, neurons.has_permit(state, netuid, uid),
-        stake=sum(pools.voting_stake_parts(state, netuid, context.signer)),
+        stake=sum(children.voting_stake_parts(state, netuid, context.signer)),
         stake_threshold=params.get(state, "stake_threshold"),
         version_required=params.get(state, "weights_version_key", netuid),
         min_allowed=params.get(state, "min_allowed_weights", netuid),

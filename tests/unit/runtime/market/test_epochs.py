@@ -42,8 +42,8 @@ def test_inputs_come_from_state(market):
     seen = stage.inputs
     assert (seen.block, seen.emission_rao, seen.bonds_from) == (20, 12345, 11)
     own = [pools.pool(market.state, 1, hotkey).consensus_rao for hotkey in stage.hotkeys]
-    assert stage.own_rao == own and own[0] > 600 * market.Q
-    assert seen.stake == [a + b for a, b in zip(stage.own_rao, stage.root_rao)]
+    assert [sum(part.own_rao for part in parts) for parts in stage.backing] == own and own[0] > 600 * market.Q
+    assert seen.stake == [sum(part.own_rao + part.root_rao for part in parts) for parts in stage.backing]
     assert list(seen.permit) == [True, True, False, False, False]
     assert list(seen.registered_at) == [0, 0, 0, 0, 20]  # the vacant uid is newer than any weight
     assert list(seen.weights_at) == [2, 0, 0, 0, 0] and list(seen.active_at) == [10, 0, 0, 0, 0]

@@ -3,7 +3,7 @@
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger.codec import Bytes, Int, Optional, Text
+from ledger.codec import Bytes, Int, ListOf, Optional, Record, Text
 from ledger.errors import DecodeError, Rejected
 from runtime.registry import CALLS
 
@@ -19,6 +19,10 @@ def values_of(shape, keys):
     if isinstance(shape, Int):
         edges = st.sampled_from([shape.low, shape.high, min(shape.high, 1), min(shape.high, 2)])
         return st.one_of(st.integers(0, 7), edges, st.integers(shape.low, shape.high))
+    if isinstance(shape, ListOf):
+        return st.lists(values_of(shape.item, keys), min_size=shape.low, max_size=min(shape.high, 3))
+    if isinstance(shape, Record):
+        return st.tuples(*(values_of(field, keys) for field in shape.fields.values())).map(list)
     assert isinstance(shape, Bytes)
     if shape.low == shape.high == 32:
         return st.one_of(st.sampled_from(keys), st.just(bytes(32)), st.binary(min_size=32, max_size=32))
@@ -53,9 +57,10 @@ def test_calls_refuse_by_name(make_market, data):
 
 def test_every_call_of_the_market_is_known():
     assert sorted(entry.name for entry in MARKET.values()) == [
-        "neurons.register", "neurons.root_register", "neurons.unregister", "stake.add", "stake.decrease_take",
-        "stake.increase_take", "stake.move", "stake.remove", "stake.withdraw_unbonded", "subnets.register_network",
-        "subnets.start_call", "weights.commit", "weights.reveal", "weights.set", "weights.set_root",
+        "children.set", "children.set_take", "hotkeys.associate", "neurons.register", "neurons.root_register",
+        "neurons.unregister", "stake.add", "stake.decrease_take", "stake.increase_take", "stake.move", "stake.remove",
+        "stake.withdraw_unbonded", "subnets.register_network", "subnets.set_owner_hotkey", "subnets.start_call",
+        "subnets.transfer_ownership", "weights.commit", "weights.reveal", "weights.set", "weights.set_root",
     ]
 
 
@@ -69,7 +74,9 @@ def test_unknown_subnets_are_refused_by_every_call_that_names_one(market):
         ("stake.move", cold, (hot, hot, 1, 77, None)), ("stake.move", cold, (hot, hot, 77, 1, None)),
         ("weights.set", hot, (77, two, two, 0)),
         ("weights.commit", hot, (77, bytes(32))), ("weights.reveal", hot, (77, none, none, bytes(32), 0)),
-        ("subnets.start_call", cold, (77,)),
+        ("subnets.start_call", cold, (77,)), ("subnets.set_owner_hotkey", cold, (77, hot)),
+        ("subnets.transfer_ownership", cold, (77, cold, hot)), ("children.set", cold, (hot, 77, [])),
+        ("children.set_take", cold, (hot, 77, 5)),
     ):
         assert market.refused(name, signer, *args) == "SubnetNotExists", name
     assert market.precheck("weights.reveal", hot, 77, none, none, bytes(32), 0) == "SubnetNotExists"

@@ -5,7 +5,7 @@ import pytest
 from ledger.codec import pack_u16
 from ledger.commitments import weights_commitment
 from ledger.errors import Rejected
-from runtime.modules import neurons, pools, stake, subnets, weights
+from runtime.modules import children, neurons, stake, subnets, weights
 from runtime.modules.weights import WEIGHTS, read_row
 
 SALT = b"\x05" * 32
@@ -303,7 +303,7 @@ def test_root_votes(market):
 
 
 def test_voting_stake_has_an_own_and_a_weighted_root_part(market):
-    own, root = pools.voting_stake_parts(market.state, 1, validator(market))
+    own, root = children.voting_stake_parts(market.state, 1, validator(market))
     assert own == 600 * market.Q and root == 60 * market.Q * ((18 << 64) // 100) >> 64
     stake.genesis_stake(market.context, market.key("miner 0 hot"), 0, market.key("miner 0"), 100)
-    assert pools.voting_stake_parts(market.state, 1, market.key("miner 0 hot")) == (0, 17)
+    assert children.voting_stake_parts(market.state, 1, market.key("miner 0 hot")) == (0, 17)
