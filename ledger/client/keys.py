@@ -17,6 +17,7 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,18 +275,21 @@ def _box(password: str, salt: bytes, ops: int, memory: int) -> SecretBox:
 
 def _load(path: Path) -> tuple[KeyFileInfo, dict[str, Any]]:
     try:
-        with open(path, "rb") as file:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe in its place must not block
+        with os.fdopen(handle, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            data = file.read(MAX_KEY_FILE_BYTES + 1)
+            data = file.read(MAX_KEY_FILE_BYTES + 1) if stat.S_ISREG(mode) else b""
     except FileNotFoundError:
         raise NotFound(f"there is no key file {path}", hint="see `quorix key list`") from None
     except OSError as error:
         raise KeyFileError(f"{path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise KeyFileError(f"{path} is malformed: not a file")
     if mode & 0o077:
         raise KeyFileError(f"{path} may be read by other users", hint=f"chmod 600 {path}")
     try:
         record = json.loads(data) if len(data) <= MAX_KEY_FILE_BYTES else None
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
         raise KeyFileError(f"{path} is malformed: not a key file")
