@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from ledger.client.records import to_json
+from ledger.client.json_form import to_json
 from ledger.errors import Aborted, UsageError
 
 if TYPE_CHECKING:

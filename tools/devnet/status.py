@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from genesis.cast import FREE_RAO, Member
 from ledger.client.keys import encode_address
-from ledger.client.records import NewHead, SubnetRecord
 from tools.cli.output import Output, format_amount
 
 from .layout import Ports
@@ -19,6 +18,8 @@ from .plan import DevnetPlan
 
 if TYPE_CHECKING:
     from rich.live import Live
+
+    from ledger.client.records import NewHead, SubnetRecord
 
 TRAINING_LINE_S = 5.0
 KEYS_WARNING = "these keys are public: never use them elsewhere"

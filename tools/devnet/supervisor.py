@@ -18,10 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from genesis.cast import cast
-from ledger.client.remote import RemoteChain
 from ledger.errors import Error, Locked, Timeout, Unreachable, UsageError
 from tools.cli.output import Output
 
@@ -30,6 +29,9 @@ from .layout import Layout, Ports, claim_ports
 from .plan import DevnetPlan, write_atomic
 from .processes import Child, Processes, command
 from .status import Status, Tally, banner
+
+if TYPE_CHECKING:
+    from ledger.client.remote import RemoteChain
 
 NODES_START_S: Final = 30.0
 NICENESS: Final = 5
@@ -244,6 +246,8 @@ class Supervisor:
 
     async def _follow(self, status: Status) -> None:
         """Show each final block; notice when all neurons answer, and when the machine's clock jumped."""
+        from ledger.client.remote import RemoteChain  # only here: the nodes are started without waiting for its import
+
         async with RemoteChain(self.ports.url(self.ports.rpc(0))) as api:
             height = await self._first_answer(api)
             if not self.fresh:
