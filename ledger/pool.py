@@ -57,6 +57,7 @@ class Pool:
     def __init__(self, chain: Chain, limits: PoolLimits | None = None) -> None:
         self.limits = limits or PoolLimits()
         self._chain = chain
+        self.changes = 0  # entries that came or left since the start
         self.on_rewind()
 
     # --- entering -----------------------------------------------------------------------------------------------
@@ -196,6 +197,7 @@ class Pool:
 
     def on_rewind(self) -> None:
         """After a rewind: forget everything (birth blocks may have changed)."""
+        self.changes += 1
         self._entries: dict[bytes, Candidate] = {}  # by id; those judged longest ago come first
         self._queues: dict[bytes, AccountQueue] = {}  # by signer
         self._verified: dict[bytes, Extrinsic] = {}
@@ -317,6 +319,7 @@ class Pool:
 
     def _add(self, entry: Candidate) -> None:
         extrinsic = entry.extrinsic
+        self.changes += 1
         self._entries[extrinsic.id] = entry
         queue = self._queues.setdefault(extrinsic.signer, AccountQueue(entry.standing))
         queue.entries[extrinsic.nonce], queue.standing = entry, entry.standing
@@ -338,6 +341,7 @@ class Pool:
     def _remove(self, entry: Candidate) -> None:
         """Take an entry out; its account must be ranked or settled afterwards."""
         extrinsic = entry.extrinsic
+        self.changes += 1
         del self._entries[extrinsic.id]
         del self._verified[entry.raw]
         del self._queues[extrinsic.signer].entries[extrinsic.nonce]

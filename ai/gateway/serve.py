@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ledger.client.ending import on_the_end
 from ledger.crypto import KeyPair
 from ledger.errors import Error, UsageError
 
@@ -66,7 +66,7 @@ async def _main(service: Service, report: Report) -> None:
     from .gateway import LOCAL_NAMES, Gateway, GatewayConfig
 
     stop = asyncio.Event()
-    _listen_for_the_end(stop, service.follow_stdin)
+    on_the_end(stop.set, follow_stdin=service.follow_stdin)
     listener = bind(service.host, service.port)
     texts = {domain: load(domain, service.cache).train for domain in DOMAINS}
     hosts = LOCAL_NAMES | service.names | {f"[{service.host}]" if ":" in service.host else service.host}
@@ -128,26 +128,3 @@ async def _serve(gateway: Any, listener: socket.socket, stop: asyncio.Event, rep
     stopping.cancel()
     server.should_exit = True
     await serving
-
-
-def _listen_for_the_end(stop: asyncio.Event, follow_stdin: bool) -> None:
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    if follow_stdin:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the supervisor, which tells us
-        _watch_stdin(loop, stop)
-    else:
-        loop.add_signal_handler(signal.SIGINT, stop.set)
-
-
-def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """Set `stop` when standard input reaches its end."""
-    descriptor = sys.stdin.fileno()
-
-    def readable() -> None:
-        if not os.read(descriptor, 4096):
-            loop.remove_reader(descriptor)
-            stop.set()
-
-    os.set_blocking(descriptor, False)
-    loop.add_reader(descriptor, readable)

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +20,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from ledger.client.api import ChainApi
+from ledger.client.ending import on_the_end
 from ledger.client.records import to_json
 from ledger.errors import DecodeError, Error, NotFound, Pruned, RateLimited, Timeout, Unreachable, UsageError
 
@@ -46,89 +44,96 @@ HERE: Final = Path(__file__).parent
 
 def build_app(api: ChainApi, *, gateway: str | None = None, hosts: frozenset[str] | None = None) -> Starlette:
     """The ASGI application. `hosts`: names that may be asked for (against DNS rebinding); None allows all."""
-    renderer = Renderer(gateway is not None)
-    live = Live(api, lambda: renderer.live(api))
+    site = _Site(api, gateway, hosts)
+    routes: list[BaseRoute] = []
+    for entry in PAGES:
+        stem = entry.path.rstrip("/") or "/index"
+        routes += [
+            Route(f"{stem}.json", site.endpoint(entry, "json")), Route(f"{stem}.csv", site.endpoint(entry, "csv")),
+            Route(entry.path, site.endpoint(entry, "html")),
+        ]
+    routes += [
+        Route("/search", site.search), Route("/ask", site.ask), Route("/live", site.events), Route("/healthz", _health),
+        Mount("/static", StaticFiles(directory=HERE / "static")),
+    ]
+    return Starlette(routes=routes, exception_handlers={404: site.missing, 500: site.broken})
 
-    async def page(request: Request, entry: Page, form: str) -> Response:
+
+class _Site:
+    """The pages and what they need."""
+
+    def __init__(self, api: ChainApi, gateway: str | None, hosts: frozenset[str] | None) -> None:
+        self._api, self._gateway, self._hosts = api, gateway, hosts
+        self._renderer = Renderer(gateway is not None)
+        self._live = Live(api, lambda: self._renderer.live(api))
+
+    def endpoint(self, entry: Page, form: str) -> Callable[[Request], Awaitable[Response]]:
+        """A page as html, json or csv."""
+
+        async def serve_page(request: Request) -> Response:
+            return await self._guarded(request, form, lambda: self._page(request, entry, form))
+
+        return serve_page
+
+    async def _page(self, request: Request, entry: Page, form: str) -> Response:
         arguments = {name: str(value) for name, value in request.path_params.items()}
-        values = await entry.load(api, arguments, dict(request.query_params))
+        values = await entry.load(self._api, arguments, dict(request.query_params))
         if form == "json":
             return JSONResponse(to_json(values.data), headers=HEADERS)
         if form == "csv":
             if values.table is None:
                 raise NotFound("this page has no table")
-            return PlainTextResponse(renderer.csv(values.table), media_type="text/csv", headers=HEADERS)
-        text = renderer.page(entry, values, request.url.path, arguments)
+            return PlainTextResponse(self._renderer.csv(values.table), media_type="text/csv", headers=HEADERS)
+        text = self._renderer.page(entry, values, request.url.path, arguments)
         return Response(text, media_type="text/html", headers=HEADERS)
 
-    def endpoint(entry: Page, form: str) -> Callable[[Request], Awaitable[Response]]:
-        async def serve_page(request: Request) -> Response:
-            return await _guard(request, renderer, hosts, form, lambda: page(request, entry, form))
-
-        return serve_page
-
-    async def search(request: Request) -> Response:
+    async def search(self, request: Request) -> Response:
         async def go() -> Response:
-            return RedirectResponse(await find(api, request.query_params.get("q", "")), 303, HEADERS)
+            return RedirectResponse(await find(self._api, request.query_params.get("q", "")), 303, HEADERS)
 
-        return await _guard(request, renderer, hosts, "html", go)
+        return await self._guarded(request, "html", go)
 
-    async def ask(request: Request) -> Response:
+    async def ask(self, request: Request) -> Response:
         async def go() -> Response:
             text = request.query_params.get("q", "")[:MAX_QUESTION_CHARS]
-            answer = await _ask(gateway, text) if text and gateway else {}
-            return Response(renderer.ask(text, answer), media_type="text/html", headers=HEADERS)
+            answer = await _ask(self._gateway, text) if text and self._gateway else {}
+            return Response(self._renderer.ask(text, answer), media_type="text/html", headers=HEADERS)
 
-        return await _guard(request, renderer, hosts, "html", go)
+        return await self._guarded(request, "html", go)
 
-    async def events(request: Request) -> Response:
+    async def events(self, request: Request) -> Response:
         async def go() -> Response:
             headers = {**HEADERS, "x-accel-buffering": "no"}
-            return StreamingResponse(live.stream(), media_type="text/event-stream", headers=headers)
+            return StreamingResponse(self._live.stream(), media_type="text/event-stream", headers=headers)
 
-        return await _guard(request, renderer, hosts, "json", go)
+        return await self._guarded(request, "json", go)
 
-    async def health(_: Request) -> Response:
-        return JSONResponse({"ok": True}, headers=HEADERS)
-
-    async def missing(request: Request, _: Exception) -> Response:
+    async def missing(self, request: Request, _: Exception) -> Response:
         error = NotFound(f"there is no page {request.url.path[:100]}")
-        return Response(renderer.error(404, error), 404, HEADERS, "text/html")
+        return Response(self._renderer.error(404, error), 404, HEADERS, "text/html")
 
-    async def broken(_: Request, failure: Exception) -> Response:  # the server logs the failure itself
+    async def broken(self, _: Request, failure: Exception) -> Response:  # the server logs the failure itself
         error = Error(f"this page could not be made ({type(failure).__name__})", hint="the explorer's log says why")
-        return Response(renderer.error(500, error), 500, HEADERS, "text/html")
+        return Response(self._renderer.error(500, error), 500, HEADERS, "text/html")
 
-    routes: list[BaseRoute] = []
-    for entry in PAGES:
-        stem = entry.path.rstrip("/") or "/index"
-        routes += [
-            Route(f"{stem}.json", endpoint(entry, "json")), Route(f"{stem}.csv", endpoint(entry, "csv")),
-            Route(entry.path, endpoint(entry, "html")),
-        ]
-    routes += [
-        Route("/search", search), Route("/ask", ask), Route("/live", events), Route("/healthz", health),
-        Mount("/static", StaticFiles(directory=HERE / "static")),
-    ]
-    return Starlette(routes=routes, exception_handlers={404: missing, 500: broken})
+    async def _guarded(self, request: Request, form: str, work: Callable[[], Awaitable[Response]]) -> Response:
+        """Run a page; a failure becomes a page (or JSON) that says what happened and what to do."""
+        host = request.headers.get("host", "")
+        name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+        if self._hosts is not None and name not in self._hosts:
+            return PlainTextResponse("this explorer does not serve that host", 403, HEADERS)
+        try:
+            return await work()
+        except Error as error:
+            status = _status(error)
+            if form != "html":
+                body = {"error": {"name": error.name, "cause": error.cause, "hint": error.hint}}
+                return JSONResponse(body, status, HEADERS)
+            return Response(self._renderer.error(status, error), status, HEADERS, "text/html")
 
 
-async def _guard(
-    request: Request, renderer: Renderer, hosts: frozenset[str] | None, form: str, work: Callable[[], Awaitable[Response]]
-) -> Response:
-    """Run a page; a failure becomes a page (or JSON) that says what happened and what to do."""
-    host = request.headers.get("host", "")
-    name = host if host.endswith("]") else host.rsplit(":", 1)[0]
-    if hosts is not None and name not in hosts:
-        return PlainTextResponse("this explorer does not serve that host", 403, HEADERS)
-    try:
-        return await work()
-    except Error as error:
-        status = _status(error)
-        if form != "html":
-            body = {"error": {"name": error.name, "cause": error.cause, "hint": error.hint}}
-            return JSONResponse(body, status, HEADERS)
-        return Response(renderer.error(status, error), status, HEADERS, "text/html")
+async def _health(_: Request) -> Response:
+    return JSONResponse({"ok": True}, headers=HEADERS)
 
 
 def _status(error: Error) -> int:
@@ -176,13 +181,8 @@ async def _serve(rpc: str, host: str, port: int, gateway: str | None, follow_std
 
     from ledger.client.remote import RemoteChain
 
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    if follow_stdin:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the supervisor, which tells us
-        _watch_stdin(loop, stop)
-    else:
-        loop.add_signal_handler(signal.SIGINT, stop.set)
+    stop = asyncio.Event()
+    on_the_end(stop.set, follow_stdin=follow_stdin)
     async with RemoteChain(rpc) as api:
         names = frozenset({"127.0.0.1", "localhost", "[::1]", host})
         config = uvicorn.Config(
@@ -197,15 +197,3 @@ async def _serve(rpc: str, host: str, port: int, gateway: str | None, follow_std
         server.should_exit = True
         await serving
         stopping.cancel()
-
-
-def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    descriptor = sys.stdin.fileno()
-
-    def readable() -> None:
-        if not os.read(descriptor, 4096):
-            loop.remove_reader(descriptor)
-            stop.set()
-
-    os.set_blocking(descriptor, False)
-    loop.add_reader(descriptor, readable)

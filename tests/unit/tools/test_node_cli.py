@@ -1,17 +1,19 @@
 """`quorix node`: what its commands make and print, and that help is cheap."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
 
+import pytest
 from click.testing import CliRunner
 
 from genesis.cast import devnet_spec
 from genesis.spec import format_spec
 from ledger.client.keys import read_key_file, write_key_file
 from ledger.crypto import KeyPair
-from ledger.errors import Error
+from ledger.errors import Error, NotFound
 from tools.cli.main import cli
 
 
@@ -65,3 +67,17 @@ def test_help_imports_neither_libp2p_nor_numpy_nor_a_server():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.rstrip().endswith("[]") and "--new-sign-db" in done.stdout
+
+
+@pytest.mark.parametrize(("there", "words"), [(False, "does not exist"), (True, "holds no node")])
+def test_a_home_without_a_node_is_named_before_anything_else(tmp_path, there, words):
+    home = tmp_path / "home"
+    if there:
+        home.mkdir()
+    with socket.socket() as taken:  # not even the port is looked at
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        failed = invoke("node", "run", "--home", home, "--rpc-port", taken.getsockname()[1])
+    assert isinstance(failed.exception, NotFound) and words in failed.exception.cause
+    assert f"quorix node init --home {home}" in failed.exception.hint
+    assert not there or not any(home.iterdir())

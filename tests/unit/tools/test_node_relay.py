@@ -1,6 +1,7 @@
 """Transactions between nodes: what travels on and what does not, and what a pool keeps over a restart."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,7 +9,9 @@ from ledger.blocks import Extrinsic
 from ledger.errors import NotReady
 from runtime.dispatch import call_number
 from tests.harness import Market, run
+from tools.node.node import Node
 from tools.node.relay import MAX_BATCH_ITEMS, MAX_OWN, decode_batch, encode_batch
+from tools.node.service import Service
 
 
 def transfer(market, nonce=0, *, sender=("validator", "0"), amount_rao=10**9, tip=0):
@@ -94,3 +97,27 @@ def test_a_pool_survives_a_restart_and_damage_to_its_file():
             assert len(again.relay._own) <= MAX_OWN
 
     run(scenario())
+
+
+async def test_what_waits_is_written_now_and_then_for_a_node_that_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.node.service.POOL_KEPT_S", 0.01)
+    dumps, troubles = [], []
+    pool = SimpleNamespace(changes=0, dump=lambda: dumps.append(pool.changes) or b"dump %d" % pool.changes)
+    parts = SimpleNamespace(journal=lambda level, event, **fields: troubles.append((level, event)))
+    each = SimpleNamespace(
+        node=Node.__new__(Node), config=SimpleNamespace(pool_path=tmp_path / "home" / "pool.cbor")
+    )
+    each.node.pool, each.node.parts = pool, parts
+    enough = asyncio.Event()
+    keeping = asyncio.ensure_future(Service._keep_pools(SimpleNamespace(running=[each]), enough))
+    await asyncio.sleep(0.05)
+    assert dumps == [] and not each.config.pool_path.exists()
+    pool.changes = 3
+    await asyncio.sleep(0.1)
+    assert dumps == [3] and each.config.pool_path.read_bytes() == b"dump 3"
+    each.config.pool_path = tmp_path / "home" / "pool.cbor" / "impossible"
+    pool.changes = 4
+    await asyncio.sleep(0.1)
+    assert dumps == [3, 4] and troubles == [("warning", "pool not kept")]
+    enough.set()
+    await asyncio.wait_for(keeping, 1)
