@@ -244,6 +244,15 @@ def pay_hotkey(
     accounts.recycle(context, lost_rao, "pot", "dividend without stake")
 
 
+@hooks.hotkey_swapped
+def move_root_due(context: Context, netuid: int, old: bytes, new: bytes) -> None:
+    """Root dividends that wait go where the root stake goes."""
+    waiting = ROOT_DUE.get(context.state, old)
+    if netuid == ROOT_NETUID and waiting:
+        ROOT_DUE.delete(context.state, old)
+        ROOT_DUE.put(context.state, new, value=(ROOT_DUE.get(context.state, new) or 0) + waiting)
+
+
 # --- root's epoch ------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ declared here. Nothing is looked up by name at run time, and the order of every 
     begin_block   once a block, in the order of the constants below
     end_epoch     after a subnet's payout, in ascending order number
     neuron_removed  whenever a uid loses its hotkey (pruned or unregistered)
+    hotkey_swapped  whenever all that stands under a hotkey in a subnet moves to another
     param_changed / param_rule  after a parameter is set / to refuse a combination of parameters
     holding       a table whose rows hold money: conservation and I1 are computed from these declarations
     deposit       a table whose rows explain part of an account's reserved balance
@@ -33,6 +34,7 @@ ORDER_CLEANUP: Final = 90  # rows whose time is over
 BlockHook = Callable[[Context], None]
 EpochHook = Callable[[Context, int, int], None]
 NeuronHook = Callable[[Context, int, int, bytes], None]
+SwapHook = Callable[[Context, int, bytes, bytes], None]
 ParamHook = Callable[[Context, int], None]
 ParamRule = Callable[[ReadState, int], str]
 Audit = Callable[[ReadState], Iterable[str]]
@@ -43,6 +45,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _BEGIN_BLOCK: list[tuple[int, str, BlockHook]] = []
 _END_EPOCH: list[tuple[int, str, EpochHook]] = []
 _NEURON_REMOVED: list[NeuronHook] = []
+_HOTKEY_SWAPPED: list[SwapHook] = []
 _PARAM_CHANGED: dict[str, list[ParamHook]] = {}
 _PARAM_RULES: list[ParamRule] = []
 
@@ -80,6 +83,13 @@ def neuron_removed(function: NeuronHook) -> NeuronHook:
     return function
 
 
+def hotkey_swapped(function: SwapHook) -> SwapHook:
+    """Run `f(context, netuid, old_hotkey, new_hotkey)`: move the module's rows; the new hotkey has none there."""
+    _HOTKEY_SWAPPED.append(function)
+    _HOTKEY_SWAPPED.sort(key=_qualified)
+    return function
+
+
 def param_changed(name: str) -> Callable[[ParamHook], ParamHook]:
     """Run `f(context, netuid)` after parameter `name` of a subnet was set (also in genesis)."""
 
@@ -113,6 +123,12 @@ def run_neuron_removed(context: Context, netuid: int, uid: int, hotkey: bytes) -
     """Called by whoever frees a uid."""
     for function in _NEURON_REMOVED:
         function(context, netuid, uid, hotkey)
+
+
+def run_hotkey_swapped(context: Context, netuid: int, old_hotkey: bytes, new_hotkey: bytes) -> None:
+    """Called once for each subnet in which a hotkey is swapped."""
+    for function in _HOTKEY_SWAPPED:
+        function(context, netuid, old_hotkey, new_hotkey)
 
 
 def run_param_changed(context: Context, name: str, netuid: int) -> None:

@@ -28,11 +28,12 @@ from .modules import (
     sessions,
     stake,
     subnets,
+    swaps,
     weights,
 )
 
 MODULES: Final = (
     accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, children, weights, emission, serving,
-    authorities, heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies, identities, ownership,
+    authorities, heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies, identities, ownership, swaps,
 )
 LOADED: Final = True

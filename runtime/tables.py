@@ -177,6 +177,13 @@ class Table(Generic[V]):
         if state.get(key) is not None:
             state.put(key, None)
 
+    def move(self, state: WriteState, old: tuple[int | bytes, ...], new: tuple[int | bytes, ...]) -> None:
+        """Move one entry, if there is one, to another key."""
+        value = self.get(state, *old)
+        if value is not None:
+            self.delete(state, *old)
+            self.put(state, *new, value=value)
+
     def items(self, state: ReadState, *parts: int | bytes) -> Iterator[tuple[tuple[Any, ...], V]]:
         """(key fields, value) of all entries whose first key fields equal `parts`, ascending."""
         for key, data in state.items(self.key(*parts)):

@@ -238,6 +238,23 @@ def _put(table: Table[Shares], context: Context, netuid: int, hotkey: bytes, row
         table.delete(context.state, netuid, hotkey)
 
 
+@hooks.hotkey_swapped
+def move_relations(context: Context, netuid: int, old: bytes, new: bytes) -> None:
+    """Children and parents follow, on both sides."""
+    state = context.state
+    for _, child in children_of(state, netuid, old):
+        _rename(PARENTS, context, netuid, child, old, new)
+    for _, parent in parents_of(state, netuid, old):
+        _rename(CHILDREN, context, netuid, parent, old, new)
+    for table in (CHILDREN, PARENTS, PENDING, CHANGED_AT, TAKES):
+        table.move(state, (netuid, old), (netuid, new))
+
+
+def _rename(table: Table[Shares], context: Context, netuid: int, hotkey: bytes, old: bytes, new: bytes) -> None:
+    rows = [[share, new if other == old else other] for share, other in table.get(context.state, netuid, hotkey) or []]
+    _put(table, context, netuid, hotkey, sorted(rows, key=lambda pair: pair[1]))
+
+
 # --- audit -------------------------------------------------------------------------------------------------------
 
 

@@ -176,6 +176,11 @@ def drop_bonds(context: Context, netuid: int, uid: int) -> None:
     context.events.append(BONDS_RESET(netuid, uid))
 
 
+@hooks.hotkey_swapped
+def move_commitment(context: Context, netuid: int, old: bytes, new: bytes) -> None:
+    COMMITMENTS.move(context.state, (netuid, old), (netuid, new))
+
+
 @hooks.neuron_removed
 def forget_commitment(context: Context, netuid: int, uid: int, hotkey: bytes) -> None:
     """What a neuron published goes with it."""

@@ -144,6 +144,21 @@ def remove(context: Context, netuid: int, uid: int) -> bytes:
     return row.hotkey
 
 
+@hooks.hotkey_swapped
+def rename(context: Context, netuid: int, old: bytes, new: bytes) -> None:
+    """The uid and the age of a neuron stay; an owner's declared hotkey follows."""
+    uid = uid_of(context.state, netuid, old)
+    if uid is not None:
+        row = NEURONS.get(context.state, netuid, uid)
+        assert row is not None
+        UIDS.delete(context.state, netuid, old)
+        UIDS.put(context.state, netuid, new, value=uid)
+        NEURONS.put(context.state, netuid, uid, value=replace(row, hotkey=new))
+    record = subnets.subnet(context.state, netuid)
+    if record.owner_hotkey == old:
+        subnets.SUBNETS.put(context.state, netuid, value=replace(record, owner_hotkey=new))
+
+
 def _put_scores(context: Context, netuid: int, uid: int, **flags: int) -> None:
     """Zero a uid's scores but for the given flags; a uid beyond the end appends."""
     old = scores(context.state, netuid)

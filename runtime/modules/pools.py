@@ -276,6 +276,18 @@ def _put_share(context: Context, netuid: int, hotkey: bytes, coldkey: bytes, sha
         POSITIONS.delete(state, coldkey, netuid, hotkey)
 
 
+@hooks.hotkey_swapped
+def move_pool(context: Context, netuid: int, old: bytes, new: bytes) -> None:
+    """A pool with all its holders, and its age, gets another hotkey."""
+    state = context.state
+    POOLS.move(state, (netuid, old), (netuid, new))
+    for (_, _, coldkey), _ in list(SHARES.items(state, netuid, old)):
+        SHARES.move(state, (netuid, old, coldkey), (netuid, new, coldkey))
+        POSITIONS.move(state, (coldkey, netuid, old), (coldkey, netuid, new))
+    for (_, _, epoch), _ in list(RATIOS.items(state, netuid, old)):
+        RATIOS.move(state, (netuid, old, epoch), (netuid, new, epoch))
+
+
 # --- after a payout ----------------------------------------------------------------------------------------------
 
 

@@ -197,6 +197,17 @@ def forget_record(context: Context, netuid: int, uid: int, hotkey: bytes) -> Non
     SERVED_AT.delete(context.state, netuid, hotkey)
 
 
+@hooks.hotkey_swapped
+def move_records(context: Context, netuid: int, old: bytes, new: bytes) -> None:
+    """The record stays until the new hotkey serves its own; receipts are those of the neuron."""
+    state = context.state
+    SERVING.move(state, (netuid, old), (netuid, new))
+    SERVED_AT.move(state, (netuid, old), (netuid, new))
+    running = subnets.tempo(state, netuid).epoch_index
+    for epoch in range(max(0, running - params.RECEIPT_EPOCHS), running + 1):
+        RECEIPTS.move(state, (netuid, epoch, old), (netuid, epoch, new))
+
+
 @hooks.invariant("serving")
 def audit(state: ReadState) -> Iterator[str]:
     """Every record belongs to a registered hotkey."""

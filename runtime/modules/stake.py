@@ -252,6 +252,14 @@ def decrease_take(context: Context, hotkey: bytes, take: int) -> None:
     context.events.append(TAKE_DECREASED(hotkey, announced, take))
 
 
+@hooks.hotkey_swapped
+def copy_take(context: Context, netuid: int, old: bytes, new: bytes) -> None:
+    """The new hotkey has the old one's take, so that a swap is no way around its limits."""
+    row = TAKES.get(context.state, old)
+    if row is not None:
+        TAKES.put(context.state, new, value=row)
+
+
 def genesis_stake(context: Context, hotkey: bytes, netuid: int, coldkey: bytes, amount_rao: int) -> None:
     """Stake in genesis: active, and voting at once. The money is minted here, not taken from an account."""
     assert hotkeys.owner_of(context.state, hotkey) is not None, "register the hotkey before staking on it"

@@ -121,6 +121,12 @@ def forget_rows(context: Context, netuid: int, uid: int, hotkey: bytes) -> None:
     COMMITS.delete(context.state, netuid, hotkey)
 
 
+@hooks.hotkey_swapped
+def move_commits(context: Context, netuid: int, old: bytes, new: bytes) -> None:
+    """Open commits stay the neuron's: what is not revealed forfeits."""
+    COMMITS.move(context.state, (netuid, old), (netuid, new))
+
+
 def commits_of(state: ReadState, netuid: int, hotkey: bytes) -> list[Commit]:
     """Open commits of a hotkey, ascending by epoch."""
     return COMMITS.get(state, netuid, hotkey) or []
