@@ -13,17 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from . import indexes, layout
 from .blocks import Body, Event, Extrinsic, Header, Outcome, events_root
 from .errors import DecodeError, Error
 from .history import archive_from, version_rows
 from .layout import ReverseDiff, at
-from .reading import ChainReader, Picture
+from .reading import Picture
 from .state_tree import StateTree
 from .store import Snapshot
 from .votes import PRECOMMIT, Certificate, authorities_hash
+
+if TYPE_CHECKING:
+    from .chain import Chain
 
 MAX_PROBLEMS: Final = 20
 ROW_KINDS: Final = frozenset((
@@ -57,7 +60,7 @@ class Section:
             self.problem(text)
 
 
-def deep_check(chain: ChainReader, now: Picture, domain_at: Callable[[int], bytes], progress: Progress) -> list[Section]:
+def deep_check(chain: Chain, now: Picture, domain_at: Callable[[int], bytes], progress: Progress) -> list[Section]:
     """All sections, in order. Reads every row; nothing is changed."""
     return [
         _state(now, progress), *_blocks(chain, now, domain_at, progress), _past_states(chain, now, progress),
@@ -84,7 +87,7 @@ def _state(now: Picture, progress: Progress) -> Section:
 
 
 def _blocks(
-    chain: ChainReader, now: Picture, domain_at: Callable[[int], bytes], progress: Progress
+    chain: Chain, now: Picture, domain_at: Callable[[int], bytes], progress: Progress
 ) -> tuple[Section, Section]:
     blocks, index = Section("blocks", unit="blocks"), Section("indexes", unit="rows")
     params, head = chain.params, now.head
@@ -103,7 +106,9 @@ def _blocks(
             blocks.expect(header.parent_hash == params.genesis_hash, "the first block does not follow the genesis")
         elif header.height >= first:
             blocks.problem(f"the block below {header.height} is missing")
-        expected = header.height + 1, header.hash, header.next_authorities_hash
+        recovery = chain.recoveries.get(header.height)
+        named = header.next_authorities_hash if recovery is None else authorities_hash(recovery.keys)
+        expected = header.height + 1, header.hash, named
         place = now.rows.get(layout.BY_HASH + header.hash)
         blocks.expect(place == header.height.to_bytes(8, "big"), f"block {header.height} is not found by its hash")
         if header.height >= first:
@@ -180,7 +185,7 @@ def indexed(height: int, body: Body, events: Sequence[Event], outcomes: Sequence
 # --- the past ----------------------------------------------------------------------------------------------------
 
 
-def _past_states(chain: ChainReader, now: Picture, progress: Progress) -> Section:
+def _past_states(chain: Chain, now: Picture, progress: Progress) -> Section:
     section = Section("past states", unit="states")
     tree, archive, versions = now.tree, archive_from(now.rows), 0
     for height in range(now.head.height, chain.params.genesis_height, -1):

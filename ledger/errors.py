@@ -182,7 +182,7 @@ class Corruption(Fault):
 
     name = "Corruption"
     exit_code = 23
-    default_hint = "keep the sign database, move the chain database away and sync again from peers"
+    default_hint = "stop the node, then `quorix db repair --home HOME`; leave the sign database where it is"
 
 
 class DiskFailure(Fault):

@@ -204,15 +204,17 @@ def export_command(
 
 @group.command("import")
 @click.argument("file", type=_FILE)
-@click.option("--checkpoint", metavar="HEIGHT:0xHASH", default=None, help="For a snapshot: a block you trust.")
+@click.option("--checkpoint", metavar="HEIGHT:HASH", default=None, help="For a snapshot: a block you trust.")
 @_common
 @click.pass_context
 def import_command(ctx: click.Context, file: Path, checkpoint: str | None, folder: Path | None, spec: Path | None) -> None:
     """Take in a FILE made by `db export`, verifying all of it: blocks go on from the head, a snapshot starts an empty node."""
+    from tools.node.checkpoint import parse_checkpoint
     from tools.ops.db_transfer import import_file
 
     out, home = Output(ctx.obj), _home(ctx.obj, folder)
-    trusted = None if checkpoint is None else _checkpoint(checkpoint)
+    named = parse_checkpoint(checkpoint or "")
+    trusted = None if named is None else (named.height, named.hash)
     with _progress(out) as progress:
         found = import_file(home, spec, file, trusted, progress)
     if found["kind"] == "snapshot":
@@ -282,16 +284,6 @@ def _home(settings: Settings, folder: Path | None) -> Path:
     nodes = [path for layout in all_devnets(base) for path in sorted((layout.root / "nodes").glob("*"))]
     hint = "; ".join(f"--home {path}" for path in nodes[:4])
     raise UsageError("name a stopped node's home with --home", hint=hint or "it is the folder given to `quorix node init`")
-
-
-def _checkpoint(text: str) -> tuple[int, bytes]:
-    height, _, block_hash = text.partition(":")
-    if height.isascii() and height.isdecimal() and len(height) < 20 and block_hash.startswith("0x") and len(block_hash) == 66:
-        try:
-            return int(height), bytes.fromhex(block_hash[2:])
-        except ValueError:
-            pass
-    raise UsageError(f"--checkpoint {text[:100]!r}", hint="HEIGHT:0xHASH, as `quorix query block HEIGHT` shows them")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from genesis.spec import ChainSpec, load_spec
 from ledger.chain import Chain
 from ledger.client.keys import read_key_file, write_key_file
 from ledger.crypto import KeyPair
-from ledger.errors import NotFound, UsageError
+from ledger.errors import Corruption, NotFound, UsageError
 from ledger.history import RETAINED_BLOCKS
 from ledger.recovery import members_of, recovered_domains
 from ledger.signer import NOTE_ROW, Domains, Signer, domain_at
@@ -34,6 +34,8 @@ from .checkpoint import check_start, parse_checkpoint
 from .config import NodeConfig
 from .folders import make_database
 from .recoveries import recoveries_of, unkept
+
+_DAMAGED_GUARD: Final = "move sign/ away, keep it, and start with --new-sign-db once no other copy of this key runs"
 
 MAX_POOL_BYTES: Final = 32 << 20
 
@@ -96,6 +98,17 @@ def make_home(
 
 def open_databases(config: NodeConfig, specification: Specification) -> Databases:
     """Open a node's databases; on a devnet, make them if the home has none. Raises the fault that is in the way."""
+    try:
+        return _open_databases(config, specification)
+    except Corruption as error:
+        if error.hint != Corruption.default_hint:
+            raise
+        in_sign = str(config.sign_path) in error.cause
+        hint = _DAMAGED_GUARD if in_sign else f"quorix db repair --home {config.home}"
+        raise Corruption(error.cause, hint=hint) from error
+
+
+def _open_databases(config: NodeConfig, specification: Specification) -> Databases:
     params = specification.params(config.seal)
     fresh = not config.chain_path.exists() and not config.sign_path.exists()
     if fresh and params.devnet:

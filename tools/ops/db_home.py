@@ -19,11 +19,13 @@ from ledger.chain import Chain
 from ledger.client.keys import read_key_file
 from ledger.errors import Corruption, DiskFailure, Locked, NotFound, UsageError
 from ledger.history import RETAINED_BLOCKS, archive_from
+from ledger.recovery import Recoveries, members_of, recovered_domains
 from ledger.signer import Domains, Signer, domain_at
 from ledger.spec import ChainSpecParams
 from ledger.store import LevelStore
 from runtime.executor import Runtime
 from tools.node.home import Specification
+from tools.node.recoveries import recoveries_of
 
 T = TypeVar("T")
 SPARE_BYTES: Final = 64 << 20  # left free beside what a command writes
@@ -113,8 +115,10 @@ def read_guard(home: Path, params: ChainSpecParams) -> Guard | None:
         store.close()
 
 
-def domains_of(guard: Guard | None, params: ChainSpecParams) -> Domains:
-    return ((params.initial_height, params.genesis_hash),) if guard is None else guard.domains
+def domains_of(guard: Guard | None, params: ChainSpecParams, recoveries: Recoveries) -> Domains:
+    """The signing domains of a home: its sign database's, or the genesis', with those of recovery files."""
+    own = ((params.initial_height, params.genesis_hash),) if guard is None else guard.domains
+    return recovered_domains(own, recoveries)
 
 
 @contextmanager
@@ -126,20 +130,22 @@ def stopped_node(home: Path, spec: Path | None = None) -> Iterator[StoppedNode]:
     try:
         guard = read_guard(home, params)
         with faults_explained(home):
-            yield StoppedNode(home, specification, params, guard, store, open_chain(store, params, guard))
+            yield StoppedNode(home, specification, params, guard, store, open_chain(home, store, params, guard))
     finally:
         store.close()
 
 
-def open_chain(store: LevelStore, params: ChainSpecParams, guard: Guard | None) -> Chain:
-    """The chain in an open database, with past states kept as they are."""
-    domains = domains_of(guard, params)
+def open_chain(home: Path, store: LevelStore, params: ChainSpecParams, guard: Guard | None) -> Chain:
+    """The chain in an open database, with past states kept as they are and the home's recovery files."""
+    recoveries = recoveries_of(home, params.genesis_hash, None)
+    domains = domains_of(guard, params, recoveries)
 
     def domain(height: int) -> bytes:
         return domain_at(domains, height)
 
     retain = None if archive_from(store) is not None else RETAINED_BLOCKS
-    return Chain.open(store, params, Runtime(params.genesis_hash, domain), retain_blocks=retain, domain_at=domain)
+    machine = Runtime(params.genesis_hash, domain, members_of(recoveries))
+    return Chain.open(store, params, machine, retain_blocks=retain, domain_at=domain, recoveries=recoveries)
 
 
 def need_space(folder: Path, needed_bytes: int) -> None:

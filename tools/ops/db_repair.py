@@ -25,6 +25,7 @@ from ledger.deep_check import Section, deep_check, first_block
 from ledger.errors import Corruption, DiskFailure, Error, Locked, NewerSchema, NotFound, Rejected, WrongGenesis
 from ledger.history import RETAINED_BLOCKS, archive_from
 from ledger.layout import Head, at
+from ledger.recovery import members_of
 from ledger.signer import domain_at
 from ledger.spec import ChainSpecParams
 from ledger.store import LevelStore, Store, check_stamp
@@ -32,6 +33,7 @@ from ledger.votes import Certificate
 from runtime.executor import Runtime
 from tools.node.folders import draft_of, make_database, put_aside, size_of
 from tools.node.home import Specification
+from tools.node.recoveries import recoveries_of
 
 from .db_home import Guard, domains_of, need_space, open_chain, open_store, read_guard, spec_path
 
@@ -89,7 +91,7 @@ def _in_place(job: _Home) -> str:
 
 
 def _wrong(store: LevelStore, job: _Home) -> list[Section]:
-    chain = open_chain(store, job.params, job.guard)
+    chain = open_chain(job.home, store, job.params, job.guard)
     return [each for each in deep_check(chain, chain.picture(), chain.domain_at, job.progress) if each.found]
 
 
@@ -152,15 +154,16 @@ def _top(store: Store) -> int:
 
 def _rebuild(job: _Home, salvaged: Store, store: LevelStore, top: int) -> Head:
     """Replay every whole block from the genesis on, until one is missing or not valid."""
-    params, domains = job.params, domains_of(job.guard, job.params)
+    params, recoveries = job.params, recoveries_of(job.home, job.params.genesis_hash, None)
+    domains = domains_of(job.guard, params, recoveries)
 
     def domain(height: int) -> bytes:
         return domain_at(domains, height)
 
     retain = None if archive_from(salvaged) is not None else RETAINED_BLOCKS
-    machine = Runtime(params.genesis_hash, domain)
-    chain = Chain.create(store, params, machine, job.specification.genesis.state, retain_blocks=retain)
-    chain.domain_at = domain
+    machine = Runtime(params.genesis_hash, domain, members_of(recoveries))
+    Chain.create(store, params, machine, job.specification.genesis.state, retain_blocks=retain)
+    chain = Chain.open(store, params, machine, retain_blocks=retain, domain_at=domain, recoveries=recoveries)
     for block, certificate in _blocks(salvaged, params.initial_height):
         try:
             chain.apply(chain.import_block(block, certificate))
@@ -197,7 +200,7 @@ def _report(
 ) -> dict[str, Any]:
     store = open_store(job.home)
     try:
-        now = open_chain(store, job.params, job.guard).head
+        now = open_chain(job.home, store, job.params, job.guard).head
     finally:
         store.close()
     lost = [] if head is None or top is None or top <= head.height else [head.height + 1, top]

@@ -7,7 +7,7 @@ import pytest
 from genesis.cast import cast, devnet_spec
 from genesis.spec import format_spec
 from ledger.client.keys import write_key_file
-from ledger.errors import Locked, NotFound, UsageError, WrongGenesis
+from ledger.errors import Corruption, Locked, NotFound, UsageError, WrongGenesis
 from ledger.store import LevelStore
 from tools.node.config import load_config
 from tools.node.home import Specification, make_home, open_databases, read_pool, write_file
@@ -126,3 +126,16 @@ def test_files_are_replaced_whole_and_of_a_huge_pool_the_beginning_is_read(tmp_p
     assert read_pool(path) == b"tw"
     with pytest.raises(OSError):
         read_pool(path.parent)
+
+
+def test_damage_comes_with_the_command_that_repairs_it(tmp_path):
+    spec, home = specification(tmp_path), tmp_path / "n"
+    make_home(home, spec, session_key=session_key())
+    (home / "chain" / "CURRENT").unlink()
+    with pytest.raises(Corruption, match="lost its CURRENT") as caught:
+        opened(home, spec)
+    assert caught.value.exit_code == 23 and caught.value.hint == f"quorix db repair --home {home}"
+    (home / "sign" / "CURRENT").unlink()
+    with pytest.raises(Corruption) as caught:
+        opened(home, spec)
+    assert "--new-sign-db" in caught.value.hint and "repair" not in caught.value.hint
