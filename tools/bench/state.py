@@ -31,7 +31,6 @@ KEY_BYTES = 34
 VALUE_BYTES = 40
 BATCHES = (100, 1_000, 5_000, 10_000)
 BLOCK_KEYS = 5_000
-WARM_BLOCKS = 12
 PROOFS = 2_000
 UPDATE_LIMITS_US = {100_000: 9.0, 1_000_000: 15.0}
 PROOF_LIMIT_BYTES = 1200
@@ -42,13 +41,14 @@ OPEN_LIMIT_S = 0.2
 @benchmark("state", about="state tree: updates, proofs, opening, memory; all in memory and as a node has it", seconds=10)
 @click.option("--keys", type=click.IntRange(10_000, 5_000_000), default=100_000, show_default=True, help="State size.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs; the fastest counts.")
-def state(run: Run, keys: int, repeats: int) -> None:
+@click.option("--warm", type=click.IntRange(0), default=12, show_default=True, help="Blocks before those that are timed.")
+def state(run: Run, keys: int, repeats: int, warm: int) -> None:
     """Time the tree at one size of state (CPU microseconds a key)."""
     chance = random.Random(SEED)
     names = [chance.randbytes(KEY_BYTES) for _ in range(keys)]
     with tempfile.TemporaryDirectory(prefix="quorix-bench-") as folder:
         root = build(run, Path(folder) / "db", names, chance)
-        measure_node(run, Path(folder) / "db", root, names, chance, repeats)
+        measure_node(run, Path(folder) / "db", root, names, chance, repeats, warm)
         measure_memory(run, Path(folder) / "db", names, chance, repeats)
     run.figure("rss_peak_mib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 
@@ -68,20 +68,20 @@ def build(run: Run, folder: Path, names: Sequence[bytes], chance: random.Random)
 
 
 def measure_node(
-    run: Run, folder: Path, root: bytes, names: Sequence[bytes], chance: random.Random, repeats: int
+    run: Run, folder: Path, root: bytes, names: Sequence[bytes], chance: random.Random, repeats: int, warm: int
 ) -> None:
     """The tree of a node: opening, the first block, and blocks once what it keeps is warm; then with half the pages."""
     store, before_mib = LevelStore.open(folder), rss_mib()
     opened: list[StateTree] = []
     open_s = timed(lambda: opened.append(StateTree.open(StoredPages(store.snapshot()), root)), repeats, time.thread_time)
     run.at_most("opening", open_s, OPEN_LIMIT_S, "s")
-    tree, times = blocks(run, "node", store, opened[-1], names, chance, repeats, RESIDENT_PAGES)
+    tree, times = blocks(run, "node", store, opened[-1], names, chance, warm + repeats, RESIDENT_PAGES)
     run.figure("node_first_block_us_per_key", round(times[0], 2))
     judge_update(run, "node", len(names), min(times[-repeats:]))
     run.figure("node_memory_mib", rss_mib() - before_mib)
     run.figure("node_pages_in_memory", tree.resident_pages)
     half = max(1, tree.resident_pages // 2)
-    tree, times = blocks(run, "half", store, tree, names, chance, repeats, half)
+    tree, times = blocks(run, "half", store, tree, names, chance, warm + repeats, half)
     run.figure("half_update_us_per_key_5000", round(min(times[-repeats:]), 2))
     run.figure("half_pages_in_memory", tree.resident_pages)
     some = chance.sample(names, PROOFS)
@@ -92,11 +92,11 @@ def measure_node(
 
 def blocks(
     run: Run, setting: str, store: LevelStore, tree: StateTree, names: Sequence[bytes], chance: random.Random,
-    repeats: int, limit: int,
+    count: int, limit: int,
 ) -> tuple[StateTree, list[float]]:
     """Write blocks of updates and bind each version to the store; microseconds a key of each block."""
     times = []
-    for _ in run.track(range(WARM_BLOCKS + repeats), f"blocks, {setting}"):
+    for _ in run.track(range(count), f"blocks, {setting}"):
         batch = {name: chance.randbytes(VALUE_BYTES) for name in chance.sample(names, BLOCK_KEYS)}
         start = time.thread_time()
         tree, rows = tree.updated(batch)
