@@ -194,6 +194,24 @@ MUTANTS: Final = (
     _signer("one domain for ever", "revert", ("    found = domains[0][1]\n    for from_height, domain in domains:\n", (
         "    found = domains[0][1]\n    for from_height, domain in domains[:1]:\n"
     ))),
+    # --- rules of the authorities --------------------------------------------------------------------------------------
+    _in("runtime.modules.heartbeats", "no limit f on skipped", "heartbeats", (
+        "return skipped < votes.max_faulty(len(keys))", "return True",
+    )),
+    _in("runtime.modules.heartbeats", "a heartbeat for everybody", "heartbeats", (
+        "    if row.heartbeat == [number, row.skips]:\n        return False\n", "",
+    )),
+    _in("runtime.modules.evidence", "evidence for ever", "evidence after a set change", (
+        "if not max(chain.initial_height, context.height - window) <= found.height <= context.height:", "if False:",
+    )),
+    _votes("evidence under any domain", "evidence after a set change", (
+        "verify(self.key, tag, domain, vote_body(self.height, self.round, block), signature)\n            for block", (
+            "signature != b''\n            for block"
+        ),
+    )),
+    _signer("a recovery keeps the old domain", "recovery file", (
+        "(*(entry for entry in domains if entry[0] <= height), (height + 1, domain))", "domains",
+    )),
     # --- engine and inbox ---------------------------------------------------------------------------------------------
     _in("ledger.engine", "send before persist", "crash at every boundary", (
         "return [*self._persist(), *self._send(),", "return [*self._send(), *self._persist(),",

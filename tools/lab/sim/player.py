@@ -17,6 +17,7 @@ from ledger.chain import Chain
 from ledger.engine import Engine
 from ledger.errors import NotFound, Pruned, Rejected
 from ledger.messages import Bundle, FinalBlock, encode_bundle
+from ledger.recovery import Recoveries, recovered_domains
 from ledger.signer import Domains, Signer, domain_at
 
 from .clock import EPOCH_MS
@@ -37,6 +38,7 @@ class Player:
         self.alive = False
         self.generation = 0
         self.options: dict[str, Any] = {}  # of the engine
+        self.recoveries: Recoveries = {}  # files given to it
         self.domains: Domains = ((stage.params.initial_height, stage.params.genesis_hash),)
         self.chain_store, self.sign_store = FaultStore(Random(index)), FaultStore(Random(index))
         Chain.create(self.chain_store, stage.params, stage.machine, stage.genesis_state)
@@ -50,8 +52,13 @@ class Player:
         params = self.stage.params
         self.alive, self.generation = True, self.generation + 1
         self.signer = None if self.key is None else Signer.open(self.sign_store, params.genesis_hash, self.key.public)
-        self.domains = self.signer.domains if self.signer else self.domains
-        self.chain = Chain.open(self.chain_store, params, self.stage.machine, domain_at=self.domain)
+        before = self.signer.domains if self.signer else self.domains
+        self.domains = recovered_domains(before, self.recoveries)
+        self.chain = Chain.open(
+            self.chain_store, params, self.stage.machine, domain_at=self.domain, recoveries=self.recoveries
+        )
+        if self.signer is not None and self.signer.domains != self.domains:
+            self.signer.rewind(self.domains)
         self._lane: deque[fx.Effect] = deque()
         self._lane_busy = False
         self._timers: dict[str, int] = {}

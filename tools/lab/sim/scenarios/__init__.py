@@ -16,7 +16,7 @@ from typing import Final
 from ..keys import keyed_hashes
 from ..stage import recorded
 
-THEMES: Final = ("locks", "rounds", "bodies", "heights", "crashes", "clocks", "certificates", "devnets")
+THEMES: Final = ("locks", "rounds", "bodies", "heights", "crashes", "clocks", "certificates", "membership", "devnets")
 
 
 @dataclass(frozen=True)
