@@ -312,6 +312,13 @@ class Chain(ChainReader):
         verify_batch: VerifyBatch | None = None,
     ) -> CommitBatch:
         """check, verify the certificate, prepare_commit: all but `apply` of a block from a peer or a file."""
+        with collector_paused():  # until what the execution made is gone, not only until it is done
+            return self._import(block, certificate, known, verify_batch)
+
+    def _import(
+        self, block: Block, certificate: Certificate, known: Mapping[bytes, Extrinsic] | None,
+        verify_batch: VerifyBatch | None,
+    ) -> CommitBatch:
         executed = self.check(block, known=known, verify_batch=verify_batch)
         if certificate.kind != PRECOMMIT or certificate.height != block.height or certificate.block_hash != block.hash:
             raise Rejected("WrongCertificate", "it is not for this block")
