@@ -75,6 +75,7 @@ class Plan:
             users=rng.choice((0, 2, 4)), candidates=int(has_candidate), set_changes=set_changes,
             session_blocks=rng.choice((3, 5)) if set_changes else rng.choice((5, 100)),
             rewinds=tuple(rng.randint(1_000, TROUBLE_MS) for _ in range(rng.choice((0,) * 8 + (1, 2)))),
+            late_followers_ms=rng.choice((0, 0, TROUBLE_MS - 500)),
         )
 
     @property
@@ -105,7 +106,8 @@ _DEFAULTS["actors"] = {}
 _WEATHER: Final[dict[str, Any]] = {"drop": 0.0, "duplicate": 0.0, "latency_ms": 5, "partitions": ()}
 FAULTS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(_WEATHER, ()), "actors": ("actors",), "crash": ("crash",), "blackouts": ("blackouts",),
-    "skew": ("skew_ms",), "clock_steps": ("clock_steps",), "slow_disk": ("slow_disk_ms",), "followers": ("followers",),
+    "skew": ("skew_ms",), "clock_steps": ("clock_steps",), "slow_disk": ("slow_disk_ms",),
+    "followers": ("followers", "late_followers_ms"),
     "users": ("users",), "set_changes": ("set_changes", "candidates", "session_blocks"), "rewinds": ("rewinds",),
     "real_signatures": ("real_signatures",),
 }
