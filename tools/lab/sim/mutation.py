@@ -1,6 +1,6 @@
 """The harness of the mutants: change a function in memory, in a process of its own, and see whether a scenario notices.
 
-    python -m tools.lab.sim.mutation [--deep SEEDS] [NAME ...]     one JSON object a line and mutant, as they are done
+    python -m tools.lab.sim.mutation --deep SEEDS [NAME ...]     one JSON object a line and mutant, as they are done
 
 Everything is imported once; each mutant is a fork of that, two at a time. The source is edited as text, compiled, and the
 functions whose code differs get the new code in place, so whatever refers to them sees the mutant. Files are never touched.
@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -35,13 +35,14 @@ class Stale(Exception):
 
 @dataclass(frozen=True)
 class Fate:
-    """`killer` is the first scenario, or seed of a random world, that noticed; empty for a survivor. `tried` counts them."""
+    """`killer` is the first scenario, else the first world, that noticed; empty for a survivor. `tried`: scenarios played."""
 
     name: str
     killer: str
     failure: str
     tried: int
     random: str = ""  # with --deep: the first random world that notices too
+    twins: str = ""  # and the first one with twins
     error: str = ""  # the mutant could not be made
 
 
@@ -139,22 +140,25 @@ def judge(mutant: Mutant, deep_seeds: int) -> Fate:
         if failure:
             killer = each.name
             break
-    random = _random_killer(deep_seeds)
-    return Fate(mutant.name, killer or random, failure[:300], tried, random)
+    random, twins = _worlds_that_notice(deep_seeds) if deep_seeds else ("", "")
+    return Fate(mutant.name, killer or random or twins, failure[:300], tried, random, twins)
 
 
-def _random_killer(seeds: int) -> str:
-    """The first random world that notices."""
-    if not seeds:
-        return ""
+def _worlds_that_notice(seeds: int) -> tuple[str, str]:
+    """The first random world, and the first with twins, of so many of each."""
+    from .plan import Plan
+    from .twins import twins_plan
     from .world import World
 
-    for seed in range(seeds):
-        try:
-            World(seed).run()
-        except Exception as error:  # whatever goes wrong in a world is noticed
-            return f"seed {seed} ({type(error).__name__})"
-    return ""
+    def first(kind: str, plan_of: Callable[[int], Plan]) -> str:
+        for seed in range(seeds):
+            try:
+                World(seed, plan_of(seed)).run()
+            except Exception as error:  # whatever goes wrong in a world is noticed
+                return f"{kind} seed {seed} ({type(error).__name__})"
+        return ""
+
+    return first("random", Plan.random), first("twins", twins_plan)
 
 
 def _fork(mutant: Mutant, deep_seeds: int) -> tuple[int, int]:
@@ -193,6 +197,7 @@ def main(arguments: list[str]) -> None:
     deep_seeds, names = int(arguments[1]), arguments[2:]
     scenarios()  # imported once, before the forks
     if deep_seeds:
+        importlib.import_module("tools.lab.sim.twins")
         importlib.import_module("tools.lab.sim.world")
     waiting = [mutant for mutant in MUTANTS if not names or mutant.name in names]
     running: list[tuple[Mutant, int, int]] = []
