@@ -1,14 +1,15 @@
 """The chain: building, judging, committing, reading back, older states, rewinding, start-up checks."""
 
+import gc
 import random
 import threading
 from dataclasses import replace
 
 import pytest
 
-from ledger import indexes, layout
+from ledger import indexes, layout, views
 from ledger.blocks import EPOCH_EVENT, NO_CERTIFICATE, Block, Body, encode_inherents
-from ledger.chain import MAX_EXECUTED_KEPT, MAX_PENDING_COMMITS, Chain
+from ledger.chain import MAX_EXECUTED_KEPT, MAX_PENDING_COMMITS, Chain, collector_paused
 from ledger.client.proofs import verify_state
 from ledger.codec import encode
 from ledger.crypto import KeyPair, digest
@@ -718,3 +719,26 @@ def test_bodies_with_many_extrinsics_round_trip(new_ledger):
     assert len(ledger.chain.outcomes(1)) == 320
     assert ledger.chain.find_extrinsic(extrinsics[-1].id) == (1, 319)
     assert isinstance(ledger.chain.body(1), Body)
+
+
+def test_a_chain_begins_with_what_its_cache_can_hold_of_the_state(ledger, monkeypatch):
+    ledger.grow(extrinsics=[ledger.extrinsic(0, call=2, args=[b"long", bytes(views.MAX_CACHED_VALUE_BYTES + 1)])])
+    values = dict(ledger.chain.view().items(b""))
+    assert ledger.open()._cache.values == {key: value for key, value in values.items() if key != b"vlong"}
+    monkeypatch.setattr(views, "MAX_CACHED_VALUES", 3)
+    chain = ledger.open()
+    assert len(chain._cache.values) == 3 and chain._cache.values.items() <= values.items()
+    ledger.grow(2)
+    assert ledger.chain.view().get(b"vlong") == values[b"vlong"]
+
+
+def test_the_collector_goes_on_as_it_was_after_a_block():
+    with collector_paused():
+        assert not gc.isenabled()
+        with collector_paused():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(Rejected), collector_paused():
+        raise Rejected("Any")
+    assert gc.isenabled()
