@@ -174,6 +174,9 @@ class Service:
     def _make(self, index: int, config: NodeConfig, specification: Specification, listener: Any) -> _Running:
         assert self._threads is not None
         databases = open_databases(config, specification)
+        states_from = databases.chain.first_readable_height()
+        if config.history == "archive" and states_from > databases.chain.params.genesis_height:
+            self.journals[index]("warning", "archive begins late", states_from=states_from)  # the rest was never kept here
         disk = self._threads.disk(str(index))
         node = Node(
             Parts(

@@ -8,6 +8,7 @@ from genesis.cast import cast, devnet_spec
 from genesis.spec import format_spec
 from ledger.client.keys import write_key_file
 from ledger.errors import Corruption, Locked, NotFound, UsageError, WrongGenesis
+from ledger.history import archive_from
 from ledger.store import LevelStore
 from tools.node.config import load_config
 from tools.node.home import Specification, make_home, open_databases, read_pool, write_file
@@ -139,3 +140,13 @@ def test_damage_comes_with_the_command_that_repairs_it(tmp_path):
     with pytest.raises(Corruption) as caught:
         opened(home, spec)
     assert "--new-sign-db" in caught.value.hint and "repair" not in caught.value.hint
+
+
+def test_the_way_of_keeping_states_can_be_changed(tmp_path):
+    spec, home = specification(tmp_path), tmp_path / "n"
+    make_home(home, spec, history="archive")
+    for history, archive in (("archive", True), ("full", False), ("archive", True)):
+        found = opened(home, spec, history=history)
+        assert (archive_from(found.chain_store) is not None) == archive
+        assert found.chain.first_readable_height() == 0
+        found.close()
