@@ -4,7 +4,7 @@
     m/head                 [height, hash, timestamp_ms, state_root, next_authorities_hash]
     m/work                 the indexes are being made again: until it is gone, nothing opens the chain
     s + key                state value at the head
-    p + page key           page of the state tree at the head
+    p + page key           page of the state tree at the head, or index row of a large one (see `tree_pages`)
     h b c r + height       header, body, certificate of the block, result (events and outcomes)
     d + height             reverse diff: what the block's changes replaced, in state and history; pruned
     m/archive              the first height whose state the versions give; only in an archive

@@ -35,6 +35,7 @@ from .snapshot_chunks import MAX_CHUNK_BYTES, Chunk, cut
 from .spec import ChainSpecParams
 from .state_tree import StateTree
 from .store import Store, stamp
+from .tree_pages import StoredPages
 from .views import LayeredRows, StateView
 from .votes import MAX_AUTHORITIES, authorities_hash
 
@@ -257,6 +258,7 @@ def read_snapshot(
         rows: dict[bytes, bytes | None] = {layout.STATE + key: value for key, value in chunk.entries}
         rows.update((layout.PAGE + key, page) for key, page in pages.items())
         store.write(rows, sync=False)
+        tree = tree.over(StoredPages(store.snapshot()))
         progress("verifying chunks", index, reader.manifest.chunks)
     if tree.root != header.state_root:
         raise Rejected("MissingChunks", "the chunks are all valid, but they are not the whole state")
