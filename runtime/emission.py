@@ -117,7 +117,7 @@ def run_due_epochs(context: Context) -> None:
     """1.1: run the epochs that are due, root's last; beyond the block's limit they are deferred."""
     ran, limit = 0, params.get(context.state, "max_epochs_per_block")
     for netuid in subnets.netuids(context.state):
-        if not subnets.epoch_is_due(context.state, netuid, context.height):
+        if not subnets.epoch_is_due(context.state, netuid, context.height) or subnets.is_dissolving(context.state, netuid):
             continue
         if ran < limit:
             run_epoch(context, netuid)
@@ -242,6 +242,24 @@ def pay_hotkey(
     owner = neurons.coldkey_of(context.state, hotkey)
     lost_rao = pools.reward(context, netuid, hotkey, owner, dividend_rao - cut_rao, incentive_rao + cut_rao)
     accounts.recycle(context, lost_rao, "pot", "dividend without stake")
+
+
+@hooks.subnet_ending
+def end_emission(context: Context, netuid: int) -> None:
+    """A subnet that is dissolved pays nothing more: its pots are recycled, its share goes to the others pro rata."""
+    state = context.state
+    accounts.recycle(context, sum(pots(state, netuid).amounts_rao), "pot", "pots of a dissolved subnet")
+    POTS.delete(state, netuid)
+    stored = {other: share for (other,), share in SHARES.items(state)}
+    if stored.pop(netuid, None) is None:
+        return
+    SHARES.delete(state, netuid)
+    shares = largest_remainder(list(stored.values()), ONE) if any(stored.values()) else [0] * len(stored)
+    for other, share in zip(stored, shares, strict=True):
+        if share:
+            SHARES.put(state, other, value=share)
+        else:
+            SHARES.delete(state, other)
 
 
 @hooks.hotkey_swapped

@@ -7,6 +7,7 @@ declared here. Nothing is looked up by name at run time, and the order of every 
     end_epoch     after a subnet's payout, in ascending order number
     neuron_removed  whenever a uid loses its hotkey (pruned or unregistered)
     hotkey_swapped  whenever all that stands under a hotkey in a subnet moves to another
+    subnet_ending   when a subnet begins to be dissolved
     param_changed / param_rule  after a parameter is set / to refuse a combination of parameters
     holding       a table whose rows hold money: conservation and I1 are computed from these declarations
     deposit       a table whose rows explain part of an account's reserved balance
@@ -35,6 +36,7 @@ BlockHook = Callable[[Context], None]
 EpochHook = Callable[[Context, int, int], None]
 NeuronHook = Callable[[Context, int, int, bytes], None]
 SwapHook = Callable[[Context, int, bytes, bytes], None]
+SubnetHook = Callable[[Context, int], None]
 ParamHook = Callable[[Context, int], None]
 ParamRule = Callable[[ReadState, int], str]
 Audit = Callable[[ReadState], Iterable[str]]
@@ -46,6 +48,7 @@ _BEGIN_BLOCK: list[tuple[int, str, BlockHook]] = []
 _END_EPOCH: list[tuple[int, str, EpochHook]] = []
 _NEURON_REMOVED: list[NeuronHook] = []
 _HOTKEY_SWAPPED: list[SwapHook] = []
+_SUBNET_ENDING: list[SubnetHook] = []
 _PARAM_CHANGED: dict[str, list[ParamHook]] = {}
 _PARAM_RULES: list[ParamRule] = []
 
@@ -90,6 +93,13 @@ def hotkey_swapped(function: SwapHook) -> SwapHook:
     return function
 
 
+def subnet_ending(function: SubnetHook) -> SubnetHook:
+    """Run `f(context, netuid)` when a subnet begins to be dissolved, in the same block."""
+    _SUBNET_ENDING.append(function)
+    _SUBNET_ENDING.sort(key=_qualified)
+    return function
+
+
 def param_changed(name: str) -> Callable[[ParamHook], ParamHook]:
     """Run `f(context, netuid)` after parameter `name` of a subnet was set (also in genesis)."""
 
@@ -129,6 +139,11 @@ def run_hotkey_swapped(context: Context, netuid: int, old_hotkey: bytes, new_hot
     """Called once for each subnet in which a hotkey is swapped."""
     for function in _HOTKEY_SWAPPED:
         function(context, netuid, old_hotkey, new_hotkey)
+
+
+def run_subnet_ending(context: Context, netuid: int) -> None:
+    for function in _SUBNET_ENDING:
+        function(context, netuid)
 
 
 def run_param_changed(context: Context, name: str, netuid: int) -> None:

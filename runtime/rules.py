@@ -11,6 +11,7 @@ from .modules import (
     bonds,
     children,
     creation,
+    dissolution,
     evidence,
     fees,
     governance,
@@ -35,5 +36,6 @@ from .modules import (
 MODULES: Final = (
     accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, children, weights, emission, serving,
     authorities, heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies, identities, ownership, swaps,
+    dissolution,
 )
 LOADED: Final = True

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from ledger.codec import KEY, U16, U64, ListOf, Record
@@ -236,6 +237,14 @@ def _put(table: Table[Shares], context: Context, netuid: int, hotkey: bytes, row
         table.put(context.state, netuid, hotkey, value=rows)
     else:
         table.delete(context.state, netuid, hotkey)
+
+
+def end_relations(context: Context, netuid: int, limit: int) -> int:
+    """End relations of a subnet that is being dissolved; returns how many parents were found, at most `limit`."""
+    found = [parent for (_, parent), _ in islice(CHILDREN.items(context.state, netuid), limit)]
+    for parent in found:
+        _apply(context, netuid, parent, [])
+    return len(found)
 
 
 @hooks.hotkey_swapped

@@ -81,6 +81,7 @@ def start_call(context: Context, netuid: int) -> None:
     row = subnets.subnet(context.state, netuid)
     if row.owner_coldkey != context.signer:
         refuse("NotSubnetOwner")
+    subnets.require_lasting(context.state, netuid)
     if row.started_at is not None:
         refuse("FirstEmissionBlockNumberAlreadySet")
     if context.height - row.registered_at < params.get(context.state, "start_call_delay"):

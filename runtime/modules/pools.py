@@ -197,6 +197,17 @@ def withdraw(
     return from_pending + from_active
 
 
+def close_position(context: Context, netuid: int, hotkey: bytes, coldkey: bytes) -> int:
+    """Take all of a coldkey's stake out of a pool, also if it is worth nothing; returns the rao taken."""
+    share = _take_up(context, netuid, hotkey, coldkey)
+    row = pool(context.state, netuid, hotkey)
+    active = _worth(row, share.shares)
+    row = replace(row, value_rao=row.value_rao - active, shares=row.shares - share.shares)
+    _put_pool(context, netuid, hotkey, replace(row, pending_rao=row.pending_rao - share.pending_rao))
+    _put_share(context, netuid, hotkey, coldkey, Share())
+    return active + share.pending_rao
+
+
 def reward(context: Context, netuid: int, hotkey: bytes, coldkey: bytes, to_all_rao: int, to_coldkey_rao: int) -> int:
     """Pay out: raise the value for all shares, then add an immediate deposit of `coldkey` (the hotkey's owner).
 

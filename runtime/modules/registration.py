@@ -111,6 +111,8 @@ def bid_problem(state: ReadState, netuid: int, hotkey: bytes, coldkey: bytes) ->
         return "RegistrationNotPermittedOnRootSubnet"
     if subnets.SUBNETS.get(state, netuid) is None:
         return "SubnetNotExists"
+    if subnets.is_dissolving(state, netuid):
+        return "SubnetDissolving"
     if not params.is_on(state, "registration_allowed", netuid):
         return "SubNetRegistrationDisabled"
     if neurons.uid_of(state, netuid, hotkey) is not None:
@@ -200,6 +202,14 @@ def forfeit_bond(context: Context, netuid: int, uid: int, hotkey: bytes) -> None
     if bond is not None:
         BONDS.delete(context.state, netuid, uid)
         accounts.burn_reserved(context, bond.coldkey, bond.left_rao, "bond")
+
+
+def release_bond(context: Context, netuid: int, uid: int) -> None:
+    """Give back all that is left of a bond, before its neuron goes through no call of its own."""
+    bond = BONDS.get(context.state, netuid, uid)
+    if bond is not None:
+        BONDS.delete(context.state, netuid, uid)
+        _give_back(context, bond.coldkey, netuid, uid, bond.left_rao)
 
 
 def _give_back(context: Context, coldkey: bytes, netuid: int, uid: int, amount_rao: int) -> None:

@@ -124,7 +124,7 @@ def remove(context: Context, hotkey: bytes, netuid: int, amount_rao: int | None)
     subnets.subnet(context.state, netuid)
     amount = _withdraw(context, hotkey, netuid, amount_rao)
     context.events.append(STAKE_REMOVED(context.signer, hotkey, netuid, amount))
-    _unbond(context, amount, params.get(context.state, "unbond_blocks", netuid))
+    unbond(context, context.signer, amount, params.get(context.state, "unbond_blocks", netuid), limited=True)
 
 
 @call(
@@ -158,7 +158,7 @@ def withdraw_unbonded(context: Context) -> None:
         UNBONDING.put(context.state, context.signer, value=waiting)
     else:
         UNBONDING.delete(context.state, context.signer)
-    _pay_out(context, amount, "unbonding")
+    _pay_out(context, context.signer, amount, "unbonding")
 
 
 def _require_open(context: Context, netuid: int) -> None:
@@ -185,27 +185,33 @@ def _withdraw(context: Context, hotkey: bytes, netuid: int, amount_rao: int | No
     return pools.withdraw(context, netuid, hotkey, context.signer, amount_rao, least)
 
 
-def _unbond(context: Context, amount_rao: int, blocks: int) -> None:
-    """Put removed stake on the signer's list, or pay it at once if there is no waiting time."""
+def unbond(context: Context, coldkey: bytes, amount_rao: int, blocks: int, *, limited: bool = False) -> None:
+    """Put removed stake on a coldkey's list, or pay it at once if there is no waiting time, or no room on the list.
+
+    `limited`: refuse if there is no room.
+    """
     if blocks == 0:
-        _pay_out(context, amount_rao, "stake")
+        _pay_out(context, coldkey, amount_rao, "stake")
         return
-    rows = list(UNBONDING.get(context.state, context.signer) or [])
+    rows = list(UNBONDING.get(context.state, coldkey) or [])
     matures_at = context.height + blocks
     same = [i for i, row in enumerate(rows) if row[0] == matures_at]
     if same:
         rows[same[0]] = [matures_at, rows[same[0]][1] + amount_rao]
-    elif len(rows) >= MAX_UNBONDINGS:
+    elif len(rows) >= MAX_UNBONDINGS and limited:
         refuse("StakeUnavailable", limit=MAX_UNBONDINGS)
+    elif len(rows) >= MAX_UNBONDINGS:
+        _pay_out(context, coldkey, amount_rao, "stake")
+        return
     else:
         rows.append([matures_at, amount_rao])
-    UNBONDING.put(context.state, context.signer, value=rows)
-    context.events.append(UNBOND_STARTED(context.signer, amount_rao, matures_at))
+    UNBONDING.put(context.state, coldkey, value=rows)
+    context.events.append(UNBOND_STARTED(coldkey, amount_rao, matures_at))
 
 
-def _pay_out(context: Context, amount_rao: int, source: str) -> None:
-    accounts.credit(context, context.signer, amount_rao, source)
-    context.events.append(UNBOND_PAID(context.signer, amount_rao))
+def _pay_out(context: Context, coldkey: bytes, amount_rao: int, source: str) -> None:
+    accounts.credit(context, coldkey, amount_rao, source)
+    context.events.append(UNBOND_PAID(coldkey, amount_rao))
 
 
 # --- takes -------------------------------------------------------------------------------------------------------

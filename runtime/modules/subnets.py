@@ -68,6 +68,7 @@ class NextEpoch:
 SUBNETS = Table(22, "subnet", Subnet, u16_field("netuid"))
 TEMPOS = Table(23, "tempo", Tempo, u16_field("netuid"))
 PRICES = Table(24, "registration_price", Price, u16_field("netuid"))
+DISSOLVING = Table(34, "dissolving", int, u16_field("netuid"))  # -> height since when
 NETUID_COUNT = Table(25, "netuid_count", int)  # netuids ever given out, root included
 
 hooks.holding("lock", SUBNETS, lambda subnet: subnet.lock_rao)
@@ -75,6 +76,7 @@ hooks.holding("lock", SUBNETS, lambda subnet: subnet.lock_rao)
 NETWORK_ADDED = event(20, "NetworkAdded", "netuid", "owner_coldkey", "owner_hotkey")
 NETWORK_STARTED = event(21, "NetworkStarted", "netuid", "first_block")
 
+error(39, "SubnetDissolving", "the subnet is being dissolved")
 error(22, "SubnetNotExists", "there is no subnet with this netuid", "see `quorix subnet list`")
 
 
@@ -92,6 +94,17 @@ def subnet(state: ReadState, netuid: int) -> Subnet:
 def exists(state: ReadState, netuid: int) -> bool:
     """True if there is a subnet with this netuid."""
     return SUBNETS.get(state, netuid) is not None
+
+
+def is_dissolving(state: ReadState, netuid: int) -> bool:
+    """True while what is in a subnet is being returned."""
+    return DISSOLVING.get(state, netuid) is not None
+
+
+def require_lasting(state: ReadState, netuid: int) -> None:
+    """Refuse for a subnet that is being dissolved."""
+    if is_dissolving(state, netuid):
+        refuse("SubnetDissolving", netuid=netuid)
 
 
 def tempo(state: ReadState, netuid: int) -> Tempo:
@@ -169,6 +182,18 @@ def genesis_create(
         hotkeys.associate(context, owner_hotkey, owner_coldkey)
     create(context, netuid, name, owner_coldkey, owner_hotkey, started_at=context.height if started else None)
     set_price(context, netuid, price_rao)
+
+
+def stop(context: Context, netuid: int) -> None:
+    """Begin to dissolve a subnet: it is not started any more."""
+    SUBNETS.put(context.state, netuid, value=replace(subnet(context.state, netuid), started_at=None))
+    DISSOLVING.put(context.state, netuid, value=context.height)
+
+
+def forget(context: Context, netuid: int) -> None:
+    """Drop the records of a dissolved subnet; the caller gives the money of its lock a new place."""
+    for table in (SUBNETS, TEMPOS, PRICES, DISSOLVING):
+        table.delete(context.state, netuid)
 
 
 def defer_epoch(context: Context, netuid: int) -> None:

@@ -59,8 +59,9 @@ def test_every_call_of_the_market_is_known():
     assert sorted(entry.name for entry in MARKET.values()) == [
         "children.set", "children.set_take", "hotkeys.associate", "neurons.register", "neurons.root_register",
         "neurons.unregister", "stake.add", "stake.decrease_take", "stake.increase_take", "stake.move", "stake.remove",
-        "stake.withdraw_unbonded", "subnets.register_network", "subnets.set_owner_hotkey", "subnets.start_call",
-        "subnets.transfer_ownership", "weights.commit", "weights.reveal", "weights.set", "weights.set_root",
+        "stake.withdraw_unbonded", "subnets.dissolve", "subnets.register_network", "subnets.set_owner_hotkey",
+        "subnets.start_call", "subnets.transfer_ownership", "weights.commit", "weights.reveal", "weights.set",
+        "weights.set_root",
     ]
 
 
@@ -76,7 +77,7 @@ def test_unknown_subnets_are_refused_by_every_call_that_names_one(market):
         ("weights.commit", hot, (77, bytes(32))), ("weights.reveal", hot, (77, none, none, bytes(32), 0)),
         ("subnets.start_call", cold, (77,)), ("subnets.set_owner_hotkey", cold, (77, hot)),
         ("subnets.transfer_ownership", cold, (77, cold, hot)), ("children.set", cold, (hot, 77, [])),
-        ("children.set_take", cold, (hot, 77, 5)),
+        ("children.set_take", cold, (hot, 77, 5)), ("subnets.dissolve", cold, (77,)),
     ):
         assert market.refused(name, signer, *args) == "SubnetNotExists", name
     assert market.precheck("weights.reveal", hot, 77, none, none, bytes(32), 0) == "SubnetNotExists"
