@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ledger.errors import Corruption, DecodeError, Locked, NotFound, UsageError, WrongGenesis
-from tools.node.folders import draft_of, name_folder, put_aside, size_of
+from tools.node.folders import draft_of, name_folder, put_aside, size_of, sync_folder
 from tools.node.home import Specification
 
 from .db_home import need_space, open_store, spec_path, stopped_node
@@ -89,6 +89,7 @@ def restore(home: Path, spec: Path | None, folder: Path, progress: Progress) -> 
         for name in copied.keys() | files.keys():
             if copied.get(name) != files.get(name):
                 raise Corruption(f"{folder}/chain/{name} is not the file of the backup", hint="use another backup")
+        sync_folder(draft)  # now, so that nothing but two renames is left
         kept = put_aside(chain, "replaced") if chain.exists() else None
         name_folder(draft, chain)
     except BaseException:

@@ -428,6 +428,27 @@ def test_backup_and_restore(home, tmp_path):
     assert db_backup.restore(home, None, copy, quiet)["put_aside"] is None
 
 
+def test_a_kill_while_restoring(home, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    db_backup.backup(home, None, copy, quiet)
+    before = rows_of(home)
+
+    def killed(*arguments):
+        raise Killed
+
+    for step in ("_copy", "sync_folder", "put_aside"):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(db_backup, step, killed)
+            db_backup.restore(home, None, copy, quiet)
+        assert rows_of(home) == before and not (home / ".chain.new").exists()
+    with monkeypatch.context() as patch, pytest.raises(Killed):  # between the two renames: both chains are there
+        patch.setattr(db_backup, "name_folder", killed)
+        db_backup.restore(home, None, copy, quiet)
+    assert not (home / "chain").exists() and len(list(home.glob("chain.replaced-*"))) == 1
+    assert db_backup.restore(home, None, copy, quiet)["height"] == BLOCKS
+    assert rows_of(home) == before
+
+
 def test_a_damaged_backup_is_refused_and_changes_nothing(home, tmp_path, spec_text):
     copy = tmp_path / "copy"
     db_backup.backup(home, None, copy, quiet)
