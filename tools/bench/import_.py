@@ -10,8 +10,9 @@ too: strict decoding, the rules with their invariants, state root, indexes, reve
 
 A ratio is against the floor measured before and after the block, in CPU time. One core is judged by the CPU time of the one
 thread that does it all, which other programs hardly disturb; what LevelDB compacts beside it is in the ratio of all threads.
-The other two are judged by wall time, so beside other work they look slower than they are, never faster. The first blocks of each run (cold caches, keys seen for the first time) are stated but
-not counted. The stages are in CPU time of the thread that does them.
+The other two are judged by wall time, so beside other work they look slower than they are, never faster. The first blocks
+of each run (cold caches, keys seen for the first time) are stated but not counted. The stages are in CPU time of the thread
+that does them.
 """
 
 from __future__ import annotations
