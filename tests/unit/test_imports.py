@@ -34,7 +34,8 @@ NARROW = {
 }
 # Lower first: a module of the ledger imports only what stands before it.
 LEDGER_ORDER = (
-    ("errors",), ("codec",), ("crypto",), ("trees",), ("blocks", "commitments", "inherents"), ("votes",), ("machine", "spec"),
+    ("errors", "acceptance"), ("codec",), ("crypto",), ("trees",), ("blocks", "commitments", "inherents"), ("votes",),
+    ("machine", "spec"),
 )
 HEAVY = ("torch", "libp2p", "numpy", "plyvel", "trio")
 FORBIDDEN_NAMES = ("common", "utils", "util", "helpers", "core", "manager", "misc", "types")
