@@ -6,6 +6,7 @@ that fails is shrunk and printed as one line that repeats it; with `--trace` eve
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import click
@@ -48,12 +49,13 @@ def campaign(run: Run, name: str, plan_of: Any, *, seeds: int, first_seed: int, 
 
     tally, wanted = Tally(next_seed=first_seed), range(first_seed, first_seed + seeds)
     try:
-        for outcome in run.track(run_worlds(plan_of, wanted, max_n, workers), "worlds", total=seeds):
-            tally.add(outcome)
-            if outcome.violation:
-                run.note(outcome.violation)
-            if len(tally.failures) >= MAX_FAILURES:
-                break
+        with closing(run_worlds(plan_of, wanted, max_n, workers)) as outcomes:
+            for outcome in run.track(outcomes, "worlds", total=seeds):
+                tally.add(outcome)
+                if outcome.violation:
+                    run.note(outcome.violation)
+                if len(tally.failures) >= MAX_FAILURES:
+                    break
     except KeyboardInterrupt:
         run.note(f"ended early; go on with --first-seed {tally.next_seed}")
         run.figure("ended_early_before_seed", tally.next_seed)
@@ -112,5 +114,3 @@ def one_world(
     run.figure("blocks", len(world.decided))
     if trace:
         run.figure("trace", lines)
-        for line in lines:
-            run.note(line)

@@ -12,7 +12,7 @@ import signal
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -87,8 +87,8 @@ def live(world: World) -> str:
 # --- many ----------------------------------------------------------------------------------------------------------------
 
 
-def run_worlds(plan_of: PlanOf, seeds: range, max_n: int, workers: int) -> Iterator[Outcome]:
-    """Outcomes in the order of the seeds."""
+def run_worlds(plan_of: PlanOf, seeds: range, max_n: int, workers: int) -> Generator[Outcome, None, None]:
+    """Outcomes in the order of the seeds. Close it to end the processes early."""
     tasks = [(plan_of, seed, max_n) for seed in seeds]
     if workers <= 1:
         yield from map(_task, tasks)
