@@ -64,9 +64,10 @@ DENSE = Size(4096, 4096, 4096, 1500)
 @click.option("--liquid", is_flag=True, help="With liquid alpha.")
 @click.option("--dense/--no-dense", default=True, show_default=True, help="4096 x 4096 with every weight (2 GiB).")
 @click.option("--max-uids", type=int, default=4096, show_default=True, help="Leave out larger subnets.")
+@click.option("--settings/--no-settings", default=True, show_default=True, help="Compare digests under other settings.")
 @click.option("--digests-only", is_flag=True, hidden=True)
 def epoch_benchmark(
-    run: Run, repeats: int, classic: bool, liquid: bool, dense: bool, max_uids: int, digests_only: bool
+    run: Run, repeats: int, classic: bool, liquid: bool, dense: bool, max_uids: int, settings: bool, digests_only: bool
 ) -> None:
     """Time an epoch (CPU milliseconds) at several sizes."""
     params = EpochParams(yuma3=not classic, liquid_alpha=liquid)
@@ -79,6 +80,8 @@ def epoch_benchmark(
         rows.append(measured(run, size, params, repeats))
     run.figure("bonds", ("classic" if classic else "Yuma 3") + (", liquid alpha" if liquid else ""))
     run.figure("epochs", rows)
+    if not settings:
+        return
     expected = [row["digest"] for row in rows[: len(sizes)]]
     flags = ["--max-uids", str(max_uids), *(["--classic"] if classic else []), *(["--liquid"] if liquid else [])]
     found = [child_digests(setting, flags) for setting in run.track(SETTINGS, "other processor features")]

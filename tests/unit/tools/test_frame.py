@@ -215,7 +215,10 @@ def test_listing_imports_neither_experiments_nor_heavy_packages() -> None:
 
 
 def test_the_epoch_benchmark_reports_every_size() -> None:
-    options = {"repeats": 1, "classic": True, "large": False, "max_uids": 64}
+    options = {
+        "repeats": 1, "classic": True, "liquid": False, "dense": False, "max_uids": 64, "settings": False,
+        "digests_only": False,
+    }
     result = execute(find("benchmark", "epoch"), options)
     rows = result.figures["epochs"]
     assert len(rows) == len(result.targets) == 2 and all(row["ms"] > 0 for row in rows)
