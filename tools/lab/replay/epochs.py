@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from runtime.fixed import ONE, U16_MAX
-from runtime.rows import Row, Rows
+from runtime.rows import Row
 from runtime.trace import EpochInputs, EpochParams, EpochTrace
 from runtime.weightcheck import max_upscale
 from runtime.yuma import bonds_from, epoch
@@ -46,7 +46,7 @@ class Subnet:
         self.updated_at = [0] * size
         self.permit = [False] * size
         self.weights: list[Row] = [[] for _ in range(size)]
-        self.bonds: list[Row] | Rows = [[] for _ in range(size)]
+        self.bonds: list[Row] = [[] for _ in range(size)]
         self.open_commit: list[int | None] = [None] * size
         self.tempo = int(settings.get("tempo", PEER_TEMPO))
         self.last_step_block = int(settings.get("last_step_block", 0)) or None
@@ -81,7 +81,7 @@ class Subnet:
             ),
             self.params,
         )
-        self.permit, self.bonds = trace.permit, trace.bonds_u16
+        self.permit, self.bonds = trace.permit, list(trace.bonds_u16)
         return trace
 
 
