@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 from random import Random
@@ -274,11 +275,13 @@ def test_the_experiment_reports_and_goes_on_where_it_ended(monkeypatch: pytest.M
 
     def interrupted(*args: object) -> object:
         yield campaign.run_world(Plan.random, 10, 4)
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+        yield campaign.run_world(Plan.random, 11, 4)
+        yield campaign.run_world(Plan.random, 12, 4)
 
     monkeypatch.setattr(campaign, "run_worlds", interrupted)
     part = execute(find("experiment", "simulate"), OPTIONS | {"seeds": 4, "first_seed": 10})
-    assert part.figures["ended_early_before_seed"] == 11 and part.figures["worlds"] == 1
+    assert part.figures["ended_early_before_seed"] == 12 and part.figures["worlds"] == 2
 
 
 def test_one_world_shows_the_rule_of_each_transition() -> None:

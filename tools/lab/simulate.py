@@ -6,7 +6,9 @@ that fails is shrunk and printed as one line that repeats it; with `--trace` eve
 
 from __future__ import annotations
 
-from contextlib import closing
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import click
@@ -48,15 +50,14 @@ def campaign(run: Run, name: str, plan_of: Any, *, seeds: int, first_seed: int, 
     from tools.lab.sim.world import HEAL_LIMIT_MS
 
     tally, wanted = Tally(next_seed=first_seed), range(first_seed, first_seed + seeds)
-    try:
-        with closing(run_worlds(plan_of, wanted, max_n, workers)) as outcomes:
-            for outcome in run.track(outcomes, "worlds", total=seeds):
-                tally.add(outcome)
-                if outcome.violation:
-                    run.note(outcome.violation)
-                if len(tally.failures) >= MAX_FAILURES:
-                    break
-    except KeyboardInterrupt:
+    with interruptions() as interrupted, closing(run_worlds(plan_of, wanted, max_n, workers)) as outcomes:
+        for outcome in run.track(outcomes, "worlds", total=seeds):
+            tally.add(outcome)
+            if outcome.violation:
+                run.note(outcome.violation)
+            if interrupted or len(tally.failures) >= MAX_FAILURES:
+                break
+    if interrupted:
         run.note(f"ended early; go on with --first-seed {tally.next_seed}")
         run.figure("ended_early_before_seed", tally.next_seed)
     run.equals("violations", len(tally.failures), 0, "worlds")
@@ -75,6 +76,23 @@ def campaign(run: Run, name: str, plan_of: Any, *, seeds: int, first_seed: int, 
     run.figure("signatures", signatures)
     run.figure("by_n", {str(n): summary(rows) for n, rows in sorted(tally.by_n.items())})
     run.figure("by_fault", {fault: summary(rows) for fault, rows in sorted(tally.by_fault.items())})
+
+
+@contextmanager
+def interruptions() -> Iterator[list[int]]:
+    """Ctrl-C while this is open fills the list, so that the world in work ends first; a second one ends everything."""
+    seen: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _failures(run: Run, name: str, plan_of: Any, failures: list[Any], max_n: int) -> list[dict[str, Any]]:
