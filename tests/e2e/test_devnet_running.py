@@ -164,8 +164,10 @@ def test_a_state_proof_verifies_offline_and_a_changed_one_does_not(devnet, tmp_p
     file, spec = tmp_path / "proof.json", str(devnet.layout.spec)
     file.write_text(json.dumps(proof))
     verdict = devnet.cli("query", "proof", "verify", str(file), "--genesis", spec)
-    assert verdict["ok"] and verdict["height"] == proof["at"]["height"] and verdict["value"] == proof["value"]
-    file.write_text(json.dumps({**proof, "value": proof["value"][:-2] + ("00" if proof["value"][-2:] != "00" else "01")}))
+    assert verdict["ok"] and verdict["height"] == proof["at"]["height"] and verdict["entries"] == proof["entries"]
+    entry = proof["entries"][0]
+    changed = {**entry, "value": entry["value"][:-2] + ("00" if entry["value"][-2:] != "00" else "01")}
+    file.write_text(json.dumps({**proof, "entries": [changed]}))
     refused = devnet.cli("query", "proof", "verify", str(file), "--genesis", spec, code=1)
     assert refused["error"]["name"] != "Bug"
 
