@@ -228,7 +228,7 @@ def _open_level(folder: Path, create: bool, write_buffer_bytes: int, cache_bytes
         return plyvel.DB(
             str(folder), create_if_missing=create, error_if_exists=create, paranoid_checks=True,
             write_buffer_size=write_buffer_bytes, lru_cache_size=cache_bytes, max_open_files=MAX_OPEN_FILES,
-            bloom_filter_bits=BLOOM_FILTER_BITS,
+            bloom_filter_bits=BLOOM_FILTER_BITS, compression=None,  # most of what is written are hashes and signatures
         )
     except plyvel.CorruptionError as error:
         raise Corruption(f"{folder}: {_words(error)}") from error

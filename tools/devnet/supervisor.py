@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 NODES_START_S: Final = 30.0
 NICENESS: Final = 5
+SMALL_NODES: Final = {"QUORIX_WRITE_BUFFER_MIB": "4"}  # many on one machine
 NEURONS_START_S: Final = 600.0
 CLOCK_JUMP_MS: Final = 2_000
 ORPHAN_WAIT_S: Final = 15.0
@@ -221,7 +222,8 @@ class Supervisor:
             if plan.nodes > 1:
                 for index in range(plan.nodes):
                     words += ["--peer", prepare.node_address(self.layout, ports, index)]
-            children.append(Child("node" if not plan.processes else f"node-{group[0]}", command(*words), on_line=self._line))
+            name = "node" if not plan.processes else f"node-{group[0]}"
+            children.append(Child(name, command(*words), SMALL_NODES, on_line=self._line))
         return children
 
     def _write_table(self, processes: Processes) -> None:

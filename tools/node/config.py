@@ -16,6 +16,7 @@ from ledger.errors import UsageError
 from tools.settings import COMMANDS, Setting, gather
 
 MAX_PEERS: Final = 256
+MAX_WRITE_BUFFER_MIB: Final = 512
 
 
 SETTINGS: Final[dict[str, Setting]] = {
@@ -32,6 +33,7 @@ SETTINGS: Final[dict[str, Setting]] = {
     "peers": Setting(list, [], "addresses that are dialled for ever: /ip4/1.2.3.4/tcp/9920/p2p/ID"),
     "seal": Setting(str, "", "interval, instant or manual; other than in the specification only with one authority"),
     "history": Setting(str, "full", "full: the states of the last 256 blocks can be read; archive: those of all blocks"),
+    "write_buffer_mib": Setting(int, 64, "memory for writes to the chain's database, twice that at most: more is faster"),
     "new_sign_db": Setting(bool, False, "make a sign database for a key that has none, and listen before signing"),
     "sign_from": Setting(int, 0, "sign from this height on: no other copy of the key has signed there"),
     "recovery": Setting(str, "", "recovery file: an authority set in the place of a lost one"),
@@ -60,6 +62,7 @@ class NodeConfig:
     peers: tuple[str, ...]
     seal: str
     history: str
+    write_buffer_mib: int
     new_sign_db: bool
     sign_from: int
     recovery: Path | None
@@ -105,6 +108,10 @@ def load_config(
             raise UsageError(f"{name} = {values[name]!r} ({origin[name]}); one of {', '.join(filter(None, known))}")
     if len(values["peers"]) > MAX_PEERS:
         raise UsageError(f"at most {MAX_PEERS} peers, {len(values['peers'])} given ({origin['peers']})")
+    if not 1 <= values["write_buffer_mib"] <= MAX_WRITE_BUFFER_MIB:
+        raise UsageError(
+            f"write_buffer_mib = {values['write_buffer_mib']} ({origin['write_buffer_mib']}); 1 to {MAX_WRITE_BUFFER_MIB}"
+        )
     if values["sign_from"] < 0:
         raise UsageError(f"sign_from = {values['sign_from']} is no height ({origin['sign_from']})")
     for name in ("rpc_names", "rpc_origins", "peers"):

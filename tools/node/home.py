@@ -166,7 +166,7 @@ def _open_databases(config: NodeConfig, specification: Specification) -> Databas
 
 def _open_chain_store(config: NodeConfig) -> LevelStore:
     try:
-        return LevelStore.open(config.chain_path)
+        return LevelStore.open(config.chain_path, write_buffer_bytes=config.write_buffer_mib << 20)
     except NotFound:
         raise NotFound(
             f"there is no node at {config.home}", hint=f"quorix node init --home {config.home} --spec FILE"
