@@ -106,8 +106,8 @@ def repair_command(ctx: click.Context, folder: Path | None, spec: Path | None) -
         ],
     }[found["done"]]
     if found["done"] == "replay":
-        lost = found["lost_blocks"]
-        lines.append(f"lost: blocks {lost[0]} to {lost[1]}; peers have them" if lost else "no block was lost")
+        lost, known = found["lost_blocks"], "no block is known to be lost; if there were later ones, peers have them"
+        lines.append(f"lost: blocks {lost[0]} to {lost[1]}; peers have them" if lost else known)
         lines.append(f"the damaged database is kept at {found['put_aside']}; delete it when all is well")
         lines.append("the sign database was not touched")
     out.data(found, "\n".join([*lines, *([f"warning: {found['warning']}"] if found["warning"] else [])]))

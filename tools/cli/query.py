@@ -104,7 +104,8 @@ async def _state_key(api: Any, settings: Any, text: str) -> bytes:
         known = ", ".join(sorted(t.name for t in Table.registry.values()))
         raise UsageError(f"no state table is called {name!r}", hint=f"tables: {known}")
     if len(parts) != len(table.fields):
-        raise UsageError(f"{name} needs {'/'.join(f.name for f in table.fields) or 'no parts'}")
+        form = "/".join((name, *(f.name.upper() for f in table.fields)))
+        raise UsageError(f"a key of this table is written {form}", hint="a dev key after a slash has three: account///owner")
     fields = zip(table.fields, parts, strict=True)
     return table.key(*(_number(part, f.name, f.width) if f.number else account(settings, part) for f, part in fields))
 

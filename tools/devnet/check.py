@@ -80,12 +80,12 @@ async def _check(layout: Layout, plan: DevnetPlan, ports: Ports, blocks: int) ->
 
 
 async def rpc_answers(subject: Subject) -> str:
-    """Every node's RPC answers and is not behind."""
+    """Every node's RPC answers, is not behind, and its chain goes on."""
     heights = []
     for index, node in enumerate(subject.nodes):
         health = await node.system_health()
-        if health.syncing:
-            raise Wrong(f"node {index} is syncing: {', '.join(health.blocking)}")
+        if not health.ready:
+            raise Wrong(f"node {index} at height {health.height} is not ready: {', '.join(health.blocking)}")
         heights.append(health.height)
     return f"{len(heights)} nodes at heights {min(heights)}..{max(heights)}"
 
@@ -114,7 +114,10 @@ async def blocks_are_final(subject: Subject) -> str:
         if certificate.kind != PRECOMMIT or certificate.block_hash != header.hash or certificate.height != height:
             raise Wrong(f"the certificate of block {height} is about something else")
         if not certificate.verify(proof.authorities, genesis):
-            raise Wrong(f"the certificate of block {height} does not verify")
+            raise Wrong(
+                f"the certificate of block {height} does not verify with the genesis' signing domain "
+                "(a devnet that was rewound has another from there on, which only its own nodes can check)"
+            )
         if parent is not None and header.parent_hash != parent:
             raise Wrong(f"block {height} is not a child of block {height - 1}")
         parent = header.hash

@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from ledger.errors import Corruption, DecodeError, Locked, NotFound, UsageError, WrongGenesis
+from ledger.errors import Corruption, DecodeError, Locked, NewerSchema, NotFound, UsageError, WrongGenesis
 from tools.node.folders import draft_of, name_folder, put_aside, size_of, sync_folder
 from tools.node.home import Specification
 
@@ -32,6 +33,7 @@ MANIFEST: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 64 << 20
 BLOCK_BYTES: Final = 1 << 20
 EXCLUDED: Final = ("sign/", "session.key", "node.key", "peers.cbor", "pool.cbor")
+_DATABASES: Final = ("chain", "sign")
 _NOT_COPIED: Final = ("LOCK", "LOG", "LOG.old")
 
 Progress = Callable[[str, int, int], None]  # what, done, of
@@ -41,6 +43,8 @@ def backup(home: Path, spec: Path | None, folder: Path, progress: Progress) -> d
     """Copy the chain of a stopped node into a new folder, after the checks of every start."""
     if folder.exists():
         raise UsageError(f"{folder} exists", hint="name a new folder")
+    if {(home / name).resolve() for name in _DATABASES} & set(folder.resolve().parents):
+        raise UsageError(f"{folder} is inside a database", hint="name a folder elsewhere, best on another disk")
     with stopped_node(home, spec) as node:
         head, genesis, chain = node.chain.head, node.params.genesis_hash, node.specification.spec.name
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +99,21 @@ def restore(home: Path, spec: Path | None, folder: Path, progress: Progress) -> 
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+    try:
+        return _restored(home, spec, kept)
+    except (Corruption, NewerSchema, WrongGenesis) as error:
+        os.rename(chain, draft)
+        if kept is not None:
+            os.rename(kept, chain)
+        shutil.rmtree(draft, ignore_errors=True)
+        raise type(error)(
+            f"this home cannot take the backup: {error.cause}",
+            hint="nothing was changed. If the node was rewound or recovered after the backup was made, its later blocks are "
+            "of another signing domain: use a newer backup, or let the node sync from its peers",
+        ) from error
+
+
+def _restored(home: Path, spec: Path | None, kept: Path | None) -> dict[str, Any]:
     with stopped_node(home, spec) as node:
         return {
             "home": str(home), "height": node.chain.head.height, "hash": node.chain.head.hash,

@@ -63,7 +63,12 @@ class StoppedNode:
     @property
     def rewound(self) -> bool:
         """Some blocks were certified under another domain than the genesis hash."""
-        return self.guard is not None and len(self.guard.domains) > 1
+        return self.rewinds > 0
+
+    @property
+    def rewinds(self) -> int:
+        """Those that still count: going further back takes the domains of later ones away."""
+        return 0 if self.guard is None else sum(domain != self.params.genesis_hash for _, domain in self.guard.domains)
 
 
 def spec_path(home: Path, given: Path | None) -> Path:

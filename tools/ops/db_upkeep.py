@@ -42,7 +42,7 @@ def info(home: Path, spec: Path | None) -> dict[str, Any]:
             "authorities": len(chain.authorities().keys), "chain_bytes": size_of(home / "chain"),
             "free_bytes": shutil.disk_usage(home).free,
             "signed_height": None if node.guard is None else node.guard.signed_height,
-            "rewinds": 0 if node.guard is None else len(node.guard.domains) - 1,
+            "rewinds": node.rewinds,
         }
 
 

@@ -156,7 +156,9 @@ class NodeApi:
     async def chain_get_extrinsic(self, id: bytes) -> ExtrinsicRecord:
         place = self.chain.find_extrinsic(_key(id, "id"))
         if place is not None and place[0] <= self.node.tip.height:
-            return render.extrinsic_record(self.chain, *place)
+            record = render.extrinsic_record(self.chain, *place)
+            if record.id == id:  # rows are found by the beginning of an id
+                return record
         waiting = self.node.pool.get(id)
         if waiting is not None:
             return render.waiting_record(waiting)

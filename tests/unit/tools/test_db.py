@@ -324,6 +324,10 @@ def test_a_rewound_node_signs_again(home, tmp_path):
         db_transfer.export_snapshot(home, None, tmp_path / "x", None, quiet)
     with pytest.raises(NotFound):
         db_rewind.rewind([home], None, 99)
+    db_rewind.rewind([home], None, 0)  # before all domains that there were
+    assert db_upkeep.info(home, None)["rewinds"] == 1
+    with pytest.raises(UsageError, match="was rewound"):
+        db_transfer.export_snapshot(home, None, tmp_path / "x", None, quiet)
 
 
 @pytest.mark.long
@@ -386,6 +390,14 @@ def spoil(home, how):
         change(home, {at(layout.CERTIFICATE, 9): None})
 
 
+def test_a_repair_that_cannot_know_what_was_lost_does_not_say_nothing_was(home):
+    for file in (home / "chain").glob("*.l*"):
+        file.unlink()
+    result = invoke("repair", "--home", home)
+    assert result.exit_code == 0, result.exception
+    assert "every block up to 0 " in result.stdout and "no block is known to be lost" in result.stdout
+
+
 @pytest.mark.parametrize(("how", "height"), [
     ("bit", None), ("block", 8),
     *(pytest.param(how, BLOCKS, marks=pytest.mark.long) for how in ("value", "CURRENT", "manifest", "certificate")),
@@ -446,6 +458,30 @@ def test_a_kill_while_restoring(home, tmp_path, monkeypatch):
         db_backup.restore(home, None, copy, quiet)
     assert not (home / "chain").exists() and len(list(home.glob("chain.replaced-*"))) == 1
     assert db_backup.restore(home, None, copy, quiet)["height"] == BLOCKS
+    assert rows_of(home) == before
+
+
+def test_a_backup_from_before_a_rewind_is_refused_and_changes_nothing(home, tmp_path):
+    copy = tmp_path / "copy"
+    db_backup.backup(home, None, copy, quiet)
+    db_rewind.rewind([home], None, 5)
+    before = rows_of(home)
+    with pytest.raises(Corruption, match="cannot take the backup") as caught:
+        db_backup.restore(home, None, copy, quiet)
+    assert "nothing was changed" in caught.value.hint
+    assert rows_of(home) == before and not list(home.glob("*chain.*"))
+    shutil.rmtree(home / "chain")
+    with pytest.raises(Corruption):
+        db_backup.restore(home, None, copy, quiet)
+    assert not list(home.glob("*chain*"))
+
+
+def test_no_backup_inside_a_database(home):
+    before = rows_of(home)
+    (home / "link").symlink_to(home / "chain")
+    for folder in ("chain/copy", "chain/a/b", "sign/copy", "link/copy"):
+        with pytest.raises(UsageError, match="inside a database"):
+            db_backup.backup(home, None, home / folder, quiet)
     assert rows_of(home) == before
 
 

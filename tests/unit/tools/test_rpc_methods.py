@@ -70,6 +70,9 @@ async def _life():
             except Error as error:
                 out["all"][name] = error
         out["errors"] = await _errors(api)
+        like_it = out["done"].id[:-1] + bytes((out["done"].id[-1] ^ 1,))
+        with pytest.raises(NotFound):
+            await api.chain_get_extrinsic(like_it)  # the index knows only the beginning of an id
         out["pages"] = await _pages(api, sender.public)
         out["past"] = await api.account_get(receiver.public, 1)
         out["batch"] = await _over_the_wire(api)
