@@ -34,6 +34,7 @@ from .crypto import ZERO_HASH
 from .errors import DecodeError, InvariantBroken, NotFound, NotReady, Rejected, UsageError
 from .integrity import audit_state, check_newest
 from .layout import Head, ReverseDiff, at
+from .linking import HeadLinks, StateRows, linked_rows
 from .machine import AuthoritySet, BlockContext, BlockResult, StateMachine
 from .reading import ChainReader, Picture, StateProof
 from .recovery import Recoveries
@@ -56,7 +57,7 @@ from .verdict import (
     read_extrinsics,
     verify_one_by_one,
 )
-from .views import Layer, LayeredRows, StateView, ValueCache
+from .views import Layer, LayeredRows, RowCache, StateView
 from .votes import PRECOMMIT, Certificate, authorities_hash, leader
 
 __all__ = ["Chain", "CommitBatch", "ExecutedBlock", "Head", "StateProof", "VerifyBatch"]
@@ -95,7 +96,7 @@ class Chain(ChainReader):
         self, store: Store, params: ChainSpecParams, machine: StateMachine, picture: Picture, retain_blocks: int | None
     ) -> None:
         """Use `create` or `open`."""
-        super().__init__(params, picture)
+        super().__init__(params, picture, machine.account_key)
         self.machine = machine
         # Signing domain of a height: the genesis hash until the chain is rewound.
         self.domain_at: Callable[[int], bytes] = lambda height: params.genesis_hash
@@ -105,8 +106,8 @@ class Chain(ChainReader):
         self._pruner = None if retain_blocks is None else past.Pruner()
         self._lock = threading.Lock()  # guards the pair (_now, _pending)
         self._pending: tuple[CommitBatch, ...] = ()
-        self._cache = ValueCache()
-        self._cache.fill(StateView(picture.rows).items(b""))
+        self._cache = RowCache()
+        self._cache.fill(picture.rows)
         self._executed: dict[bytes, ExecutedBlock] = {}
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -120,7 +121,9 @@ class Chain(ChainReader):
         if next(store.items(b""), None) is not None:
             raise UsageError("the store is not empty")
         tree, pages = StateTree().updated(genesis_state)
-        rows: dict[bytes, bytes | None] = {layout.STATE + key: value for key, value in genesis_state.items()}
+        rows: dict[bytes, bytes | None] = {
+            layout.STATE + key: layout.state_row(value) for key, value in genesis_state.items()
+        }
         authorities = machine.authorities(StateView(LayeredRows((Layer(dict(rows)),), store)))
         keys_hash = authorities_hash(authorities.keys)
         rows |= {layout.PAGE + key: page for key, page in pages.items()}
@@ -214,7 +217,7 @@ class Chain(ChainReader):
         draft, certificate = self._draft(timestamp_ms, round_, parent_certificate)
         parent_cert = NO_CERTIFICATE if certificate is None else certificate.encode()
         context = self._context(draft, Body(parent_cert, NO_INHERENTS, ()), certificate)
-        chosen = encode_inherents(self.machine.block_inherents(self._cache.over(self.view()), context, inherents))
+        chosen = encode_inherents(self.machine.block_inherents(self._cache.over(self._now.rows), context, inherents))
         left, refused = self._born(extrinsics, draft.height)
         while True:
             body = Body(parent_cert, chosen, tuple(each.encode() for each in left))
@@ -275,7 +278,8 @@ class Chain(ChainReader):
             block.height, block.hash, block.header.timestamp_ms, executed.tree.root, block.header.next_authorities_hash
         )
         with collector_paused():
-            batch = CommitBatch(block.height, self._rows_of(executed, certificate, head, extra or {}))
+            all_rows, state = self._rows_of(executed, certificate, head, extra or {})
+            batch = CommitBatch(block.height, all_rows)
         head, authorities = self._with_recovery(head, executed.result.authorities)
         with self._lock:
             rows = LayeredRows((Layer(batch.rows), *self._now.rows.layers), self._now.rows.base)
@@ -284,7 +288,7 @@ class Chain(ChainReader):
                 head, rows, (*self._now.trees[1 - TREES_KEPT :], (head.height, executed.tree.over(StoredPages(rows)))),
                 authorities, self._now.durable_height,
             )
-        self._cache.advance(executed.result.changes)
+        self._cache.advance(state)
         self._executed.clear()
         self._hashes[head.height] = head.hash
         return batch
@@ -394,7 +398,7 @@ class Chain(ChainReader):
         left_out: dict[int, str] | None = None,
     ) -> ExecutedBlock:
         """Run the machine on the head's state. Raises Rejected. `left_out`: see `StateMachine.apply_block`."""
-        view = self._cache.over(self.view())
+        view = self._cache.over(self._now.rows)
         context = self._context(block.header, block.body, certificate)
         try:
             result = self.machine.apply_block(view, context, block.body.inherent_list(), extrinsics, left_out)
@@ -436,15 +440,16 @@ class Chain(ChainReader):
 
     def _rows_of(
         self, executed: ExecutedBlock, certificate: Certificate, head: Head, extra: Mapping[bytes, bytes | None]
-    ) -> dict[bytes, bytes | None]:
-        """Everything that the commit of a block writes."""
+    ) -> tuple[dict[bytes, bytes | None], StateRows]:
+        """Everything that the commit of a block writes, and the state rows among it once more, by state key."""
         block, result, now = executed.block, executed.result, self._now
-        height, view = head.height, self._cache.over(self.view())
-        before = ReverseDiff(
-            {key: view.get(key) for key in result.changes},
-            {key: now.rows.get(layout.HISTORY + key) for key in result.history},
-        )
-        rows: dict[bytes, bytes | None] = {layout.STATE + key: value for key, value in result.changes.items()}
+        height, view = head.height, self._cache.over(now.rows)
+        replaced = view.rows(result.changes)
+        links = HeadLinks(self.machine.account_key, replaced, view.row)
+        index_rows = indexes.index_rows(height, executed.extrinsics, result.events, result.outcomes, links)
+        state = linked_rows(result.changes, links.heads(self.machine.account_key), replaced, view.row)
+        before = ReverseDiff(replaced, {key: now.rows.get(layout.HISTORY + key) for key in result.history})
+        rows: dict[bytes, bytes | None] = {layout.STATE + key: row for key, row in state.items()}
         rows.update((layout.PAGE + key, page) for key, page in executed.pages.items())
         rows.update((layout.HISTORY + key, row) for key, row in result.history.items())
         rows.update((layout.EXTRA + key, row) for key, row in extra.items())
@@ -460,12 +465,12 @@ class Chain(ChainReader):
             rows[layout.AUTHORITIES + head.next_authorities_hash] = b"".join(result.authorities.keys)
         if now.head.height in self.recoveries:
             rows[layout.AUTHORITIES + now.head.next_authorities_hash] = b"".join(now.authorities.keys)
-        rows |= indexes.index_rows(height, executed.extrinsics, result.events, result.outcomes)
+        rows |= index_rows
         rows |= past.kept_rows(before, height, self._retain, self.params.initial_height)
         if self._pruner is not None and self._retain is not None:
             rows |= self._pruner.rows(now.rows.base, height - self._retain)
             self._pruner = None if self._pruner.done else self._pruner
-        return rows
+        return rows, state
 
 
 @contextmanager

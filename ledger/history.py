@@ -30,6 +30,7 @@ from .layout import (
     VERSION,
     ReverseDiff,
     at,
+    state_value,
 )
 from .store import Snapshot, Store
 
@@ -64,7 +65,7 @@ def reverse_diff(rows: Snapshot, height: int) -> ReverseDiff:
 
 
 def replaced_since(rows: Snapshot, height: int, head_height: int) -> ReverseDiff:
-    """Everything that the blocks after `height` replaced, as it was at `height`. Raises Pruned."""
+    """Everything that the blocks after `height` wrote, as it was at `height`. Raises Pruned."""
     merged = ReverseDiff({}, {})
     for later in range(head_height, height, -1):
         diff = reverse_diff(rows, later)
@@ -117,9 +118,7 @@ def cut_rows(rows: Snapshot, height: int) -> Rows:
 
 def version_rows(before: ReverseDiff, height: int) -> Rows:
     """What the block at `height` replaced, ordered by key."""
-    return {
-        _version_key(key, height): b"" if value is None else b"\1" + value for key, value in before.state.items()
-    }
+    return {_version_key(key, height): row or b"" for key, row in before.state.items()}
 
 
 def archive_from(rows: Snapshot) -> int | None:
@@ -141,13 +140,14 @@ class ArchiveView:
 
     def get(self, key: bytes) -> bytes | None:
         prefix = _versions_of(key)
-        for _, value in self._rows.items(prefix, prefix + self._height.to_bytes(_HEIGHT_BYTES, "big")):
-            return value[1:] if value else None
-        return self._rows.get(STATE + key)
+        for _, row in self._rows.items(prefix, prefix + self._height.to_bytes(_HEIGHT_BYTES, "big")):
+            return state_value(row) if row else None
+        now = self._rows.get(STATE + key)
+        return None if now is None else state_value(now)
 
     def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         below = self._rows.items(STATE + prefix, STATE + after if after else b"")
-        return _overlaid(((key[1:], value) for key, value in below), self._replaced(prefix, after))
+        return _overlaid(((key[1:], state_value(row)) for key, row in below), self._replaced(prefix, after))
 
     def _replaced(self, prefix: bytes, after: bytes) -> Iterator[tuple[bytes, bytes | None]]:
         """(key, value at the height) of every key that a later block changed, ascending."""
@@ -160,7 +160,7 @@ class ArchiveView:
                 versions, height = row[:-_HEIGHT_BYTES], row[-_HEIGHT_BYTES:]
                 if versions != decided and height > own_height:
                     decided, skipped = versions, 0
-                    yield _unescaped(versions[1:-2]), value[1:] if value else None
+                    yield _unescaped(versions[1:-2]), state_value(value) if value else None
                 elif (skipped := skipped + 1) > SKIPPED_VERSIONS:
                     passed = versions + (_LAST_HEIGHT if versions == decided else own_height)
                     break

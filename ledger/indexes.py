@@ -2,20 +2,26 @@
 event kind, in which block an epoch ran.
 
 Index rows are part of the block's batch, so they are never ahead of or behind the chain; all of them can be made again
-from the stored blocks and results. Every search looks at a bounded number of rows.
+from the stored blocks and results. The extrinsics of an account are a linked list, newest first (see `linking`): from the
+place in its state row through the entries of the account rows. Where the list has a gap, and to begin below a height that
+is not a page's end, account rows are searched. Every search looks at a bounded number of rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
 from .blocks import EPOCH_EVENT, Body, Event, Extrinsic, Outcome
+from .errors import Corruption
 from .layout import (
     ACCOUNTS,
     BODY,
+    NOTHING_OLDER,
+    PLACE_BYTES,
     RESULT,
+    UNLINKED,
     at,
     decode_place,
     decode_result,
@@ -24,29 +30,33 @@ from .layout import (
     event_kind_key,
     extrinsic_key,
 )
+from .linking import Links
 from .store import Snapshot
 
 ACCOUNT_SCAN_ROWS: Final = 2_000  # blocks with extrinsics looked at in one call
 MAX_PAGE: Final = 1_000
 
-# An account row holds one entry for each (account, extrinsic) pair of its block.
+# An account row holds one entry for each (account, extrinsic) pair of its block: the first bytes of the account, the index
+# of the extrinsic, and the place of the account's extrinsic before it. Accounts that share these bytes see each other's
+# history; in one that both share, the list goes on as that of one of them.
 _ACCOUNT_BYTES: Final = 8
-_ENTRY_BYTES: Final = _ACCOUNT_BYTES + 2
+_NAME_BYTES: Final = _ACCOUNT_BYTES + 2
+_ENTRY_BYTES: Final = _NAME_BYTES + PLACE_BYTES
 
 Rows = dict[bytes, bytes | None]
 
 
 def index_rows(
-    height: int, extrinsics: Sequence[Extrinsic], events: Sequence[Event], outcomes: Sequence[Outcome]
+    height: int, extrinsics: Sequence[Extrinsic], events: Sequence[Event], outcomes: Sequence[Outcome], links: Links
 ) -> Rows:
-    """The rows with which a block enters the indexes: from what is stored of it, nothing else is needed to rebuild them."""
+    """The rows with which a block enters the indexes. `links` knows the places before it and then those in it."""
     rows: Rows = {extrinsic_key(each.id): encode_place(height, index) for index, each in enumerate(extrinsics)}
     for kind in {event[0] for event in events}:
         rows[event_kind_key(kind, height)] = b""
     for key in _epoch_keys(events):
         rows[key] = height.to_bytes(8, "big")
     if extrinsics:
-        rows[at(ACCOUNTS, height)] = _account_row(extrinsics, events, outcomes)
+        rows[at(ACCOUNTS, height)] = _account_row(height, extrinsics, events, outcomes, links)
     return rows
 
 
@@ -56,16 +66,23 @@ def _epoch_keys(events: Sequence[Event]) -> Iterator[bytes]:
             yield epoch_key(event[1], event[2])
 
 
-def _account_row(extrinsics: Sequence[Extrinsic], events: Sequence[Event], outcomes: Sequence[Outcome]) -> bytes:
+def _account_row(
+    height: int, extrinsics: Sequence[Extrinsic], events: Sequence[Event], outcomes: Sequence[Outcome], links: Links
+) -> bytes:
     """The signer of each extrinsic and every key (32-byte field) that its events name."""
-    entries = []
+    entries: list[bytes] = []
+    block, append, known = height.to_bytes(8, "big"), entries.append, links.get
     for index, (extrinsic, outcome) in enumerate(zip(extrinsics, outcomes, strict=True)):
-        place, first = index.to_bytes(2, "big"), outcome.first_event
-        named = [
-            field for event in events[first : first + outcome.events] for field in event
-            if type(field) is bytes and len(field) == 32
-        ]
-        entries += [account[:_ACCOUNT_BYTES] + place for account in dict.fromkeys((extrinsic.signer, *named))]
+        number, first = index.to_bytes(2, "big"), outcome.first_event
+        place = block + number
+        concerned = {extrinsic.signer: None}  # an ordered set
+        for event in events[first : first + outcome.events]:
+            for field in event:
+                if type(field) is bytes and len(field) == 32:
+                    concerned[field] = None
+        for account in concerned:
+            append(account[:_ACCOUNT_BYTES] + number + (known(account) or links.below(account)))
+            links[account] = place
     return b"".join(entries)
 
 
@@ -76,30 +93,75 @@ def find_extrinsic(rows: Snapshot, extrinsic_id: bytes) -> tuple[int, int] | Non
 
 
 def account_extrinsics(
-    rows: Snapshot, account: bytes, before_height: int | None, limit: int
+    rows: Snapshot, account: bytes, newest: bytes, before_height: int | None, limit: int
 ) -> tuple[list[tuple[int, int]], int | None]:
     """Newest first (height, index), and the `before_height` with which to go on (None at the end).
 
-    All matches of a block are returned together, so a page may exceed `limit` by those of its last block.
+    `newest`: the place in the account's state row. All matches of a block are returned together, so a page may exceed
+    `limit` by those of its last block. Raises Corruption.
     """
-    limit = min(limit, MAX_PAGE)
+    if newest == NOTHING_OLDER:
+        return [], None
+    if newest == UNLINKED or (before_height is not None and decode_place(newest)[0] >= before_height):
+        newest, height = _searched(rows, account, before_height)
+        if newest == NOTHING_OLDER:
+            return [], height
+    return _followed(rows, account, newest, max(1, min(limit, MAX_PAGE)))
+
+
+def _searched(rows: Snapshot, account: bytes, before_height: int | None) -> tuple[bytes, int | None]:
+    """The newest place below a height, or NOTHING_OLDER and where to go on with the search (None: there is none)."""
     after = b"" if before_height is None else at(ACCOUNTS, before_height)
-    found: list[tuple[int, int]] = []
     height, seen = 0, 0
     for key, row in islice(rows.items(ACCOUNTS, after, reverse=True), ACCOUNT_SCAN_ROWS):
         height, seen = int.from_bytes(key[1:], "big"), seen + 1
-        found += [(height, index) for index in reversed(list(_matches(row, account[:_ACCOUNT_BYTES])))]
-        if len(found) >= limit:
-            return found, height
-    return found, height if seen == ACCOUNT_SCAN_ROWS else None
+        position = _entry(row, account[:_ACCOUNT_BYTES], len(row))
+        if position >= 0:
+            return key[1:] + row[position + _ACCOUNT_BYTES : position + _NAME_BYTES], None
+    return NOTHING_OLDER, height if seen == ACCOUNT_SCAN_ROWS else None
 
 
-def _matches(row: bytes, account: bytes) -> Iterable[int]:
-    position = row.find(account)
-    while position >= 0:
-        if position % _ENTRY_BYTES == 0:
-            yield int.from_bytes(row[position + _ACCOUNT_BYTES : position + _ENTRY_BYTES], "big")
-        position = row.find(account, position + 1)
+def _followed(
+    rows: Snapshot, account: bytes, place: bytes, limit: int
+) -> tuple[list[tuple[int, int]], int | None]:
+    """The list from a place on, to the end of the page, to the list's end or to a gap in it."""
+    found: list[tuple[int, int]] = []
+    key, row, end = b"", b"", 0
+    while place != NOTHING_OLDER and place != UNLINKED:
+        height, index = decode_place(place)
+        if place[:8] != key:
+            if len(found) >= limit:
+                return found, height + 1
+            key, row = place[:8], rows.get(ACCOUNTS + place[:8]) or b""
+            end = len(row)
+        position = end = _entry(row, account[:_ACCOUNT_BYTES] + place[8:], end)
+        if position < 0 or (found and (height, index) >= found[-1]):
+            raise Corruption("the history of an account leads nowhere", hint="quorix db reindex")
+        found.append((height, index))
+        place = row[position + _NAME_BYTES : position + _ENTRY_BYTES]
+    gap = place == UNLINKED and next(rows.items(ACCOUNTS, ACCOUNTS + key, reverse=True), None) is not None
+    return found, found[-1][0] if gap else None
+
+
+def _entry(row: bytes, name: bytes, end: int) -> int:
+    """Where the last entry before `end` is that begins with `name`, or -1."""
+    position = row.rfind(name, 0, end)
+    while position % _ENTRY_BYTES and position >= 0:
+        position = row.rfind(name, 0, position + len(name) - 1)
+    return position
+
+
+def same_links(row: bytes | None, expected: bytes) -> bool:
+    """Whether an account row is the expected one, which has no gaps; the row may have them."""
+    if row is None or len(row) != len(expected):
+        return False
+    for start in range(0, len(row), _ENTRY_BYTES):
+        name = start + _NAME_BYTES
+        if row[start:name] != expected[start:name]:
+            return False
+        if row[name : start + _ENTRY_BYTES] not in (expected[name : start + _ENTRY_BYTES], UNLINKED):
+            return False
+    return True
 
 
 def epoch_height(rows: Snapshot, netuid: int, epoch: int) -> int | None:

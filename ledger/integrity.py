@@ -62,13 +62,13 @@ def _check_values(now: Picture) -> None:
     rows, tree, start = now.rows, now.tree, now.head.hash
     after = layout.STATE + bytes((0, start[0] & 0x7F)) + start[1:]
     run = chained(rows.items(layout.STATE, after), rows.items(layout.STATE))
-    for key, value in islice(run, CHECKED_VALUES):
-        if tree.value_hash(key[1:]) != leaf_hash(value):
+    for key, row in islice(run, CHECKED_VALUES):
+        if tree.value_hash(key[1:]) != leaf_hash(layout.state_value(row)):
             raise Corruption("a state value differs from the state tree")
 
 
 def audit_state(now: Picture) -> None:
     """Recompute the state root from every stored value; raises Corruption. Seconds for a large state."""
-    values = {key[1:]: value for key, value in now.rows.items(layout.STATE)}
+    values = {key[1:]: layout.state_value(row) for key, row in now.rows.items(layout.STATE)}
     if state_root(values) != now.head.state_root:
         raise Corruption("the stored state values do not have the head's state root")

@@ -3,20 +3,24 @@
     m/schema m/genesis     what this database is (see `store.stamp`)
     m/head                 [height, hash, timestamp_ms, state_root, next_authorities_hash]
     m/work                 the indexes are being made again: until it is gone, nothing opens the chain
-    s + key                state value at the head
+    s + key                state row at the head: the value, and where the newest extrinsic of its account is (below)
     p + page key           page of the state tree at the head, or index row of a large one (see `tree_pages`)
     h b c r + height       header, body, certificate of the block, result (events and outcomes)
-    d + height             reverse diff: what the block's changes replaced, in state and history; pruned
+    d + height             reverse diff: the state rows and history rows that the block replaced; pruned
     m/archive              the first height whose state the versions give; only in an archive
-    v + state key + height version: what the block replaced under that key; only in an archive
+    v + state key + height version: the state row that the block replaced (empty: none); only in an archive
     H + block hash         height
     A + authorities hash   the set's keys, joined
     x + id                 height and index of an extrinsic (16 bytes of its id)
-    a + height             accounts that the block's extrinsics concern
+    a + height             accounts that the block's extrinsics concern, each with its extrinsic before (see `indexes`)
     k + event number + height   the block holds such an event
     e + netuid + epoch     height of the block in which the epoch ran
     y + key                history row of the runtime, outside the state root
     z + key                extra rows of the node (`prepare_commit(extra=...)`)
+
+A state row begins with a mark. 0: only the value follows, and no extrinsic has concerned its account since the first
+state here. 1: the place (height, index) of the newest extrinsic that concerns its account, then the value. 2: only the
+value follows; a block made this row, and what concerned its account earlier is not linked (see `linking`).
 
 Heights are 8 bytes, big-endian. Rows are read back only by the node that wrote them and LevelDB checks them by
 checksum, so large ones are decoded without the limits of `codec.decode`.
@@ -57,6 +61,13 @@ HISTORY: Final = b"y"
 EXTRA: Final = b"z"
 
 EXTRINSIC_KEY_BYTES: Final = 16
+PLACE_BYTES: Final = 10
+NOTHING_OLDER: Final = bytes(PLACE_BYTES)  # in place of a place: no stored extrinsic is older
+UNLINKED: Final = b"\xff" * PLACE_BYTES  # in place of a place: there may be older ones, to be searched for
+
+LINKED_MARK: Final = b"\1"
+_UNTOUCHED_MARK: Final = b"\0"
+_UNLINKED_MARK: Final = b"\2"
 
 
 @dataclass(frozen=True)
@@ -90,10 +101,17 @@ _HEAD: Final = Record(
 
 @dataclass(frozen=True)
 class ReverseDiff:
-    """What was there before a block, for every state key and history key that it changed (None: nothing)."""
+    """What was there before a block, for every state key and history key that it wrote (None: nothing).
+
+    `state` holds rows: a block also writes the rows of accounts whose value it leaves as it was, for the place in them.
+    """
 
     state: dict[bytes, bytes | None]
     history: dict[bytes, bytes | None]
+
+    def values(self) -> dict[bytes, bytes | None]:
+        """The values of the state rows. Raises Corruption."""
+        return {key: None if row is None else state_value(row) for key, row in self.state.items()}
 
     def encode(self) -> bytes:
         return encode([list(self.state), list(self.state.values()), list(self.history), list(self.history.values())])
@@ -130,6 +148,37 @@ def encode_place(height: int, index: int) -> bytes:
 
 def decode_place(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[:8], "big"), int.from_bytes(data[8:], "big")
+
+
+def state_row(value: bytes, place: bytes = NOTHING_OLDER) -> bytes:
+    """The row of a state value. `place`: of its account's newest extrinsic, or NOTHING_OLDER, or UNLINKED."""
+    if place == NOTHING_OLDER:
+        return _UNTOUCHED_MARK + value
+    return _UNLINKED_MARK + value if place == UNLINKED else LINKED_MARK + place + value
+
+
+def state_value(row: bytes) -> bytes:
+    """The value in a state row. Raises Corruption."""
+    mark = row[:1]
+    if mark == LINKED_MARK:
+        return row[1 + PLACE_BYTES :]
+    if mark in (_UNTOUCHED_MARK, _UNLINKED_MARK):
+        return row[1:]
+    raise Corruption("a state row begins with an unknown mark")
+
+
+def state_place(row: bytes | None) -> bytes:
+    """The place in a state row, NOTHING_OLDER or UNLINKED; where there is no row nothing is linked. Raises Corruption."""
+    if row is None:
+        return UNLINKED
+    mark = row[:1]
+    if mark == LINKED_MARK and len(row) > PLACE_BYTES:
+        return row[1 : 1 + PLACE_BYTES]
+    if mark == _UNTOUCHED_MARK:
+        return NOTHING_OLDER
+    if mark == _UNLINKED_MARK:
+        return UNLINKED
+    raise Corruption("a state row is damaged")
 
 
 def encode_result(leaves: Sequence[bytes]) -> bytes:

@@ -116,6 +116,10 @@ class StateMachine(Protocol):
         """What an account (32-byte key) can do next; one that has no row has nonce 0 and nothing to pay with."""
         ...
 
+    def account_key(self, account: bytes) -> bytes:
+        """State key of an account's row: there the chain keeps, outside the state, where its newest extrinsic is."""
+        ...
+
     def apply_block(
         self, view: View, context: BlockContext, inherents: Sequence[tuple[int, bytes]], extrinsics: Sequence[Extrinsic],
         left_out: dict[int, str] | None = None,

@@ -15,6 +15,7 @@ from . import indexes, layout
 from .blocks import MAX_PERIOD, Block, Body, Event, Header, Outcome
 from .errors import Corruption, NotFound, Pruned
 from .layout import Head, ReverseDiff, at
+from .linking import AccountKey
 from .machine import AuthoritySet, View
 from .spec import ChainSpecParams
 from .state_tree import StateTree
@@ -66,8 +67,9 @@ class Picture:
 class ChainReader:
     """The read-only half of `Chain`. Raises NotFound for what never existed and Pruned for what is no longer kept."""
 
-    def __init__(self, params: ChainSpecParams, picture: Picture) -> None:
+    def __init__(self, params: ChainSpecParams, picture: Picture, account_key: AccountKey) -> None:
         self.params = params
+        self._account_key = account_key
         self._now = picture
         self._hashes: dict[int, bytes] = {}
         self._replaced: OrderedDict[int, tuple[int, ReverseDiff]] = OrderedDict()
@@ -173,10 +175,13 @@ class ChainReader:
     ) -> tuple[list[tuple[int, int]], int | None]:
         """Newest first (height, index) of extrinsics that `account` signed or that an event of names.
 
-        Returns also where to go on (`before_height` of the next call), None at the end. A call looks at a bounded number
-        of blocks, so a page may be short or empty although more follow; it may exceed `limit` by matches of one block.
+        Returns also where to go on (`before_height` of the next call), None at the end. A call takes no more than it
+        gives, except in the gaps of a list (see `linking`), where it looks at a bounded number of blocks: so a page may
+        be short or empty although more follow. It may exceed `limit` by matches of one block.
         """
-        return indexes.account_extrinsics(self._now.rows, account, before_height, limit)
+        rows = self._now.rows
+        newest = layout.state_place(rows.get(layout.STATE + self._account_key(account)))
+        return indexes.account_extrinsics(rows, account, newest, before_height, limit)
 
     def epoch_height(self, netuid: int, epoch: int) -> int | None:
         """Height of the block in which that epoch of the subnet ran, None if it did not run yet."""
@@ -204,8 +209,9 @@ class ChainReader:
         """(key, before, after) of every key that the block changed, ascending; raises Pruned."""
         self._row(layout.HEADER, height)
         after = self.view(height)
-        before = past.reverse_diff(self._now.rows, height).state
-        return [(key, before[key], after.get(key)) for key in sorted(before)]
+        before = past.reverse_diff(self._now.rows, height).values()
+        pairs = [(key, before[key], after.get(key)) for key in sorted(before)]
+        return [pair for pair in pairs if pair[1] != pair[2]]
 
     def view(self, height: int | None = None) -> View:
         """Immutable state after the block at `height` (default: head); raises Pruned or NotFound."""
@@ -217,7 +223,7 @@ class ChainReader:
         if archive is not None and height >= archive:
             return past.ArchiveView(now.rows, height)
         old = self._replaced_since(now, height).state
-        layer = Layer({layout.STATE + key: value for key, value in old.items()})
+        layer = Layer({layout.STATE + key: row for key, row in old.items()})
         return StateView(LayeredRows((layer, *now.rows.layers), now.rows.base))
 
     def first_readable_height(self) -> int:
@@ -241,7 +247,7 @@ class ChainReader:
                     f"proofs reach {MAX_PROVEN_BLOCKS} blocks back, block {height} is older",
                     hint="read the value without a proof, or prove it in a newer state",
                 )
-            tree = now.tree.updated(self._replaced_since(now, height).state)[0]
+            tree = now.tree.updated(self._replaced_since(now, height).values())[0]
         proof, view = tree.prove(*keys), self.view(height)
         return StateProofs(height, tree.root, {key: view.get(key) for key in keys}, proof)
 

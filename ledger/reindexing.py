@@ -1,4 +1,6 @@
-"""Making all index rows again from the stored blocks and results: `quorix db reindex`.
+"""Making all index rows again from the stored blocks and results, with the places in state rows: `quorix db reindex`.
+
+The lists of accounts have no gaps afterwards.
 
 The mark `m/work` is written before the first old row is deleted and goes with the last new one. While it is there nothing
 opens the chain: a search would silently find too little. A second run begins anew, so a kill does no harm.
@@ -15,6 +17,7 @@ from .deep_check import INDEX_KINDS, indexed
 from .errors import Corruption
 from .indexes import Rows
 from .layout import WORK_KEY, at
+from .linking import AccountKey, Links, mended_row
 from .store import Snapshot, Store
 
 BATCH_ROWS: Final = 5_000
@@ -29,24 +32,40 @@ def check_finished(rows: Snapshot) -> None:
         raise Corruption("the indexes are incomplete: making them again was interrupted", hint="quorix db reindex")
 
 
-def reindex(store: Store, progress: Progress) -> int:
+def reindex(store: Store, account_key: AccountKey, progress: Progress) -> int:
     """Delete every index row and make them again; returns how many there are now. Raises Corruption or DecodeError."""
     store.write({WORK_KEY: _REINDEX}, sync=True)
     _delete(store, progress)
-    made, rows = 0, Rows()
+    made, rows, links = 0, Rows(), Links()
     head = layout.Head.decode(store.get(layout.HEAD_KEY))
     for key, data in store.items(layout.BODY):
         height = int.from_bytes(key[1:], "big")
         result = store.get(at(layout.RESULT, height))
         if result is None:
             raise Corruption(f"the results of block {height} are missing")
-        rows |= indexed(height, Body.decode(data), *layout.decode_result(result))
+        rows |= indexed(height, Body.decode(data), *layout.decode_result(result), links)
         if len(rows) >= BATCH_ROWS:
             store.write(rows, sync=False)
             made, rows = made + len(rows), Rows()
         progress("making index rows", height, head.height)
-    store.write(rows | {WORK_KEY: None}, sync=True)
-    return made + len(rows)
+    made += len(rows)
+    store.write(rows | _mended(store, links.heads(account_key), progress) | {WORK_KEY: None}, sync=True)
+    return made
+
+
+def _mended(store: Store, heads: dict[bytes, bytes], progress: Progress) -> Rows:
+    """Put the places into the state rows, where others are. Returns the last rows, which are not written yet."""
+    rows = Rows()
+    for seen, (key, row) in enumerate(store.items(layout.STATE), 1):
+        mended = mended_row(row, heads.get(key[1:]))
+        if mended != row:
+            rows[key] = mended
+        if len(rows) >= BATCH_ROWS:
+            store.write(rows, sync=False)
+            rows = Rows()
+        if seen % BATCH_ROWS == 0:
+            progress("linking accounts", seen, 0)
+    return rows
 
 
 def _delete(store: Store, progress: Progress) -> None:

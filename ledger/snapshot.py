@@ -255,7 +255,7 @@ def read_snapshot(
     header, tree = reader.header, StateTree()
     for index, chunk in enumerate(reader.chunks(), 1):
         tree, pages = tree.updated(dict(chunk.entries))
-        rows: dict[bytes, bytes | None] = {layout.STATE + key: value for key, value in chunk.entries}
+        rows: dict[bytes, bytes | None] = {layout.STATE + key: layout.state_row(value) for key, value in chunk.entries}
         rows.update((layout.PAGE + key, page) for key, page in pages.items())
         store.write(rows, sync=False)
         tree = tree.over(StoredPages(store.snapshot()))

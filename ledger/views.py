@@ -12,12 +12,11 @@ from functools import cached_property
 from itertools import islice
 from typing import Final
 
-from .layout import STATE
-from .machine import View
+from .layout import LINKED_MARK, PLACE_BYTES, STATE, state_value
 from .store import Snapshot, prefix_end
 
-MAX_CACHED_VALUES: Final = 1 << 17
-MAX_CACHED_VALUE_BYTES: Final = 1024
+MAX_CACHED_ROWS: Final = 1 << 17
+MAX_CACHED_ROW_BYTES: Final = 1024
 
 
 class Layer:
@@ -90,11 +89,12 @@ class StateView:
         self._rows = rows
 
     def get(self, key: bytes) -> bytes | None:
-        return self._rows.get(STATE + key)
+        row = self._rows.get(STATE + key)
+        return None if row is None else state_value(row)
 
     def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        for key, value in self._rows.items(STATE + prefix, STATE + after if after else b""):
-            yield key[1:], value
+        for key, row in self._rows.items(STATE + prefix, STATE + after if after else b""):
+            yield key[1:], state_value(row)
 
 
 class MemoryView:
@@ -112,50 +112,65 @@ class MemoryView:
                 yield key, value
 
 
-class ValueCache:
-    """Values of the head's state that were read or written lately. Belongs to the chain thread."""
+class RowCache:
+    """State rows of the head that were read or written lately. Belongs to the chain thread."""
 
     def __init__(self) -> None:
-        self.values: dict[bytes, bytes | None] = {}
+        self.rows: dict[bytes, bytes | None] = {}
 
-    def fill(self, values: Iterable[tuple[bytes, bytes]]) -> None:
-        """Begin with these values of the head's state, as many as have room: one by one they would cost ten times as much."""
-        room = MAX_CACHED_VALUES - len(self.values)
-        self.values.update(
-            (key, value) for key, value in islice(values, room) if len(value) <= MAX_CACHED_VALUE_BYTES
-        )
+    def fill(self, below: LayeredRows) -> None:
+        """Begin with the head's first rows, as many as have room: one by one they would cost ten times as much."""
+        first = islice(below.items(STATE), MAX_CACHED_ROWS - len(self.rows))
+        self.rows.update((key[1:], row) for key, row in first if len(row) <= MAX_CACHED_ROW_BYTES)
 
-    def over(self, view: View) -> View:
+    def over(self, below: LayeredRows) -> CachedView:
         """The head's view, reading through this cache."""
-        return _CachedView(view, self.values)
+        return CachedView(below, self.rows)
 
     def advance(self, changes: Mapping[bytes, bytes | None]) -> None:
-        """A block with these changes became the head."""
-        values = self.values
-        values.update(changes)
-        for key, value in changes.items():
-            if value is not None and len(value) > MAX_CACHED_VALUE_BYTES:
-                del values[key]
-        if len(values) > MAX_CACHED_VALUES:
-            for key in list(islice(values, len(values) - MAX_CACHED_VALUES // 2)):  # the longest known ones
-                del values[key]
+        """A block that wrote these state rows became the head."""
+        rows = self.rows
+        rows.update(changes)
+        for key, row in changes.items():
+            if row is not None and len(row) > MAX_CACHED_ROW_BYTES:
+                del rows[key]
+        if len(rows) > MAX_CACHED_ROWS:
+            for key in list(islice(rows, len(rows) - MAX_CACHED_ROWS // 2)):  # the longest known ones
+                del rows[key]
 
     def clear(self) -> None:
-        self.values.clear()
+        self.rows.clear()
 
 
-class _CachedView:
-    def __init__(self, view: View, values: dict[bytes, bytes | None]) -> None:
-        self._view, self._values = view, values
+class CachedView:
+    """The head's state, read through a cache; implements `machine.View`."""
+
+    def __init__(self, below: LayeredRows, cached: dict[bytes, bytes | None]) -> None:
+        self._below, self._cached = below, cached
 
     def get(self, key: bytes) -> bytes | None:
         try:
-            return self._values[key]
+            row = self._cached[key]
         except KeyError:
-            value = self._view.get(key)
-            if value is None or len(value) <= MAX_CACHED_VALUE_BYTES:
-                self._values[key] = value
-            return value
+            row = self.row(key)
+        if row is None:
+            return None
+        return row[1 + PLACE_BYTES :] if row[:1] == LINKED_MARK else state_value(row)  # the first is what is asked most
+
+    def row(self, key: bytes) -> bytes | None:
+        """The whole state row."""
+        try:
+            return self._cached[key]
+        except KeyError:
+            row = self._below.get(STATE + key)
+            if row is None or len(row) <= MAX_CACHED_ROW_BYTES:
+                self._cached[key] = row
+            return row
+
+    def rows(self, keys: Iterable[bytes]) -> dict[bytes, bytes | None]:
+        """The whole state rows of these keys."""
+        cached, row = self._cached, self.row
+        return {key: cached[key] if key in cached else row(key) for key in keys}
 
     def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        return self._view.items(prefix, after)
+        return StateView(self._below).items(prefix, after)

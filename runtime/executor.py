@@ -90,6 +90,10 @@ class Runtime:
         row = accounts.account(view, account)
         return Standing(row.nonce, row.free_rao)
 
+    def account_key(self, account: bytes) -> bytes:
+        """State key of an account's row."""
+        return accounts.ACCOUNT.key(account)
+
     def block_inherents(
         self, view: View, context: BlockContext, candidates: Sequence[tuple[int, bytes]]
     ) -> list[tuple[int, bytes]]:

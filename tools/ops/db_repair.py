@@ -31,6 +31,7 @@ from ledger.spec import ChainSpecParams
 from ledger.store import LevelStore, Store, check_stamp
 from ledger.votes import Certificate
 from runtime.executor import Runtime
+from runtime.modules.accounts import ACCOUNT
 from tools.node.folders import draft_of, make_database, put_aside, size_of
 from tools.node.home import Specification
 from tools.node.recoveries import recoveries_of
@@ -78,10 +79,10 @@ def _in_place(job: _Home) -> str:
         check_stamp(store, layout.SCHEMA, job.params.genesis_hash)
         remade = store.get(layout.WORK_KEY) is not None
         if remade:
-            reindexing.reindex(store, job.progress)
+            reindexing.reindex(store, ACCOUNT.key, job.progress)
         wrong = _wrong(store, job)
         if [section.name for section in wrong] == ["indexes"]:
-            reindexing.reindex(store, job.progress)
+            reindexing.reindex(store, ACCOUNT.key, job.progress)
             remade, wrong = True, _wrong(store, job)
         if wrong:
             return "; ".join(text for section in wrong for text in section.problems[:2])

@@ -18,6 +18,7 @@ from ledger.history import Pruner, archive_mark, first_readable
 from ledger.layout import ARCHIVE_KEY, SCHEMA
 from ledger.store import check_stamp
 from runtime.executor import Runtime
+from runtime.modules.accounts import ACCOUNT
 from tools.node.folders import size_of
 from tools.node.home import Specification
 
@@ -119,6 +120,6 @@ def reindex(home: Path, spec: Path | None, progress: Progress) -> dict[str, Any]
     try:
         with faults_explained(home):
             check_stamp(store, SCHEMA, params.genesis_hash)
-            return {"home": str(home), "rows": reindexing.reindex(store, progress)}
+            return {"home": str(home), "rows": reindexing.reindex(store, ACCOUNT.key, progress)}
     finally:
         store.close()

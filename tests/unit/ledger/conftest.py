@@ -47,6 +47,9 @@ class AccountMachine:
     def standing(self, view, account):
         return Standing(*self.account(view, account))
 
+    def account_key(self, account):
+        return b"a" + account
+
     def apply_block(self, view, context, inherents, extrinsics, left_out=None):
         changes, events, outcomes = {}, [[1, context.height]], []
         state = SimpleNamespace(get=lambda key: changes[key] if key in changes else view.get(key))

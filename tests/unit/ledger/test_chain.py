@@ -98,7 +98,8 @@ def test_indexes(ledger):
     assert chain.find_extrinsic(bytes(32)) is None
     keys = [account.public for account in ledger.accounts]
     assert chain.account_extrinsics(keys[0]) == ([(5, 0), (1, 0)], None)
-    assert chain.account_extrinsics(keys[0], limit=1) == ([(5, 0)], 5)
+    assert chain.account_extrinsics(keys[0], limit=1) == ([(5, 0)], 2)
+    assert chain.account_extrinsics(keys[0], limit=1, before_height=2) == ([(1, 0)], None)
     assert chain.account_extrinsics(keys[0], before_height=5) == ([(1, 0)], None)
     assert chain.account_extrinsics(keys[1])[0] == [(5, 0), (1, 1), (1, 0)]  # named by transfers, signed one itself
     assert chain.account_extrinsics(keys[3]) == ([], None)
@@ -129,9 +130,10 @@ def test_an_epoch_is_found_by_subnet_and_number_until_its_block_is_gone(ledger, 
 def test_an_account_is_found_at_its_own_place_only():
     """The bytes of an account may also appear across two entries of a row."""
     store = MemoryStore()
-    store.write({layout.at(layout.ACCOUNTS, 5): b"AAAAAAAB" + b"BB" + b"BBBBBCCC" + b"\0\3"}, sync=True)
-    assert indexes.account_extrinsics(store, b"BBBBBBBB" + bytes(24), None, 10) == ([], None)
-    assert indexes.account_extrinsics(store, b"BBBBBCCC" + bytes(24), None, 10) == ([(5, 3)], None)
+    row = b"AAAAAAAB" + b"BB" + b"BBBBBCCC" + b"DD" + b"BBBBBCCC" + b"\0\3" + bytes(10)
+    store.write({layout.at(layout.ACCOUNTS, 5): row}, sync=True)
+    for account, found in ((b"BBBBBBBB", []), (b"BBBBBCCC", [(5, 3)]), (b"BBBBCCCD", [])):
+        assert indexes.account_extrinsics(store, account + bytes(24), layout.UNLINKED, None, 10) == (found, None)
 
 
 def test_history_rows_and_extra_rows(ledger):
@@ -722,14 +724,15 @@ def test_bodies_with_many_extrinsics_round_trip(new_ledger):
 
 
 def test_a_chain_begins_with_what_its_cache_can_hold_of_the_state(ledger, monkeypatch):
-    ledger.grow(extrinsics=[ledger.extrinsic(0, call=2, args=[b"long", bytes(views.MAX_CACHED_VALUE_BYTES + 1)])])
-    values = dict(ledger.chain.view().items(b""))
-    assert ledger.open()._cache.values == {key: value for key, value in values.items() if key != b"vlong"}
-    monkeypatch.setattr(views, "MAX_CACHED_VALUES", 3)
+    ledger.grow(extrinsics=[ledger.extrinsic(0, call=2, args=[b"long", bytes(views.MAX_CACHED_ROW_BYTES + 1)])])
+    value = ledger.chain.view().get(b"vlong")
+    rows = {key[1:]: row for key, row in ledger.store.items(layout.STATE)}
+    assert ledger.open()._cache.rows == {key: row for key, row in rows.items() if key != b"vlong"}
+    monkeypatch.setattr(views, "MAX_CACHED_ROWS", 3)
     chain = ledger.open()
-    assert len(chain._cache.values) == 3 and chain._cache.values.items() <= values.items()
+    assert len(chain._cache.rows) == 3 and chain._cache.rows.items() <= rows.items()
     ledger.grow(2)
-    assert ledger.chain.view().get(b"vlong") == values[b"vlong"]
+    assert ledger.chain.view().get(b"vlong") == value
 
 
 def test_the_collector_goes_on_as_it_was_after_a_block():

@@ -36,7 +36,10 @@ def test_a_sound_chain_has_no_problems(grown, new_ledger):
 def cases():
     yield "state", layout.STATE + b"vk0", b"other"
     yield "state", layout.STATE + b"vk0", None
+    yield "state", layout.STATE + b"vk0", b"\3" + b"other"
     yield "state", layout.STATE + b"vnew", b"x"
+    yield "state", layout.STATE + b"vnew", layout.state_row(b"x")
+    yield "indexes", layout.STATE + b"vk0", layout.state_row(b"6", layout.encode_place(6, 0))
     yield "state", layout.PAGE + b"\x05", b"x" * 64
     for prefix in (layout.HEADER, layout.BODY, layout.CERTIFICATE, layout.RESULT):
         yield "blocks", at(prefix, 3), None
@@ -46,7 +49,7 @@ def cases():
     yield "indexes", layout.extrinsic_key(bytes(32)), bytes(10)
     yield "indexes", layout.event_kind_key(2, 99), b""
     yield "past states", at(layout.DIFF, 3), None
-    yield "past states", at(layout.DIFF, 3), layout.ReverseDiff({b"vk0": b"z"}, {}).encode()
+    yield "past states", at(layout.DIFF, 3), layout.ReverseDiff({b"vk0": layout.state_row(b"z")}, {}).encode()
     yield "past states", layout.VERSION + b"vk0\0\1" + bytes(7) + b"\x09", b"\1z"
     yield "rows", b"!", b"x"
 

@@ -21,11 +21,11 @@ def archive(rnd, blocks, store):
     store.write({layout.ARCHIVE_KEY: history.archive_mark(0)}, sync=True)
     for height in range(1, blocks + 1):
         chosen = rnd.sample(KEYS, rnd.randint(1, 4))
-        before = ReverseDiff({key: state.get(key) for key in chosen}, {})
+        before = ReverseDiff({key: layout.state_row(state[key]) if key in state else None for key in chosen}, {})
         rows = history.kept_rows(before, height, None, 1)
         for key in chosen:
             value = rnd.choice((None, b"", b"%d" % height))
-            rows[layout.STATE + key] = value
+            rows[layout.STATE + key] = None if value is None else layout.state_row(value, height.to_bytes(10, "big"))
             state[key] = value
             if value is None:
                 del state[key]

@@ -222,7 +222,7 @@ def test_nonsense_is_no_chunk():
 
 def test_a_chain_that_does_not_have_its_root_is_not_exported(ledger):
     ledger.grow(2)
-    ledger.store.write({layout.STATE + b"vrogue": b"x"}, sync=True)
+    ledger.store.write({layout.STATE + b"vrogue": layout.state_row(b"x")}, sync=True)
     ledger.grow(1)
     with pytest.raises(Rejected, match="does not have the root"):
         snapshot.write_snapshot(ledger.chain, 3, io.BytesIO())

@@ -36,6 +36,9 @@ class CounterMachine:
     def standing(self, view: View, account: bytes) -> Standing:
         return Standing(0, 0)
 
+    def account_key(self, account: bytes) -> bytes:
+        return b"account" + account  # never there
+
     def block_inherents(
         self, view: View, context: BlockContext, candidates: Sequence[tuple[int, bytes]]
     ) -> list[tuple[int, bytes]]:
