@@ -17,6 +17,7 @@ from tools.lab.frame import Entry, Kind, Result, Target, entries, execute
 
 MISSED = 1
 SHOWN_LIST_ITEMS = 12  # of a figure that is a list; the JSON form has all of it
+WHOLE = ("trace",)  # lists that are shown to the end
 
 
 class Measurements(Noun):
@@ -78,7 +79,9 @@ def show(output: Output, result: Result) -> None:
         ]
         output.table("", ("", "target", "measured", "wanted", "unit"), rows, right=("measured", "wanted"))
     tables = {name: value for name, value in result.figures.items() if _is_table(value)}
-    plain = [(name, _readable(value)) for name, value in result.figures.items() if name not in tables]
+    plain = [
+        (name, _readable(value)) for name, value in result.figures.items() if name not in tables and name not in WHOLE
+    ]
     if plain:
         output.table("", ("figure", "value"), plain)
     for name, rows in tables.items():
@@ -87,6 +90,8 @@ def show(output: Output, result: Result) -> None:
         cells = [[_readable(row.get(column, "")) for column in columns] for row in rows]
         output.table(name, [column.replace("_", " ") for column in columns], cells,
                      right=[column.replace("_", " ") for column in right])
+    for line in (line for name in WHOLE for line in result.figures.get(name, ())):
+        output.piece(f"{line}\n")
     where = result.environment
     console.print(f"[dim]{where['processor']}, {where['cpus_usable']} cpus, Python {where['python']}[/]")
 

@@ -37,8 +37,11 @@ def init_command(
     """Make a new node: keys, databases, the chain's genesis."""
     import tomli_w
 
+    from p2p.addresses import parse_address
     from tools.node.home import Specification, make_home, write_file
 
+    for peer in peers:
+        parse_address(peer)
     if (spec is None) == (devnet is None):
         raise UsageError("name the chain: give either --spec or --devnet")
     if devnet is not None:

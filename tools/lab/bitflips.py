@@ -40,7 +40,7 @@ SETTINGS: Final = b'log = "info"\nrpc_port = 9900\nrpc_names = ["node.example"]\
 
 
 @experiment("bitflips", about="flipped bits, lost and old files in a home: noticed or harmless, never silent", seconds=150)
-@click.option("--flips", default=1_000, show_default=True, help="Number of flipped bits.")
+@click.option("--flips", type=click.IntRange(1), default=1_000, show_default=True, help="Number of flipped bits.")
 @click.option("--seed", default=0, show_default=True, help="Other bits.")
 @click.option("--runs", default=10, show_default=True, help="Damaged homes with which the real command is started.")
 def bitflips(run: Run, flips: int, seed: int, runs: int) -> Any:

@@ -39,7 +39,7 @@ SEED = 1
 
 
 @experiment("crash", about="kill -9 of a writing node at random moments: no final block lost, same roots", seconds=60)
-@click.option("--kills", default=30, show_default=True, help="Number of kills.")
+@click.option("--kills", type=click.IntRange(1), default=30, show_default=True, help="Number of kills.")
 @click.option("--seed", default=0, show_default=True, help="Other moments.")
 @click.option("--deep-every", default=10, show_default=True, help="Recompute the whole database after every so many kills.")
 def crash(run: Run, kills: int, seed: int, deep_every: int) -> Any:

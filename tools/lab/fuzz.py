@@ -36,7 +36,8 @@ Work = tuple[str, int, int, int]  # target, seed, chunk, inputs
 
 @experiment("fuzz", about="hostile inputs for every decoder: named errors, same bytes back, bounded time", seconds=60)
 @click.option("--target", "names", multiple=True, default=(ALL,), show_default=True, help="Decoder, or all; repeatable.")
-@click.option("--inputs", default=2_000, show_default=True, help="Inputs a decoder (slow ones get a twentieth).")
+@click.option("--inputs", type=click.IntRange(1), default=2_000, show_default=True,
+              help="Inputs a decoder (slow ones get a twentieth).")
 @click.option("--seed", default=0, show_default=True, help="Another seed makes other inputs.")
 @click.option("--input", "given", default=None, metavar="HEX", help="Judge this one input.")
 @click.option("--workers", default=2, show_default=True, help="Processes; 0 runs in this one.")

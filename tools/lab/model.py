@@ -16,7 +16,8 @@ SEARCHES = ((1, 2), (2, 2), (3, 2), (3, 3))  # (index of the liar, rounds)
 
 
 @experiment("model", about="agreement over all orders of delivery, in a small model of real cores", seconds=60)
-@click.option("--states", default=1_000_000, show_default=True, help="Global states to visit, in all searches together.")
+@click.option("--states", type=click.IntRange(1), default=1_000_000, show_default=True,
+              help="Global states to visit, in all searches together.")
 @click.option("--seed", default=0, show_default=True, help="Of the order in which moves are tried.")
 def model(run: Run, states: int, seed: int) -> None:
     """Four authorities, one of them Byzantine, two values: no two decisions may differ in any state."""

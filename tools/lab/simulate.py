@@ -20,7 +20,7 @@ SHRUNK = 3  # failures that are shrunk
 
 
 @experiment("simulate", about="consensus in random worlds: faults, crashes, liars; one seed is one run", seconds=60)
-@click.option("--seeds", default=100, show_default=True, help="Number of worlds.")
+@click.option("--seeds", type=click.IntRange(1), default=100, show_default=True, help="Number of worlds.")
 @click.option("--first-seed", default=0, show_default=True, help="Seed of the first world; to go on where a run ended.")
 @click.option("--seed", type=int, default=None, help="Only the world of this seed.")
 @click.option("--max-n", default=MAX_N, show_default=True, help="Authorities of the largest worlds (1, 2, 3, 4, 5, 7, 10).")

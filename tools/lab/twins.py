@@ -17,7 +17,7 @@ MAX_N = 7
 
 
 @experiment("twins", about="consensus against faulty authorities that run twice with one key", seconds=40)
-@click.option("--seeds", default=100, show_default=True, help="Number of worlds.")
+@click.option("--seeds", type=click.IntRange(1), default=100, show_default=True, help="Number of worlds.")
 @click.option("--first-seed", default=0, show_default=True, help="Seed of the first world; to go on where a run ended.")
 @click.option("--seed", type=int, default=None, help="Only the world of this seed.")
 @click.option("--max-n", default=MAX_N, show_default=True, help="Authorities of the largest worlds (4 or 7).")

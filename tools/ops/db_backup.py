@@ -141,9 +141,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
         if found["format"] != FORMAT:
             raise UsageError(f"{path} has format {found['format']!r}, this program knows {FORMAT}")
         plain = all("/" not in name and type(each["bytes"]) is int for name, each in found["files"].items())
-        if not plain or type(found["genesis_hash"]) is not str:
+        if not plain or type(found["genesis_hash"]) is not str or type(found["chain"]) is not str:
             raise ValueError("a file name with a folder, or a size that is no number")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DecodeError(f"not the manifest of a backup ({error})", where=str(path)) from None
     return dict(found)
 

@@ -502,7 +502,9 @@ def test_a_damaged_backup_is_refused_and_changes_nothing(home, tmp_path, spec_te
     other = new_home(tmp_path / "other", spec_text.replace("genesis_time_ms = 1", "genesis_time_ms = 2", 1))
     with pytest.raises(WrongGenesis):
         db_backup.restore(other, None, copy, quiet)
-    for text in ("{", "[]", '{"format": 2}', '{"format": 1, "files": {"../x": {"bytes": 1}}, "genesis_hash": ""}'):
+    nameless = json.dumps({"format": 1, "files": {}, "genesis_hash": "00" * 32})
+    for text in ("{", "[]", "[" * 100_000, nameless, '{"format": 2}',
+                 '{"format": 1, "files": {"../x": {"bytes": 1}}, "genesis_hash": ""}'):
         (copy / "manifest.json").write_text(text)
         with pytest.raises(Error):
             db_backup.restore(home, None, copy, quiet)

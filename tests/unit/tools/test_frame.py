@@ -13,7 +13,9 @@ from click.testing import CliRunner
 
 from ledger.errors import NotFound
 from tools.cli import bench, lab
-from tools.cli.measure import Measurements, duration
+from tools.cli.main import Settings
+from tools.cli.measure import Measurements, duration, show
+from tools.cli.output import Output
 from tools.lab import frame
 from tools.lab.frame import Entry, Result, Run, entries, execute, experiment, find, timed
 
@@ -53,6 +55,19 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def invoke(group: click.Group, *args: str) -> Any:
     return CliRunner().invoke(group, list(args), prog_name="quorix", standalone_mode=False)
+
+
+def test_a_trace_is_shown_to_its_end_and_other_lists_are_cut() -> None:
+    lines = [f"{number} p0 step" for number in range(300)]
+    figures = {"trace": lines, "others": [f"other {number}" for number in range(300)]}
+    result = Result("sample", True, [], figures, frame.environment(), 1)
+
+    @click.command()
+    def command() -> None:
+        show(Output(Settings()), result)
+
+    text = CliRunner().invoke(command).stdout
+    assert "\n".join(lines) in text and "other 299" not in text and "... and 288 more (see --json)" in text
 
 
 # --- declaring and finding

@@ -39,6 +39,12 @@ def test_init_makes_a_node_once(tmp_path):
     assert isinstance(again.exception, Error) and "holds a node already" in again.exception.cause
 
 
+def test_init_refuses_a_peer_that_is_no_address_and_makes_nothing(tmp_path):
+    home = tmp_path / "node"
+    refused = invoke("node", "init", "--home", home, "--spec", write_spec(tmp_path), "--peer", "garbage")
+    assert refused.exit_code != 0 and "'garbage' is not like /ip4/" in str(refused.exception) and not home.exists()
+
+
 def test_init_of_an_authority_copies_its_session_key_and_makes_its_guard(tmp_path, monkeypatch):
     monkeypatch.setenv("QUORIX_HOME", str(tmp_path / "home"))
     key = KeyPair.from_seed(b"s" * 32)

@@ -76,7 +76,7 @@ def read_folder(folder: Path) -> tuple[list[Case], list[Skipped]]:
         name = str(path.relative_to(folder))
         try:
             found = list(read_file(path, name))
-        except (ValueError, OSError, EOFError, zlib.error) as error:
+        except (ValueError, RecursionError, OSError, EOFError, zlib.error) as error:
             skipped.append(Skipped(name, f"{type(error).__name__}: {error}", damaged=True))
             continue
         if not found:
