@@ -161,13 +161,14 @@ class Chain(ChainReader):
         )
         if domain_at is not None:
             chain.domain_at = domain_at
+        chain._take_recoveries(recoveries or {})  # before the certificate is judged by their domains
         check_newest(chain, chain._now, domain_at)
-        if recoveries:
-            chain._recover(recoveries)
+        head, authorities = chain._with_recovery(head, authorities)
+        chain._now = replace(chain._now, head=head, authorities=authorities)
         return chain
 
-    def _recover(self, recoveries: Recoveries) -> None:
-        """Take recovery files into account: those of the past must fit, one of the head changes the next set."""
+    def _take_recoveries(self, recoveries: Recoveries) -> None:
+        """Take recovery files into account. Raises UsageError for one that is not of this chain's past."""
         now, self.recoveries = self._now, recoveries
         for height, each in recoveries.items():
             if not self.params.genesis_height <= height <= now.head.height:
@@ -182,8 +183,6 @@ class Chain(ChainReader):
                     f"this node has a block {height + 1} that the old authorities decided",
                     hint="then the chain did not end where the recovery file says: make another one from this node",
                 )
-        head, authorities = self._with_recovery(now.head, now.authorities)
-        self._now = replace(now, head=head, authorities=authorities)
 
     def _with_recovery(self, head: Head, authorities: AuthoritySet) -> tuple[Head, AuthoritySet]:
         """The head and the set of the next height, after a recovery at this height if there is one."""
