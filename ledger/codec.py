@@ -14,7 +14,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import cbor2
 
@@ -229,22 +229,18 @@ class Shape(ABC):
     def check(self, value: Any, where: str = "") -> None: ...
 
     def __init_subclass__(cls) -> None:
-        """Whoever says anew what passes must say it in both ways: else the compiled test calls `check`."""
-        if "check" in vars(cls) and "source" not in vars(cls):
-            cls.source = Shape.source  # type: ignore[method-assign]
+        """Whoever says anew what passes must say it in both ways: else the test calls `check`."""
+        if "check" in vars(cls) and "test" not in vars(cls):
+            cls.test = Shape.test  # type: ignore[method-assign]
 
-    def source(self, place: str, names: dict[str, Any]) -> str:
-        """A Python expression: does the value at `place` pass `check`? `names` takes what it refers to."""
-        name = f"passes{len(names)}"
-        names[name] = self._passes
-        return f"{name}({place})"
+    def test(self) -> Callable[[Any], bool]:
+        """value -> True iff `check` finds no mistake, made without an exception."""
+        return self._passes
 
     @cached_property
     def fits(self) -> Callable[[Any], bool]:
-        """value -> True iff `check` finds no mistake, as one compiled expression: four times as fast."""
-        names: dict[str, Any] = {}
-        source = f"lambda value: {self.source('value', names)}"
-        return cast("Callable[[Any], bool]", eval(source, names))  # noqa: S307 - of bounds and types alone
+        """`test`, made once: what passes is found three times as fast as by `check`."""
+        return self.test()
 
     def _passes(self, value: Any) -> bool:
         try:
@@ -266,8 +262,9 @@ class Int(Shape):
         if not self.low <= value <= self.high:
             raise DecodeError(f"{value} is outside {self.name} [{self.low}, {self.high}]", where=where)
 
-    def source(self, place: str, names: dict[str, Any]) -> str:
-        return f"type({place}) is int and {self.low} <= {place} <= {self.high}"
+    def test(self) -> Callable[[Any], bool]:
+        low, high = self.low, self.high
+        return lambda value: type(value) is int and low <= value <= high
 
 
 def Uint(bits: int) -> Int:
@@ -282,8 +279,8 @@ class _Bool(Shape):
         if type(value) is not bool:
             raise DecodeError(f"expected bool, got {type(value).__name__}", where=where)
 
-    def source(self, place: str, names: dict[str, Any]) -> str:
-        return f"type({place}) is bool"
+    def test(self) -> Callable[[Any], bool]:
+        return lambda value: type(value) is bool
 
 
 class Bytes(Shape):
@@ -302,8 +299,9 @@ class Bytes(Shape):
         if not self.low <= len(value) <= self.high:
             raise DecodeError(f"{len(value)} bytes, expected {self.name}", where=where)
 
-    def source(self, place: str, names: dict[str, Any]) -> str:
-        return f"type({place}) is bytes and {self.low} <= len({place}) <= {self.high}"
+    def test(self) -> Callable[[Any], bool]:
+        low, high = self.low, self.high
+        return lambda value: type(value) is bytes and low <= len(value) <= high
 
 
 class Text(Shape):
@@ -338,10 +336,9 @@ class ListOf(Shape):
             for index, item in enumerate(value):
                 self.item.check(item, f"{where}[{index}]")
 
-    def source(self, place: str, names: dict[str, Any]) -> str:
-        name = f"fits{len(names)}"
-        names[name] = self.item.fits
-        return f"type({place}) is list and {self.low} <= len({place}) <= {self.high} and all(map({name}, {place}))"
+    def test(self) -> Callable[[Any], bool]:
+        low, high, fits = self.low, self.high, self.item.fits
+        return lambda value: type(value) is list and low <= len(value) <= high and all(map(fits, value))
 
 
 class Record(Shape):
@@ -363,9 +360,18 @@ class Record(Shape):
         for (place, shape), item in zip(places, value, strict=True):
             shape.check(item, place)
 
-    def source(self, place: str, names: dict[str, Any]) -> str:
-        items = (shape.source(f"{place}[{index}]", names) for index, shape in enumerate(self.fields.values()))
-        return " and ".join((f"type({place}) is list", f"len({place}) == {len(self.fields)}", *items))
+    def test(self) -> Callable[[Any], bool]:
+        tests = tuple(shape.fits for shape in self.fields.values())
+
+        def fits(value: Any) -> bool:
+            if type(value) is not list or len(value) != len(tests):
+                return False
+            for passes, item in zip(tests, value):  # noqa: SIM110 - all() over a generator takes twice the time
+                if not passes(item):
+                    return False
+            return True
+
+        return fits
 
 
 class Optional(Shape):
@@ -378,8 +384,9 @@ class Optional(Shape):
         if value is not None:
             self.item.check(value, where)
 
-    def source(self, place: str, names: dict[str, Any]) -> str:
-        return f"({place} is None or {self.item.source(place, names)})"
+    def test(self) -> Callable[[Any], bool]:
+        fits = self.item.fits
+        return lambda value: value is None or fits(value)
 
 
 class OneOf(Shape):

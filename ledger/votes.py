@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from .codec import HASH, KEY, SIGNATURE, U8, U16, U32, U64, Bytes, Optional, Record, decode, encode
 from .crypto import ZERO_HASH, digest, verify
@@ -23,7 +23,6 @@ MAX_ROUND: Final = 1 << 31
 
 PREVOTE: Final = 1
 PRECOMMIT: Final = 2
-VoteKind = Literal[1, 2]
 KIND_TAG: Final[dict[int, str]] = {PREVOTE: "prevote", PRECOMMIT: "precommit"}
 
 

@@ -28,7 +28,6 @@ from .tables import ReadState, Table
 ORDER_GOVERNANCE: Final = 15  # votes that end, proposals that are enacted
 ORDER_SETTLE: Final = 20  # registrations queued by the previous block
 ORDER_MINT: Final = 30  # the block's emission
-ORDER_REVEAL: Final = 40  # automatic reveals whose epoch is due
 ORDER_COINBASE: Final = 50  # split, accumulate, run due epochs, pay
 ORDER_CLEANUP: Final = 90  # rows whose time is over
 

@@ -202,7 +202,6 @@ _global(125, "enactment_delay", "blocks", 86_400, 0, U32, "root", "blocks from a
 _global(126, "proposal_deposit_rao", "rao", 10 * Q, 0, 10**6 * Q, "root", "deposit of a proposal")
 
 RECEIPT_EPOCHS: Final = 64  # epochs for which receipt roots are kept
-PRUNE_LIMIT_PARTS: Final = 16  # at most 1/16 of the uids are replaced per immunity period
 
 GLOBAL = Table(110, "global_param", int, u16_field("number"))
 SUBNET = Table(111, "subnet_param", int, u16_field("netuid"), u16_field("number"))

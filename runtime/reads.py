@@ -30,7 +30,7 @@ from ledger.codec import unpack_u16, unpack_u64
 from ledger.errors import NotFound
 
 from . import emission, epochs, hooks, params
-from .modules import accounts, children, creation, hotkeys, neurons, pools, registration, serving, stake, subnets, weights
+from .modules import accounts, children, hotkeys, neurons, pools, registration, serving, stake, subnets, weights
 from .params import ROOT_NETUID
 from .pruning import is_immune
 from .tables import ReadState, Table
@@ -85,11 +85,6 @@ def registration_queue(state: ReadState, netuid: int) -> list[tuple[bytes, bytes
     """(coldkey, hotkey, max price in rao) of the bids that the next block settles."""
     bids = ((coldkey, bid) for (coldkey,), bid in registration.BIDS.items(state))
     return [(coldkey, bid.hotkey, bid.max_price_rao) for coldkey, bid in bids if bid.netuid == netuid]
-
-
-def network_lock_cost(state: ReadState, height: int) -> int:
-    """What creating a subnet costs now, in rao."""
-    return creation.lock_cost_rao(state, height)
 
 
 def hyperparams(state: ReadState, netuid: int | None) -> list[Parameter]:

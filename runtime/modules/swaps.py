@@ -8,7 +8,6 @@ hotkey committed to and has not revealed cannot be revealed by the new one: reve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
@@ -26,14 +25,7 @@ SUBNET_COOLDOWN_BLOCKS: Final = 7200
 MAX_POSITIONS: Final = 1000  # stake positions that one swap moves
 
 
-@dataclass(frozen=True)
-class Swapped:
-    """The last swap of a coldkey."""
-
-    block: int
-
-
-SWAPPED = Table(124, "hotkey_swapped", Swapped, key_field("coldkey"))
+SWAPPED = Table(124, "hotkey_swapped", int, key_field("coldkey"))  # -> height of its last swap
 SWAPPED_IN = Table(125, "hotkey_swapped_in", int, u16_field("netuid"), key_field("hotkey"))  # the new one -> height
 
 HOTKEY_SWAPPED = event(122, "HotkeySwapped", "coldkey", "old_hotkey", "new_hotkey", "netuid")
@@ -66,7 +58,7 @@ def swap_hotkey(context: Context, old_hotkey: bytes, new_hotkey: bytes, netuid: 
         hooks.run_hotkey_swapped(context, place, old_hotkey, new_hotkey)
         SWAPPED_IN.delete(context.state, place, old_hotkey)
         SWAPPED_IN.put(context.state, place, new_hotkey, value=context.height)
-    SWAPPED.put(context.state, context.signer, value=Swapped(context.height))
+    SWAPPED.put(context.state, context.signer, value=context.height)
     context.events.append(HOTKEY_SWAPPED(context.signer, old_hotkey, new_hotkey, netuid))
 
 
@@ -77,9 +69,9 @@ def _check(context: Context, old_hotkey: bytes, new_hotkey: bytes) -> None:
     hotkeys.require_owner(context, old_hotkey)
     if not hotkeys.may_own(state, new_hotkey, context.signer):
         refuse("NonAssociatedColdKey")
-    last, wait = SWAPPED.get(state, context.signer), params.get(state, "tx_rate_limit")
-    if last is not None and context.height - last.block < wait:
-        refuse("HotKeySetTxRateLimitExceeded", f"the next swap can be made at height {last.block + wait}")
+    swapped_at, wait = SWAPPED.get(state, context.signer), params.get(state, "tx_rate_limit")
+    if swapped_at is not None and context.height - swapped_at < wait:
+        refuse("HotKeySetTxRateLimitExceeded", f"the next swap can be made at height {swapped_at + wait}")
 
 
 def _places(state: ReadState, hotkey: bytes, netuid: int | None) -> list[int]:

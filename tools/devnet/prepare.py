@@ -18,8 +18,6 @@ from p2p.addresses import Address, peer_id_of
 from .layout import Layout, Ports
 from .plan import CABAL_VALIDATOR, DevnetPlan, write_atomic
 
-GATEWAY = "0"
-
 
 def make(layout: Layout, plan: DevnetPlan) -> None:
     """Write everything a new devnet needs. Safe to repeat, also with another seed after a first try was killed."""

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 NODES_START_S: Final = 30.0
 NICENESS: Final = 5
 SMALL_NODES: Final = {"QUORIX_WRITE_BUFFER_MIB": "4"}  # many on one machine
-NEURONS_START_S: Final = 600.0
 CLOCK_JUMP_MS: Final = 2_000
 ORPHAN_WAIT_S: Final = 15.0
 LOCK_ATTEMPTS: Final = 10

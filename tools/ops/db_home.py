@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,6 @@ from tools.node.recoveries import recoveries_of
 
 T = TypeVar("T")
 SPARE_BYTES: Final = 64 << 20  # left free beside what a command writes
-Track = Callable[[Iterable[T], str, int], Iterator[T]]  # items, what is done, how many
 Progress = Callable[[str, int, int], None]  # what, done, of
 
 

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any, Final
 
 from ledger.blocks import NO_CERTIFICATE, NO_INHERENTS, Block, Body, Extrinsic, Header, encode_inherents
-from ledger.codec import Bytes, Int, ListOf, OneOf, Optional, Record, Shape, Text, encode
+from ledger.codec import Bytes, Int, ListOf, OneOf, Optional, Record, Shape, Text
 from ledger.crypto import KeyPair, digest
 from ledger.errors import DecodeError
 from ledger.inherents import Heartbeat
@@ -71,12 +71,6 @@ def _fits(shape: Shape, value: Any) -> bool:
     except DecodeError:
         return False
     return True
-
-
-def of_shape(shape: Shape, name: str) -> list[bytes]:
-    """Encodings of a few values of a shape."""
-    rng = Random(f"sample {name}")
-    return [encode(value_of(shape, rng)) for _ in range(SAMPLES_OF_A_SHAPE)]
 
 
 # --- consensus ---------------------------------------------------------------------------------------------------
