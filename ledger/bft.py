@@ -24,6 +24,7 @@ from .timing import clamp
 from .votes import KIND_TAG, NIL, NO_ROUND, PRECOMMIT, PREVOTE, Certificate, Proposal, Status, Vote
 
 MAX_FIRINGS: Final = 256  # of rules after one event; a certificate may hold many conflicts
+CLOCKLESS_ROUND: Final = 2  # from here on a fresh proposal's time does not depend on clocks, which may be why rounds failed
 
 Trace = Callable[[str, int, int, str], None]  # (rule, height, round, what it did)
 CoreEvent = Start | Message | Timer | Built | Checked | Work | Seal
@@ -109,7 +110,8 @@ class Core(HeightState):
                 self._propose(self.valid_hash, self.valid_round, self.valid_polc)
         elif "R1" not in self.done:
             self.done["R1"] = None
-            timestamp_ms = max(self.now.wall_ms, self.parent_timestamp_ms + 1)
+            soonest_ms = self.parent_timestamp_ms + 1  # which is timely for every clock
+            timestamp_ms = soonest_ms if self.round >= CLOCKLESS_ROUND else max(self.now.wall_ms, soonest_ms)
             self._out.append(Build(self.height, self.round, timestamp_ms, *self.build_limits()))
 
     def _r1_built(self, event: Built) -> None:

@@ -53,6 +53,10 @@ MUTANTS: Final = (
     _core("wall-clock pacing, clamped", "skewed clocks", (
         _PACE, "wait_ms = clamp(self.parent_timestamp_ms + interval_ms - self.now.wall_ms, 0, interval_ms)",
     )),
+    _core("R1 always asks the clock", "clocks farther apart than the tolerance", (
+        "soonest_ms if self.round >= CLOCKLESS_ROUND else max(self.now.wall_ms, soonest_ms)",
+        "max(self.now.wall_ms, soonest_ms)",
+    )),
     _core("R1 forgets the valid block", "hidden lock", (
         "if 0 <= self.valid_round < self.round:\n            if self.is_ok", "if False:\n            if self.is_ok",
     )),
