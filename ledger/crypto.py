@@ -28,7 +28,7 @@ TAGS: Final[dict[str, bytes]] = {
         # consensus
         "header", "body", "events", "authset", "domain", "proposal", "prevote", "precommit", "heartbeat", "pop", "hello",
         # chain
-        "extrinsic", "genesis", "weights", "timelock", "beacon", "auction", "hotkey", "epoch", "call",
+        "extrinsic", "genesis", "weights", "timelock", "beacon", "auction", "hotkey", "coldkey", "epoch", "call",
         # state trees
         "leaf", "page", "node", "list",
         # AI

@@ -11,6 +11,7 @@ from typing import Any, Final
 from ledger.codec import U16, Record, Shape
 from ledger.errors import DecodeError, Rejected
 
+from . import hooks
 from .registry import CALL_NUMBERS, CALLS, Call, Context, decode_args, error, refuse
 
 EXTRINSIC_WORK: Final = 10  # signature, nonce, fee: what every extrinsic costs beside its call, in work units
@@ -85,6 +86,7 @@ def work_of(entry: Call, args: Sequence[Any]) -> int:
 
 def invoke(context: Context, entry: Call, values: Sequence[Any]) -> None:
     """Run a checked call with the context's signer and origin; lets its refusal through, without undoing anything."""
+    hooks.run_call_guards(context, entry)
     if entry.origin == "root":
         context.require_root()
     try:

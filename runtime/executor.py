@@ -220,6 +220,7 @@ def _admit(context: Context, extrinsic: Extrinsic, prices: fees.Prices) -> _Admi
         refuse("InvalidKey", key=extrinsic.signer.hex())
     work = dispatch.EXTRINSIC_WORK + dispatch.work_of(entry, values)
     context.signer = extrinsic.signer
+    hooks.run_call_guards(context, entry)
     free = entry.free is not None and fees.may_be_free(context) and entry.free(context, *values)
     fee_rao = extrinsic.tip + (0 if free else prices.fee_rao(len(extrinsic.body) + SIGNATURE_BYTES, work))
     if fee_rao > row.free_rao:

@@ -7,12 +7,14 @@ declared here. Nothing is looked up by name at run time, and the order of every 
     end_epoch     after a subnet's payout, in ascending order number
     neuron_removed  whenever a uid loses its hotkey (pruned or unregistered)
     hotkey_swapped  whenever all that stands under a hotkey in a subnet moves to another
+    coldkey_swapped  when all that an account has goes to another key
     subnet_ending   when a subnet begins to be dissolved
     param_changed / param_rule  after a parameter is set / to refuse a combination of parameters
     holding       a table whose rows hold money: conservation and I1 are computed from these declarations
     deposit       a table whose rows explain part of an account's reserved balance
     invariant     a full audit of one rule over the whole state
     inherent      an unsigned entry that a proposer may put into a block
+    call_guard    before each call, wherever it is run from: may refuse it
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from .registry import Context
+from .registry import Call, Context
 from .tables import ReadState, Table
 
 # Order of a block's start (protocol: decide, settle, mint, reveal, coinbase). Inherents come before all of them.
@@ -35,6 +37,8 @@ BlockHook = Callable[[Context], None]
 EpochHook = Callable[[Context, int, int], None]
 NeuronHook = Callable[[Context, int, int, bytes], None]
 SwapHook = Callable[[Context, int, bytes, bytes], None]
+ColdkeyHook = Callable[[Context, bytes, bytes], int]
+CallGuard = Callable[[Context, Call], None]
 SubnetHook = Callable[[Context, int], None]
 ParamHook = Callable[[Context, int], None]
 ParamRule = Callable[[ReadState, int], str]
@@ -47,6 +51,8 @@ _BEGIN_BLOCK: list[tuple[int, str, BlockHook]] = []
 _END_EPOCH: list[tuple[int, str, EpochHook]] = []
 _NEURON_REMOVED: list[NeuronHook] = []
 _HOTKEY_SWAPPED: list[SwapHook] = []
+_COLDKEY_SWAPPED: list[ColdkeyHook] = []
+_CALL_GUARDS: list[CallGuard] = []
 _SUBNET_ENDING: list[SubnetHook] = []
 _PARAM_CHANGED: dict[str, list[ParamHook]] = {}
 _PARAM_RULES: list[ParamRule] = []
@@ -89,6 +95,20 @@ def hotkey_swapped(function: SwapHook) -> SwapHook:
     """Run `f(context, netuid, old_hotkey, new_hotkey)`: move the module's rows; the new hotkey has none there."""
     _HOTKEY_SWAPPED.append(function)
     _HOTKEY_SWAPPED.sort(key=_qualified)
+    return function
+
+
+def coldkey_swapped(function: ColdkeyHook) -> ColdkeyHook:
+    """Run `f(context, old, new)`: move the module's rows, and return the rao of `old`'s reserved balance they explain."""
+    _COLDKEY_SWAPPED.append(function)
+    _COLDKEY_SWAPPED.sort(key=_qualified)
+    return function
+
+
+def call_guard(function: CallGuard) -> CallGuard:
+    """Run `f(context, call)` before a call runs, also inside another, and when it is admitted; refuses by raising."""
+    _CALL_GUARDS.append(function)
+    _CALL_GUARDS.sort(key=_qualified)
     return function
 
 
@@ -138,6 +158,17 @@ def run_hotkey_swapped(context: Context, netuid: int, old_hotkey: bytes, new_hot
     """Called once for each subnet in which a hotkey is swapped."""
     for function in _HOTKEY_SWAPPED:
         function(context, netuid, old_hotkey, new_hotkey)
+
+
+def run_coldkey_swapped(context: Context, old: bytes, new: bytes) -> int:
+    """Called when an account hands over all it has; returns the rao of its reserved balance that goes along."""
+    return sum([function(context, old, new) for function in _COLDKEY_SWAPPED])
+
+
+def run_call_guards(context: Context, entry: Call) -> None:
+    """Called before a call is run or admitted, with the signer set; lets a refusal through."""
+    for function in _CALL_GUARDS:
+        function(context, entry)
 
 
 def run_subnet_ending(context: Context, netuid: int) -> None:

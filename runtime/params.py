@@ -154,6 +154,11 @@ _global(76, "tx_rate_limit", "blocks", 1000, 0, U32, "root", "blocks between two
 _global(77, "delegate_take_rate_limit", "blocks", 216_000, 0, U32, "root", "blocks between two raises of a take")
 _global(78, "childkey_take_rate_limit", "blocks", 216_000, 0, U32, "root", "blocks between two raises of a child take")
 _global(79, "childkey_cooldown_tempos", "tempos", 2, 0, 100, "root", "tempos until new children count")
+_global(80, "coldkey_swap_delay", "blocks", 36_000, 1, U32, "root", "blocks from the announcement of a coldkey swap to it")
+_global(
+    81, "coldkey_swap_again_delay", "blocks", 7200, 0, U32, "root",
+    "blocks after that until another one is announced, or none",
+)
 
 # subnets
 _global(90, "subnet_limit", "u16", 64, 1, 1024, "root", "subnets that may exist")
@@ -173,6 +178,7 @@ _global(
 _global(
     98, "owner_change_rate_limit", "blocks", 604_800, 0, U32, "root", "blocks between two changes of a subnet's owner",
 )
+_global(99, "eviction_notice_blocks", "blocks", 86_400, 1, U32, "root", "blocks that the owner of a challenged subnet has")
 
 # accounts, fees, blocks
 _global(110, "existential_deposit", "rao", 500, 0, Q, "root", "an account below this is closed")

@@ -10,8 +10,10 @@ from .modules import (
     authorities,
     bonds,
     children,
+    coldkeys,
     creation,
     dissolution,
+    evictions,
     evidence,
     fees,
     governance,
@@ -36,6 +38,6 @@ from .modules import (
 MODULES: Final = (
     accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, children, weights, emission, serving,
     authorities, heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies, identities, ownership, swaps,
-    dissolution,
+    coldkeys, dissolution, evictions,
 )
 LOADED: Final = True

@@ -7,7 +7,7 @@ A dataclass used as a value holds only ints, bytes, bools, str, None, and lists 
 declare their tables next to their rules, with numbers from the ranges below; `Table.registry` knows them all.
 
     1..19 accounts, fees, blocks · 20..39 subnets, neurons · 40..59 stake · 60..79 weights, epochs · 80..89 serving
-    90..109 authorities · 110..129 governance, parameters, proxies
+    90..109 authorities · 110..134 governance, parameters, proxies · 135..149 challenges, coldkey swaps
 """
 
 from __future__ import annotations

@@ -157,6 +157,19 @@ def _move(context: Context, source: bytes, giver: Account, to: bytes, taker: Acc
     _store(context, to, taker, Account(_u64(taker.free_rao + amount_rao), taker.reserved_rao, taker.nonce))
 
 
+def hand_over(context: Context, old: bytes, new: bytes, reserved_rao: int) -> int:
+    """Give an account's free balance, and so much of its reserved one, to another key; returns the free rao.
+
+    The nonce stays: what the old key signed before cannot be run again.
+    """
+    row, taker = account(context.state, old), account(context.state, new)
+    assert 0 <= reserved_rao <= row.reserved_rao, "more is handed over than was reserved"
+    _store(context, old, row, Account(0, row.reserved_rao - reserved_rao, row.nonce))
+    gained = Account(_u64(taker.free_rao + row.free_rao), taker.reserved_rao + reserved_rao, taker.nonce)
+    _store(context, new, taker, gained)
+    return row.free_rao
+
+
 def mint(context: Context, amount_rao: int, sink: str) -> None:
     """Create money; the caller puts it into `sink`. Never beyond the supply cap."""
     total = issuance(context.state) + amount_rao

@@ -106,6 +106,13 @@ def current(state: ReadState) -> AuthoritySet:
     return AuthoritySet(tuple(keys), active)
 
 
+def is_account(state: ReadState, who: bytes) -> bool:
+    """True for the account of a member or of a candidate."""
+    return any(row.account == who for _, row in AUTHORITIES.items(state)) or any(
+        row.account == who for _, row in candidates(state)
+    )
+
+
 def session(state: ReadState, number: int) -> Session | None:
     """Set of a session, if it is within the evidence window."""
     return SESSIONS.get(state, number)

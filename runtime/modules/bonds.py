@@ -20,7 +20,7 @@ from ..chain import info
 from ..registry import Context, call, error, event, refuse
 from ..tables import ReadState, Table, key_field
 from . import accounts
-from .authorities import AUTHORITIES, NOBODY, candidates
+from .authorities import NOBODY, is_account
 
 MAX_UNBONDINGS: Final = 32  # entries of one account
 REWARD_PERCENT: Final = 5  # of a slash, to the account whose block brought the evidence
@@ -103,7 +103,7 @@ def unbond(context: Context, amount_rao: int) -> None:
         refuse("AmountTooLow")
     if amount_rao > row.bonded_rao:
         refuse("NotBonded", bonded_rao=row.bonded_rao)
-    least = least_rao(state) if _is_needed(state, context.signer) else 0
+    least = least_rao(state) if is_account(state, context.signer) else 0
     if row.bonded_rao - amount_rao < least:
         refuse("BondNeeded", f"{least} rao must stay bonded", least_rao=least)
     if len(row.unbonding) >= MAX_UNBONDINGS:
@@ -127,12 +127,6 @@ def withdraw_bond(context: Context) -> None:
     _store(context, context.signer, replace(row, unbonding=[each for each in row.unbonding if each[0] > number]))
     accounts.unreserve(context, context.signer, amount)
     context.events.append(BOND_PAID(context.signer, amount))
-
-
-def _is_needed(state: ReadState, account: bytes) -> bool:
-    """The account is that of a member or a candidate."""
-    members = (row.account for _, row in AUTHORITIES.items(state))
-    return account in (*members, *(row.account for _, row in candidates(state)))
 
 
 # --- slashing ----------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 The price is a lock: it doubles with every creation and falls back over `network_lock_reduction_interval` blocks. Who pays
 it owns the subnet and gets uid 0. Until the owner starts it the subnet has no emission and takes no stake. A netuid is
-never given twice; at `subnet_limit` nobody is evicted, the creation fails.
+never given twice; at `subnet_limit` the creation fails (`evictions.py` has what can be done then).
 """
 
 from __future__ import annotations
@@ -54,24 +54,49 @@ def lock_cost_rao(state: ReadState, block: int) -> int:
 )
 def register_network(context: Context, hotkey: bytes, max_lock_rao: int, name: str) -> None:
     """Create a subnet owned by the signer, with the hotkey as its first neuron; it pays out once it is started."""
-    state, now = context.state, context.height
-    if not hotkeys.may_own(state, hotkey, context.signer):
-        refuse("NonAssociatedColdKey")
-    last = LAST_LOCK.get(state)
-    if last is not None and now - last.block < params.get(state, "network_rate_limit"):
-        refuse("NetworkTxRateLimitExceeded")
-    netuid = subnets.NETUID_COUNT.get(state) or 1
-    if len(subnets.netuids(state)) >= params.get(state, "subnet_limit") or netuid > MAX_NETUID:
+    check_creator(context, hotkey)
+    netuid = next_netuid(context.state)
+    if not has_room(context.state) or netuid > MAX_NETUID:
         refuse("SubnetLimitReached")
-    lock_rao = lock_cost_rao(state, now)
+    lock_rao = pay_lock(context, hotkey, max_lock_rao)
+    found(context, netuid, name, context.signer, hotkey, lock_rao)
+
+
+def check_creator(context: Context, hotkey: bytes) -> None:
+    """The signer may own the hotkey, and no subnet was created too recently."""
+    if not hotkeys.may_own(context.state, hotkey, context.signer):
+        refuse("NonAssociatedColdKey")
+    last = LAST_LOCK.get(context.state)
+    if last is not None and context.height - last.block < params.get(context.state, "network_rate_limit"):
+        refuse("NetworkTxRateLimitExceeded")
+
+
+def has_room(state: ReadState) -> bool:
+    """True while there are fewer subnets than `subnet_limit`."""
+    return len(subnets.netuids(state)) < params.get(state, "subnet_limit")
+
+
+def next_netuid(state: ReadState) -> int:
+    """The netuid of the next subnet: none is used twice."""
+    return subnets.NETUID_COUNT.get(state) or 1
+
+
+def pay_lock(context: Context, hotkey: bytes, max_lock_rao: int) -> int:
+    """Take the price of a subnet from the signer, who gets the hotkey; returns it, for a row that holds a lock."""
+    lock_rao = lock_cost_rao(context.state, context.height)
     if lock_rao > max_lock_rao:
         refuse("CannotAffordLockCost", lock_rao=lock_rao)
     accounts.debit(context, context.signer, lock_rao, "lock", error_name="CannotAffordLockCost")
     hotkeys.associate(context, hotkey, context.signer)
-    subnets.create(context, netuid, name, context.signer, hotkey, started_at=None, lock_rao=lock_rao)
+    LAST_LOCK.put(context.state, value=LastLock(lock_rao, context.height))
+    return lock_rao
+
+
+def found(context: Context, netuid: int, name: str, coldkey: bytes, hotkey: bytes, lock_rao: int) -> None:
+    """Create a subnet that is paid for; its owner's hotkey is uid 0."""
+    subnets.create(context, netuid, name, coldkey, hotkey, started_at=None, lock_rao=lock_rao)
     subnets.set_price(context, netuid, DEFAULT_PRICE_RAO)
     neurons.place(context, netuid, hotkey)
-    LAST_LOCK.put(state, value=LastLock(lock_rao, now))
     context.events.append(neurons.NEURON_REGISTERED(netuid, 0, hotkey, 0, None))
 
 

@@ -40,6 +40,11 @@ def dissolve(context: Context, netuid: int) -> None:
     immune_to = row.registered_at + params.get(state, "network_immunity_period")
     if not by_root and context.height < immune_to:
         refuse("SubnetImmune", f"it can be dissolved at height {immune_to}")
+    begin(context, netuid)
+
+
+def begin(context: Context, netuid: int) -> None:
+    """From now on the subnet ends."""
     subnets.stop(context, netuid)
     hooks.run_subnet_ending(context, netuid)
     context.events.append(DISSOLVING_EVENT(netuid))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ledger.codec import BOOL, KEY, U16, Int, OneOf, Optional, Text
 
-from .. import dispatch, params
+from .. import dispatch, hooks, params
 from ..registry import Context, Origin, Priority, call, error, event, refuse
 from ..tables import ReadState, Table, u16_field
 from . import accounts, subnets
@@ -43,6 +43,15 @@ def genesis_sudo(context: Context, key: bytes | None) -> None:
     if key is not None:
         accounts.require_valid_key(key)
         SUDO.put(context.state, value=key)
+
+
+@hooks.coldkey_swapped
+def move_sudo(context: Context, old: bytes, new: bytes) -> int:
+    """The sudo key is a right of an account."""
+    if sudo_key(context.state) == old:
+        SUDO.put(context.state, value=new)
+        context.events.append(SUDO_CHANGED(old, new))
+    return 0
 
 
 @call(110, "governance.sudo", {"call": dispatch.INNER_CALL}, work=2, priority=Priority.OPERATIONAL)

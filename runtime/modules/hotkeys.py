@@ -1,10 +1,13 @@
 """Who owns a hotkey: a coldkey owns money and hotkeys, a hotkey is the identity of a neuron.
 
-A hotkey has exactly one owner for ever, unless it is swapped. It gets one when it first registers (0.2).
+A hotkey has exactly one owner for ever, unless its coldkey is swapped. It gets one when it first registers (0.2).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from .. import hooks
 from ..registry import Context, error, refuse
 from ..tables import ReadState, Table, key_field
 from . import accounts
@@ -50,3 +53,23 @@ def associate(context: Context, hotkey: bytes, coldkey: bytes) -> None:
     accounts.require_valid_key(hotkey)
     OWNERS.put(context.state, hotkey, value=coldkey)
     OWNED.put(context.state, coldkey, hotkey, value=context.height)
+
+
+@hooks.coldkey_swapped
+def move_hotkeys(context: Context, old: bytes, new: bytes) -> int:
+    """All hotkeys of a coldkey get another owner."""
+    for (_, hotkey), since in list(OWNED.items(context.state, old)):
+        OWNERS.put(context.state, hotkey, value=new)
+        OWNED.delete(context.state, old, hotkey)
+        OWNED.put(context.state, new, hotkey, value=since)
+    return 0
+
+
+@hooks.invariant("hotkeys have one owner")
+def audit(state: ReadState) -> Iterator[str]:
+    """The owner of a hotkey and the list of a coldkey's hotkeys name each other."""
+    owners = {hotkey: coldkey for (hotkey,), coldkey in OWNERS.items(state)}
+    listed = {hotkey: coldkey for (coldkey, hotkey), _ in OWNED.items(state)}
+    if owners != listed:
+        wrong = sorted(key.hex() for key in {**owners, **listed} if owners.get(key) != listed.get(key))
+        yield f"the owners of {', '.join(wrong[:5])} and their lists differ"

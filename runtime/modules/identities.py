@@ -176,6 +176,14 @@ def drop_bonds(context: Context, netuid: int, uid: int) -> None:
     context.events.append(BONDS_RESET(netuid, uid))
 
 
+@hooks.coldkey_swapped
+def move_identity(context: Context, old: bytes, new: bytes) -> int:
+    """The identity goes along, with its deposit."""
+    there = identity_of(context.state, old) is not None
+    IDENTITIES.move(context.state, (old,), (new,))
+    return IDENTITY_DEPOSIT_RAO if there else 0
+
+
 @hooks.hotkey_swapped
 def move_commitment(context: Context, netuid: int, old: bytes, new: bytes) -> None:
     COMMITMENTS.move(context.state, (netuid, old), (netuid, new))

@@ -299,6 +299,16 @@ def move_pool(context: Context, netuid: int, old: bytes, new: bytes) -> None:
         RATIOS.move(state, (netuid, old, epoch), (netuid, new, epoch))
 
 
+@hooks.coldkey_swapped
+def move_positions(context: Context, old: bytes, new: bytes) -> int:
+    """All positions of a coldkey get another one, which has none."""
+    state = context.state
+    for (_, netuid, hotkey), _ in list(POSITIONS.items(state, old)):
+        SHARES.move(state, (netuid, hotkey, old), (netuid, hotkey, new))
+        POSITIONS.move(state, (old, netuid, hotkey), (new, netuid, hotkey))
+    return 0
+
+
 # --- after a payout ----------------------------------------------------------------------------------------------
 
 

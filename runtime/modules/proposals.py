@@ -253,6 +253,17 @@ def _enact(context: Context, number: int, row: Proposal) -> None:
     context.events.append(EXECUTED(number, row.call_number, "" if refusal is None else refusal.error_name))
 
 
+@hooks.coldkey_swapped
+def move_proposals(context: Context, old: bytes, new: bytes) -> int:
+    """What an account proposed is another's now, with the deposits."""
+    moved_rao = 0
+    for number, row in list(proposals(context.state)):
+        if row.proposer == old:
+            PROPOSALS.put(context.state, number, value=replace(row, proposer=new))
+            moved_rao += row.deposit_rao
+    return moved_rao
+
+
 @hooks.deposit
 def deposits(state: ReadState) -> Iterator[tuple[bytes, int]]:
     return ((row.proposer, row.deposit_rao) for _, row in proposals(state))

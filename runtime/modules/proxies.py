@@ -42,7 +42,7 @@ ALLOWED: Final[dict[int, tuple[str, ...]]] = {
     SUBNET_OWNER: (
         "governance.set_subnet_param", "subnets.start_call", "subnets.set_identity", "subnets.set_owner_hotkey",
     ),
-    TRANSFER: ("accounts.transfer",),
+    TRANSFER: ("accounts.transfer", "stake.transfer"),
     SMALL_TRANSFER: ("accounts.transfer",),
 }
 BATCHES: Final = (dispatch.BATCH, dispatch.BATCH_EACH)
@@ -232,6 +232,18 @@ def _put_announcements(context: Context, real: bytes, delegate: bytes, rows: lis
         ANNOUNCEMENTS.put(context.state, real, delegate, value=Announcements(rows, needed))
     elif old.rows:
         ANNOUNCEMENTS.delete(context.state, real, delegate)
+
+
+@hooks.coldkey_swapped
+def move_proxies(context: Context, old: bytes, new: bytes) -> int:
+    """Proxies, and what they announced, serve the new key; if that is one of them, it stops being one."""
+    state, held = context.state, proxies_of(context.state, old)
+    for (_, delegate), _ in list(ANNOUNCEMENTS.items(state, old)):
+        ANNOUNCEMENTS.move(state, (old, delegate), (new, delegate))
+    kept = [row for row in held.rows if row[0] != new]
+    _put_proxies(context, old, held, kept)
+    PROXIES.move(state, (old,), (new,))
+    return proxies_of(state, new).deposit_rao
 
 
 @hooks.deposit

@@ -204,6 +204,21 @@ def forfeit_bond(context: Context, netuid: int, uid: int, hotkey: bytes) -> None
         accounts.burn_reserved(context, bond.coldkey, bond.left_rao, "bond")
 
 
+@hooks.coldkey_swapped
+def move_bonds(context: Context, old: bytes, new: bytes) -> int:
+    """The bonds of a coldkey's neurons are reserved on another one."""
+    state, moved_rao = context.state, 0
+    where = subnets.netuids(state)
+    for hotkey in hotkeys.hotkeys_of(state, old) + hotkeys.hotkeys_of(state, new):
+        for netuid in where:
+            uid = neurons.uid_of(state, netuid, hotkey)
+            bond = None if uid is None else BONDS.get(state, netuid, uid)
+            if uid is not None and bond is not None:
+                BONDS.put(state, netuid, uid, value=replace(bond, coldkey=new))
+                moved_rao += bond.left_rao
+    return moved_rao
+
+
 def release_bond(context: Context, netuid: int, uid: int) -> None:
     """Give back all that is left of a bond, before its neuron goes through no call of its own."""
     bond = BONDS.get(context.state, netuid, uid)

@@ -1,8 +1,8 @@
-"""Calls on stake: add, remove, move, withdraw, and the owner's take of dividends (3.2, 3.3).
+"""Calls on stake: add, remove, move, transfer, withdraw, and the owner's take of dividends (3.2, 3.3).
 
-Added or moved stake is pending until the subnet's next payout. Removed stake goes to the coldkey's list of unbondings and
-is paid out on request once it has matured (`unbond_blocks`; 0 pays at once). A raise of a take acts one epoch after it was
-announced, a decrease at once.
+Added, moved or transferred stake is pending until the subnet's next payout. Removed stake goes to the coldkey's list of
+unbondings and is paid out on request once it has matured (`unbond_blocks`; 0 pays at once). A raise of a take acts one epoch
+after it was announced, a decrease at once.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ UNBOND_STARTED = event(44, "UnbondStarted", "coldkey", "amount_rao", "matures_at
 UNBOND_PAID = event(45, "UnbondPaid", "coldkey", "amount_rao")
 TAKE_INCREASED = event(46, "TakeIncreased", "hotkey", "old", "new", "announced_at")
 TAKE_DECREASED = event(47, "TakeDecreased", "hotkey", "old", "new")
+STAKE_TRANSFERRED = event(52, "StakeTransferred", "coldkey", "to", "hotkey", "from_netuid", "to_netuid", "amount_rao")
 
 error(40, "NotEnoughStakeToWithdraw", "the position is smaller than the amount", "see `quorix wallet balance`")
 error(41, "StakeUnavailable", "too many removals of this coldkey are waiting", "withdraw those that have matured first")
@@ -52,6 +53,7 @@ error(43, "SameNetuid", "the stake is there already", "name another hotkey or an
 error(44, "NothingToWithdraw", "no removed stake has matured", "wait until it matures")
 error(45, "DelegateTakeTooLow", "the take is below the minimum, or a raise is not higher than the take it has")
 error(46, "DelegateTakeTooHigh", "the take is above the maximum, or a decrease is not lower than the take it has")
+error(180, "TransferDisallowed", "a subnet does not let stake change its coldkey", "remove the stake instead")
 error(47, "DelegateTxRateLimitExceeded", "the take was changed too recently", "wait until the rate limit has passed")
 
 
@@ -105,16 +107,14 @@ def least_position_rao(state: ReadState, hotkey: bytes, coldkey: bytes) -> int:
 # --- stake -------------------------------------------------------------------------------------------------------
 
 
-
 @call(40, "stake.add", {"hotkey": KEY, "netuid": U16, "amount_rao": accounts.AMOUNT}, work=12)
 def add(context: Context, hotkey: bytes, netuid: int, amount_rao: int | None) -> None:
     """Stake free balance on a hotkey in a subnet (0 is root); it is pending until the subnet's next payout."""
     amount = accounts.balance(context.state, context.signer) if amount_rao is None else amount_rao
     _require_open(context, netuid)
-    if amount < params.get(context.state, "min_stake"):
-        refuse("AmountTooLow", minimum_rao=params.get(context.state, "min_stake"))
+    _require_least(context, amount)
     accounts.debit(context, context.signer, amount, "stake")
-    _deposit(context, hotkey, netuid, amount)
+    _deposit(context, hotkey, netuid, context.signer, amount)
     context.events.append(STAKE_ADDED(context.signer, hotkey, netuid, amount))
 
 
@@ -140,10 +140,31 @@ def move(
     subnets.subnet(context.state, from_netuid)
     _require_open(context, to_netuid)
     amount = _withdraw(context, from_hotkey, from_netuid, amount_rao)
-    if amount < params.get(context.state, "min_stake"):
-        refuse("AmountTooLow", minimum_rao=params.get(context.state, "min_stake"))
-    _deposit(context, to_hotkey, to_netuid, amount)
+    _require_least(context, amount)
+    _deposit(context, to_hotkey, to_netuid, context.signer, amount)
     context.events.append(STAKE_MOVED(context.signer, from_hotkey, from_netuid, to_hotkey, to_netuid, amount))
+
+
+@call(
+    48, "stake.transfer", {"to": KEY, "hotkey": KEY, "from_netuid": U16, "to_netuid": U16, "amount_rao": accounts.AMOUNT},
+    work=20,
+)
+def transfer(
+    context: Context, to: bytes, hotkey: bytes, from_netuid: int, to_netuid: int, amount_rao: int | None
+) -> None:
+    """Give stake on a hotkey to another coldkey: a removal and a pending deposit of `to`, without unbonding."""
+    accounts.require_valid_key(to)
+    if to == context.signer:
+        refuse("SameNetuid", "the stake belongs to this coldkey already")
+    subnets.subnet(context.state, from_netuid)
+    _require_open(context, to_netuid)
+    for netuid in (from_netuid, to_netuid):
+        if not params.is_on(context.state, "transfer_toggle", netuid):
+            refuse("TransferDisallowed", netuid=netuid)
+    amount = _withdraw(context, hotkey, from_netuid, amount_rao)
+    _require_least(context, amount)
+    _deposit(context, hotkey, to_netuid, to, amount)
+    context.events.append(STAKE_TRANSFERRED(context.signer, to, hotkey, from_netuid, to_netuid, amount))
 
 
 @call(43, "stake.withdraw_unbonded", {}, work=10)
@@ -166,16 +187,22 @@ def _require_open(context: Context, netuid: int) -> None:
         refuse("SubtokenDisabled")
 
 
-def _deposit(context: Context, hotkey: bytes, netuid: int, amount_rao: int) -> None:
-    """Pending deposit of the signer, which leaves a position of the least size."""
+def _require_least(context: Context, amount_rao: int) -> None:
+    least = params.get(context.state, "min_stake")
+    if amount_rao < least:
+        refuse("AmountTooLow", minimum_rao=least)
+
+
+def _deposit(context: Context, hotkey: bytes, netuid: int, coldkey: bytes, amount_rao: int) -> None:
+    """Pending deposit of a coldkey, which leaves a position of the least size."""
     state = context.state
     if hotkeys.owner_of(state, hotkey) is None:
         refuse("HotKeyAccountNotExists")
-    active, pending = pools.position(state, netuid, hotkey, context.signer)
-    least = least_position_rao(state, hotkey, context.signer)
+    active, pending = pools.position(state, netuid, hotkey, coldkey)
+    least = least_position_rao(state, hotkey, coldkey)
     if active + pending + amount_rao < least:
         refuse("AmountTooLow", f"a position on this hotkey has at least {least} rao", minimum_rao=least)
-    pools.deposit(context, netuid, hotkey, context.signer, amount_rao)
+    pools.deposit(context, netuid, hotkey, coldkey, amount_rao)
 
 
 def _withdraw(context: Context, hotkey: bytes, netuid: int, amount_rao: int | None) -> int:
@@ -264,6 +291,13 @@ def copy_take(context: Context, netuid: int, old: bytes, new: bytes) -> None:
     row = TAKES.get(context.state, old)
     if row is not None:
         TAKES.put(context.state, new, value=row)
+
+
+@hooks.coldkey_swapped
+def move_unbondings(context: Context, old: bytes, new: bytes) -> int:
+    """Removed stake waits for the new key."""
+    UNBONDING.move(context.state, (old,), (new,))
+    return 0
 
 
 def genesis_stake(context: Context, hotkey: bytes, netuid: int, coldkey: bytes, amount_rao: int) -> None:

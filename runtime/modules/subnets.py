@@ -184,6 +184,15 @@ def genesis_create(
     set_price(context, netuid, price_rao)
 
 
+@hooks.coldkey_swapped
+def move_subnets(context: Context, old: bytes, new: bytes) -> int:
+    """Subnets of a coldkey get another owner."""
+    for (netuid,), row in list(SUBNETS.items(context.state)):
+        if row.owner_coldkey == old:
+            SUBNETS.put(context.state, netuid, value=replace(row, owner_coldkey=new))
+    return 0
+
+
 def stop(context: Context, netuid: int) -> None:
     """Begin to dissolve a subnet: it is not started any more."""
     SUBNETS.put(context.state, netuid, value=replace(subnet(context.state, netuid), started_at=None))

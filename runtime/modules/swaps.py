@@ -94,6 +94,13 @@ def _check_place(context: Context, old_hotkey: bytes, new_hotkey: bytes, netuid:
         refuse("HotKeySwapOnSubnetIntervalNotPassed", netuid=netuid)
 
 
+@hooks.coldkey_swapped
+def move_swapped_at(context: Context, old: bytes, new: bytes) -> int:
+    """A new coldkey is no way around the rate limit."""
+    SWAPPED.move(context.state, (old,), (new,))
+    return 0
+
+
 @hooks.neuron_removed
 def forget_swap(context: Context, netuid: int, uid: int, hotkey: bytes) -> None:
     """The waiting time is a neuron's."""
