@@ -1,0 +1,111 @@
+"""RPC methods about the state and about what is to change it: values, proofs, metadata, submission, rehearsal."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from ledger.blocks import Extrinsic
+from ledger.client.api import AtLike
+from ledger.client.records import (
+    At,
+    CallRecord,
+    DryRun,
+    ErrorRecord,
+    ExtrinsicRecord,
+    Metadata,
+    Reading,
+    StateProof,
+    StateProofs,
+)
+from ledger.errors import Rejected
+from ledger.machine import View
+from runtime.executor import Runtime
+from runtime.modules import accounts
+from runtime.registry import CALLS, ERRORS, EVENTS
+from runtime.tables import Table
+
+from . import render
+from .places import Places, bounded, key_of, page
+
+
+class StateMethods(Places):
+    """`state_` and `author_`."""
+
+    async def state_get(self, key: bytes, at: AtLike = "head") -> Reading[bytes | None]:
+        bounded(key)
+        height = self._height(at)
+        return self._stamped(height, self.chain.view(height).get(key))
+
+    async def state_get_keys(
+        self, prefix: bytes, after: bytes = b"", limit: int = 100, at: AtLike = "head"
+    ) -> Reading[list[bytes]]:
+        bounded(prefix)
+        limit = page(limit)
+
+        def keys(view: View, height: int) -> list[bytes]:
+            return [key for (key, _), _ in zip(view.items(prefix, after), range(limit), strict=False)]
+
+        return await self._reading(at, keys)
+
+    async def state_get_proof(self, key: bytes, at: AtLike = "head") -> StateProof:
+        bounded(key)
+        return await self._heavy(self._prove, key, self._height(at))
+
+    async def state_get_proofs(
+        self, keys: list[bytes], at: AtLike = "head", since: int | None = None
+    ) -> StateProofs:
+        for key in keys:
+            bounded(key)
+        return await self._heavy(render.state_proofs, self.chain, keys, self._height(at), since)
+
+    async def state_get_metadata(self) -> Metadata:
+        return Metadata(
+            runtime_version=self.chain.machine.version_at(self.chain.view()),
+            calls=[
+                CallRecord(
+                    call.number, call.name, [[name, shape.name] for name, shape in call.schema.fields.items()],
+                    call.origin, call.work, call.about,
+                )
+                for _, call in sorted(CALLS.items())
+            ],
+            events={kind.name: list(kind.fields) for _, kind in sorted(EVENTS.items())},
+            errors=[
+                ErrorRecord(rule.number, rule.name, rule.cause, rule.hint)
+                for rule in sorted(ERRORS.values(), key=lambda rule: rule.number)
+            ],
+            tables={table.name: number for number, table in sorted(Table.registry.items())},
+        )
+
+    async def author_submit_extrinsic(self, extrinsic: bytes) -> bytes:
+        return await self.node.submit(extrinsic)
+
+    async def author_pending_extrinsics(self, limit: int = 100) -> list[ExtrinsicRecord]:
+        params = self.chain.params
+        waiting = self.node.pool.select(params.max_block_bytes, params.max_block_weight)
+        return [render.waiting_record(extrinsic) for extrinsic in waiting[: page(limit)]]
+
+    async def author_dry_run(self, extrinsic: bytes) -> DryRun:
+        decoded = Extrinsic.decode(extrinsic)
+        return await self._heavy(self._dry_run, decoded)
+
+    async def author_next_nonce(self, account: bytes) -> int:
+        state_nonce = accounts.account(self.chain.view(), key_of(account, "account")).nonce
+        return self.node.pool.next_nonce(account, state_nonce)
+
+    # --- inside ---------------------------------------------------------------------------------------------------------
+
+    def _prove(self, key: bytes, height: int) -> StateProof:
+        proof = self.chain.prove(key, height)
+        finality = render.finality_record(self.chain, height)
+        at = At(height, self.chain.hash_at(height))
+        return StateProof(at, key, proof.value, proof.state_root, proof.proof, finality)
+
+    def _dry_run(self, extrinsic: Extrinsic) -> DryRun:
+        view, height = self.chain.view(self.node.tip.height), self.node.tip.height + 1
+        try:
+            outcome, events = cast(Runtime, self.chain.machine).dry_run(view, extrinsic, height)
+        except Rejected as error:
+            return DryRun(False, error.error_name, error.hint, 0, [])
+        hint = ERRORS[outcome.error].hint if outcome.error in ERRORS else ""
+        records = [render.event_record(height, index, 0, event) for index, event in enumerate(events)]
+        return DryRun(not outcome.error, outcome.error, hint, outcome.fee_rao, records)
