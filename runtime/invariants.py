@@ -1,6 +1,7 @@
 """What must always hold. A violation stops the node: a wrong ledger never continues.
 
-    conservation   every block: the sum of the changes of all money rows = minted - recycled (cost per touched key)
+    conservation   every block: the sum of the changes of all money rows = minted - recycled (cost per touched key), and
+                   no account's nonce goes back
     audit          the full list, while the state is small, and in tools:
       I1  every unit of the issuance is in exactly one row: accounts, stake, pots, locks ...     (hooks.holding)
       I1r what an account has reserved is explained by the deposits of the modules               (hooks.deposit)
@@ -35,17 +36,20 @@ class Violation:
 
 
 def check_conservation(context: Context, changes: Mapping[bytes, bytes | None]) -> list[Violation]:
-    """I1 and I5 over the keys that the block touched."""
+    """I1, I5 and the order of nonces over the keys that the block touched."""
+    out: list[Violation] = []
     state, moved = context.state, dict.fromkeys((held.name for held in hooks.HOLDINGS.values()), 0)
     holdings = {held.table.prefix: (held, held.table) for held in hooks.HOLDINGS.values()}
     for key in changes:
         if key[:2] in holdings:
             held, table = holdings[key[:2]]
-            moved[held.name] += _amount(held, state.value(key, table)) - _amount(held, state.value_before(key, table))
+            after, before = state.value(key, table), state.value_before(key, table)
+            moved[held.name] += _amount(held, after) - _amount(held, before)
+            if table is accounts.ACCOUNT and after is not None and before is not None and after.nonce < before.nonce:
+                out.append(Violation("nonces", f"{key[2:].hex()} went from nonce {before.nonce} to {after.nonce}"))
     expected, found = context.minted_rao - context.recycled_rao, sum(moved.values())
-    before = state.before(accounts.ISSUANCE.key())
-    issued = accounts.issuance(state) - (accounts.ISSUANCE.decode(before) if before is not None else 0)
-    out = []
+    start = state.before(accounts.ISSUANCE.key())
+    issued = accounts.issuance(state) - (accounts.ISSUANCE.decode(start) if start is not None else 0)
     if found != expected:
         out.append(Violation("I1", f"rows changed by {found} rao, minted - recycled is {expected}; {_flows(context, moved)}"))
     if issued != expected:

@@ -27,6 +27,7 @@ from .modules import (
     proposals,
     proxies,
     registration,
+    rowaudit,
     serving,
     sessions,
     stake,
@@ -37,6 +38,7 @@ from .modules import (
 
 MODULES: Final = (
     accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, children, weights, emission, serving,
+    rowaudit,
     authorities, heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies, identities, ownership, swaps,
     coldkeys, dissolution, evictions,
 )

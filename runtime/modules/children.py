@@ -279,6 +279,8 @@ def audit(state: ReadState) -> Iterator[str]:
     for (netuid, parent), rows in CHILDREN.items(state):
         if len(rows) > MAX_CHILDREN or sum(share for share, _ in rows) > U64_MAX:
             yield f"{parent.hex()[:8]} lends too much in subnet {netuid}"
+        if any(hotkeys.owner_of(state, child) is None for _, child in rows):
+            yield f"{parent.hex()[:8]} has a child in subnet {netuid} that nobody owns"
     for (netuid, child), rows in PARENTS.items(state):
         if len(rows) > MAX_PARENTS:
             yield f"{child.hex()[:8]} has {len(rows)} parents in subnet {netuid}"

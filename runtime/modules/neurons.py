@@ -216,6 +216,8 @@ def audit_uids(state: ReadState) -> Iterator[str]:
             yield f"subnet {netuid} has n = {row.n}, vacant {row.vacant}, but neurons at {list(held)}"
         if named != {uid: entry.hotkey for uid, entry in held.items()}:
             yield f"hotkeys and uids of subnet {netuid} do not name each other"
+        if any(hotkeys.owner_of(state, entry.hotkey) is None for entry in held.values()):
+            yield f"a neuron of subnet {netuid} has a hotkey that nobody owns"
 
 
 @hooks.invariant("I4 score vectors have length n")

@@ -25,7 +25,7 @@ from .. import hooks, params
 from ..curves import step_average
 from ..registry import Context, event, refuse
 from ..tables import MAX_VALUE_BYTES, ReadState, Table, key_field, u16_field, u32_field
-from . import accounts, subnets
+from . import accounts, hotkeys, subnets
 
 SHARE_BITS: Final = 32
 SHARE_BYTES: Final = 16  # at most 2^87 shares
@@ -389,3 +389,14 @@ def audit_shares(state: ReadState) -> Iterator[str]:
             yield f"{place} has {row.shares} shares, its holders {held}"
         if pending != row.pending_rao + sum(ratio.untaken_rao for _, ratio in untaken):
             yield f"{place} has {row.pending_rao} rao pending, its holders {pending}"
+
+
+@hooks.invariant("stake positions")
+def audit_positions(state: ReadState) -> Iterator[str]:
+    """The index by coldkey lists exactly the shares there are; stake stands on hotkeys that have an owner."""
+    listed = sorted((netuid, hotkey, coldkey) for (coldkey, netuid, hotkey), _ in POSITIONS.items(state))
+    if listed != [place for place, _ in SHARES.items(state)]:
+        yield "the index of stake positions does not list the shares there are"
+    for (netuid, hotkey), _ in POOLS.items(state):
+        if hotkeys.owner_of(state, hotkey) is None:
+            yield f"stake in subnet {netuid} on {hotkey.hex()}, which nobody owns"

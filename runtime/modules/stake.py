@@ -7,6 +7,7 @@ after it was announced, a decrease at once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -298,6 +299,17 @@ def move_unbondings(context: Context, old: bytes, new: bytes) -> int:
     """Removed stake waits for the new key."""
     UNBONDING.move(context.state, (old,), (new,))
     return 0
+
+
+@hooks.invariant("removed stake")
+def audit(state: ReadState) -> Iterator[str]:
+    """Lists of removed stake are within their limit, without zeros; takes belong to hotkeys that have an owner."""
+    for (coldkey,), rows in UNBONDING.items(state):
+        if not 0 < len(rows) <= MAX_UNBONDINGS or min(amount for _, amount in rows) <= 0:
+            yield f"the removed stake of {coldkey.hex()} is {rows[:3]}... in {len(rows)} entries"
+    for (hotkey,), _ in TAKES.items(state):
+        if hotkeys.owner_of(state, hotkey) is None:
+            yield f"{hotkey.hex()} has a take and no owner"
 
 
 def genesis_stake(context: Context, hotkey: bytes, netuid: int, coldkey: bytes, amount_rao: int) -> None:

@@ -251,3 +251,21 @@ def restart_decay(context: Context, netuid: int) -> None:
     """The price decays by the old half-life up to this block and by the new one from here."""
     if PRICES.get(context.state, netuid) is not None:
         set_price(context, netuid, registration_price_rao(context.state, netuid, context.height))
+
+
+# --- audit -------------------------------------------------------------------------------------------------------
+
+
+@hooks.invariant("records of subnets")
+def audit(state: ReadState) -> Iterator[str]:
+    """Every subnet has a tempo and a price, nothing else has; its owner owns the hotkey it names; netuids are counted."""
+    rows = {netuid: row for (netuid,), row in SUBNETS.items(state)}
+    for table in (TEMPOS, PRICES):
+        held = [netuid for (netuid,), _ in table.items(state)]
+        if held != list(rows):
+            yield f"subnets are {list(rows)}, but {table.name} has {held}"
+    for netuid, row in rows.items():
+        if netuid != ROOT_NETUID and hotkeys.owner_of(state, row.owner_hotkey) != row.owner_coldkey:
+            yield f"the hotkey that the owner of subnet {netuid} names belongs to somebody else"
+    if rows and max(rows) >= (NETUID_COUNT.get(state) or 0):
+        yield f"netuid {max(rows)} was not counted"

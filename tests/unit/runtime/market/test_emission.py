@@ -10,13 +10,14 @@ from runtime.emission import ROLES, PotRow
 from runtime.fixed import ONE
 from runtime.modules import accounts, hotkeys, neurons, pools, stake, subnets, weights
 from runtime.rootvotes import equal_shares, voted_shares
+from runtime.weightcheck import prepared_row
 
 
 def vote(world, row, *, netuid=1, names=("validator 0 hot", "validator 1 hot")):
     """Applied weights of validators, as after a reveal."""
     for name in names:
         uid = world.uid(netuid, world.key(name))
-        weights.write_row(weights.WEIGHTS, world.state, netuid, uid, row)
+        weights.write_row(weights.WEIGHTS, world.state, netuid, uid, prepared_row(*zip(*row)) if row else [])
         held = neurons.neuron(world.state, netuid, uid)
         applied = neurons.Neuron(held.hotkey, held.registered_at, world.height, world.height, world.height)
         neurons.NEURONS.put(world.state, netuid, uid, value=applied)
