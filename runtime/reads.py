@@ -30,7 +30,7 @@ from ledger.codec import unpack_u16, unpack_u64
 from ledger.errors import NotFound
 
 from . import emission, epochs, hooks, params
-from .modules import accounts, children, hotkeys, neurons, pools, registration, serving, stake, subnets, weights
+from .modules import accounts, children, hotkeys, identities, neurons, pools, registration, serving, stake, subnets, weights
 from .params import ROOT_NETUID
 from .pruning import is_immune
 from .tables import ReadState, Table
@@ -53,7 +53,7 @@ def subnet(state: ReadState, netuid: int, height: int) -> SubnetRecord:
     row = _subnet(state, netuid)
     coming = subnets.next_epoch(state, netuid, height)
     left = coming.blocks_left or 0
-    hidden = params.is_on(state, "commit_reveal_enabled", netuid)
+    hidden, said = params.is_on(state, "commit_reveal_enabled", netuid), identities.subnet_identity_of(state, netuid)
     return SubnetRecord(
         netuid=netuid, name=row.name, owner_coldkey=row.owner_coldkey, owner_hotkey=row.owner_hotkey,
         started=row.started_at is not None, neurons=row.n - len(row.vacant),
@@ -65,7 +65,7 @@ def subnet(state: ReadState, netuid: int, height: int) -> SubnetRecord:
         emission_share_q32=emission.emission_shares(state).get(netuid, 0),
         pots_rao=list(emission.pots(state, netuid).amounts_rao), commit_reveal=hidden,
         reveal_period=params.get(state, "reveal_period_epochs", netuid),
-        label=f"plain Yuma, {'commit-reveal' if hidden else 'open weights'}, {EXAM}", task="",
+        label=f"plain Yuma, {'commit-reveal' if hidden else 'open weights'}, {EXAM}", task="" if said is None else said.task,
     )
 
 

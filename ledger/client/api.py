@@ -13,6 +13,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from .account_records import (
+    BondRecord,
+    ChallengeRecord,
+    IdentityRecord,
+    Lending,
+    Proxies,
+    Relations,
+    SwapRecord,
+)
+from .governance_records import ProposalRecord
 from .records import (
     AccountRecord,
     AuthorityRecord,
@@ -175,6 +185,26 @@ class ChainApi(Protocol):
     async def subnet_list(self, at: AtLike = "head") -> Reading[list[SubnetRecord]]:
         """All subnets but root."""
         ...
+    async def account_identity(self, account: bytes, at: AtLike = "head") -> Reading[IdentityRecord | None]:
+        """What an account says of itself; null if it says nothing."""
+        ...
+
+    async def account_proxies(self, account: bytes, at: AtLike = "head") -> Reading[Proxies]:
+        """Proxies that an account has appointed, and what they have announced."""
+        ...
+
+    async def account_relations(self, hotkey: bytes, at: AtLike = "head") -> Reading[Relations]:
+        """Children and parents of a hotkey in all subnets, and children that do not count yet."""
+        ...
+
+    async def account_swaps(self, account: bytes, at: AtLike = "head") -> Reading[SwapRecord]:
+        """An announced coldkey swap, and when the next hotkey swap can be made."""
+        ...
+
+    async def account_bond(self, account: bytes, at: AtLike = "head") -> Reading[BondRecord]:
+        """What an account has put down for its seat among the authorities."""
+        ...
+
 
     async def subnet_get(self, netuid: int, at: AtLike = "head") -> Reading[SubnetRecord]:
         """One subnet."""
@@ -209,6 +239,18 @@ class ChainApi(Protocol):
         ...
 
     async def subnet_get_receipt_roots(
+    async def subnet_get_identity(self, netuid: int, at: AtLike = "head") -> Reading[IdentityRecord | None]:
+        """What a subnet's owner says of it; null if nothing."""
+        ...
+
+    async def subnet_get_relations(self, netuid: int, at: AtLike = "head") -> Reading[list[Lending]]:
+        """Voting stake that hotkeys lend to their children in a subnet."""
+        ...
+
+    async def subnet_get_challenge(self, netuid: int, at: AtLike = "head") -> Reading[ChallengeRecord | None]:
+        """Notice to a subnet; null if nobody has given any."""
+        ...
+
         self, netuid: int, epoch: int | None = None, at: AtLike = "head"
     ) -> Reading[list[ReceiptsRoot]]:
         """Receipt roots on chain, of one epoch or of all that are kept."""
@@ -235,6 +277,20 @@ class ChainApi(Protocol):
     async def dev_seal(self, count: int = 1) -> int:
         """Make blocks now (manual sealing); returns the new height."""
         ...
+    # --- governance
+
+    async def gov_list(self, at: AtLike = "head") -> Reading[list[ProposalRecord]]:
+        """Open proposals with their votes."""
+        ...
+
+    async def gov_get(self, number: int, at: AtLike = "head") -> Reading[ProposalRecord]:
+        """One open proposal."""
+        ...
+
+    async def gov_get_params(self, at: AtLike = "head") -> Reading[list[Parameter]]:
+        """Parameters of the whole chain, which proposals can change."""
+        ...
+
 
     async def admin_cut_peers(self, peers: list[str]) -> None:
         """Drills: neither hear nor speak to these peer ids until the next call, as if the network were parted."""

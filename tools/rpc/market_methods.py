@@ -1,8 +1,18 @@
-"""RPC methods about the market: accounts, subnets, neurons, epochs."""
+"""RPC methods about the market: accounts, subnets, neurons, epochs, proposals."""
 
 from __future__ import annotations
 
+from ledger.client.account_records import (
+    BondRecord,
+    ChallengeRecord,
+    IdentityRecord,
+    Lending,
+    Proxies,
+    Relations,
+    SwapRecord,
+)
 from ledger.client.api import AtLike
+from ledger.client.governance_records import ProposalRecord
 from ledger.client.records import (
     AccountRecord,
     CommitRecord,
@@ -20,14 +30,14 @@ from ledger.client.records import (
     SubnetRecord,
 )
 from ledger.errors import NotFound
-from runtime import epochs, reads
+from runtime import account_reads, epochs, proposal_reads, reads
 
 from . import render
-from .places import Places, cursor, epoch_number, key_of, netuid_of, page
+from .places import Places, cursor, epoch_number, key_of, netuid_of, page, proposal_number
 
 
 class MarketMethods(Places):
-    """`account_`, `subnet_` and `epoch_`."""
+    """`account_`, `subnet_`, `epoch_` and `gov_`."""
 
     # --- accounts ----------------------------------------------------------------------------------------------------
 
@@ -50,6 +60,26 @@ class MarketMethods(Places):
             return Page(items, None if further is None else str(further))
 
         return await self._heavy(history)
+
+    async def account_identity(self, account: bytes, at: AtLike = "head") -> Reading[IdentityRecord | None]:
+        height, who = self._height(at), key_of(account, "account")
+        return self._stamped(height, account_reads.identity(self.chain.view(height), who))
+
+    async def account_proxies(self, account: bytes, at: AtLike = "head") -> Reading[Proxies]:
+        who = key_of(account, "account")
+        return await self._reading(at, lambda view, height: account_reads.appointed(view, who))
+
+    async def account_relations(self, hotkey: bytes, at: AtLike = "head") -> Reading[Relations]:
+        who = key_of(hotkey, "hotkey")
+        return await self._reading(at, lambda view, height: account_reads.relations(view, who))
+
+    async def account_swaps(self, account: bytes, at: AtLike = "head") -> Reading[SwapRecord]:
+        who = key_of(account, "account")
+        return await self._reading(at, lambda view, height: account_reads.swap(view, who, height))
+
+    async def account_bond(self, account: bytes, at: AtLike = "head") -> Reading[BondRecord]:
+        who = key_of(account, "account")
+        return await self._reading(at, lambda view, height: account_reads.bond(view, who))
 
     # --- subnets -----------------------------------------------------------------------------------------------------
 
@@ -76,6 +106,15 @@ class MarketMethods(Places):
 
     async def subnet_get_hyperparams(self, netuid: int, at: AtLike = "head") -> Reading[list[Parameter]]:
         return await self._reading(at, lambda view, height: reads.hyperparams(view, netuid_of(netuid)))
+
+    async def subnet_get_identity(self, netuid: int, at: AtLike = "head") -> Reading[IdentityRecord | None]:
+        return await self._reading(at, lambda view, height: account_reads.subnet_identity(view, netuid_of(netuid)))
+
+    async def subnet_get_relations(self, netuid: int, at: AtLike = "head") -> Reading[list[Lending]]:
+        return await self._reading(at, lambda view, height: account_reads.subnet_relations(view, netuid_of(netuid)))
+
+    async def subnet_get_challenge(self, netuid: int, at: AtLike = "head") -> Reading[ChallengeRecord | None]:
+        return await self._reading(at, lambda view, height: account_reads.challenge(view, netuid_of(netuid)))
 
     async def subnet_get_registration_cost(self, netuid: int, at: AtLike = "head") -> Reading[int]:
         return await self._reading(at, lambda view, height: reads.registration_cost(view, netuid_of(netuid), height))
@@ -118,3 +157,14 @@ class MarketMethods(Places):
             return reads.epoch_trace(row, self._names)
 
         return await self._heavy(explain)
+
+    # --- proposals ---------------------------------------------------------------------------------------------------
+
+    async def gov_list(self, at: AtLike = "head") -> Reading[list[ProposalRecord]]:
+        return await self._reading(at, proposal_reads.open_proposals)
+
+    async def gov_get(self, number: int, at: AtLike = "head") -> Reading[ProposalRecord]:
+        return await self._reading(at, lambda view, height: proposal_reads.proposal(view, proposal_number(number), height))
+
+    async def gov_get_params(self, at: AtLike = "head") -> Reading[list[Parameter]]:
+        return await self._reading(at, lambda view, height: reads.hyperparams(view, None))

@@ -104,6 +104,12 @@ def netuid_of(netuid: int) -> int:
     return netuid
 
 
+def proposal_number(number: int) -> int:
+    if not 0 <= number < 1 << 32:
+        raise NotFound(f"there is no open proposal {number}")
+    return number
+
+
 def bounded(key: bytes) -> None:
     if len(key) > MAX_KEY_BYTES:
         raise DecodeError(f"longer than {MAX_KEY_BYTES} bytes", where="key")

@@ -23,6 +23,7 @@ from ledger.crypto import ZERO_HASH
 from ledger.errors import UsageError
 from ledger.handovers import handovers
 from ledger.votes import KIND_TAG, Certificate
+from runtime.proposal_reads import named_args
 from runtime.registry import CALLS, EVENTS
 
 
@@ -122,12 +123,8 @@ def call_name(extrinsic: Extrinsic) -> str:
 
 
 def call_args(extrinsic: Extrinsic) -> dict[str, Any]:
-    """Arguments by name; by position where the call is not known or has another number of them."""
-    entry = CALLS.get(extrinsic.call_number)
-    names: Sequence[str] = list(entry.schema.fields) if entry is not None else []
-    if len(names) != len(extrinsic.args):
-        names = [str(position) for position in range(len(extrinsic.args))]
-    return {name: to_json(value) for name, value in zip(names, extrinsic.args, strict=True)}
+    """Arguments by name, those of calls within calls too; by position where they do not fit a known call."""
+    return named_args(extrinsic.call_number, extrinsic.args)
 
 
 def event_records(height: int, events: Sequence[Event], outcomes: Sequence[Outcome]) -> list[EventRecord]:
