@@ -180,11 +180,6 @@ class ChainApi(Protocol):
         """Extrinsics signed by the account, newest first."""
         ...
 
-    # --- subnets
-
-    async def subnet_list(self, at: AtLike = "head") -> Reading[list[SubnetRecord]]:
-        """All subnets but root."""
-        ...
     async def account_identity(self, account: bytes, at: AtLike = "head") -> Reading[IdentityRecord | None]:
         """What an account says of itself; null if it says nothing."""
         ...
@@ -205,6 +200,11 @@ class ChainApi(Protocol):
         """What an account has put down for its seat among the authorities."""
         ...
 
+    # --- subnets
+
+    async def subnet_list(self, at: AtLike = "head") -> Reading[list[SubnetRecord]]:
+        """All subnets but root."""
+        ...
 
     async def subnet_get(self, netuid: int, at: AtLike = "head") -> Reading[SubnetRecord]:
         """One subnet."""
@@ -234,11 +234,6 @@ class ChainApi(Protocol):
         """Parameters with defaults, bounds' owner and meaning."""
         ...
 
-    async def subnet_get_registration_cost(self, netuid: int, at: AtLike = "head") -> Reading[int]:
-        """Burn price now, in rao."""
-        ...
-
-    async def subnet_get_receipt_roots(
     async def subnet_get_identity(self, netuid: int, at: AtLike = "head") -> Reading[IdentityRecord | None]:
         """What a subnet's owner says of it; null if nothing."""
         ...
@@ -251,6 +246,11 @@ class ChainApi(Protocol):
         """Notice to a subnet; null if nobody has given any."""
         ...
 
+    async def subnet_get_registration_cost(self, netuid: int, at: AtLike = "head") -> Reading[int]:
+        """Burn price now, in rao."""
+        ...
+
+    async def subnet_get_receipt_roots(
         self, netuid: int, epoch: int | None = None, at: AtLike = "head"
     ) -> Reading[list[ReceiptsRoot]]:
         """Receipt roots on chain, of one epoch or of all that are kept."""
@@ -272,11 +272,6 @@ class ChainApi(Protocol):
         """Events, newest first, optionally of one kind."""
         ...
 
-    # --- admin socket only
-
-    async def dev_seal(self, count: int = 1) -> int:
-        """Make blocks now (manual sealing); returns the new height."""
-        ...
     # --- governance
 
     async def gov_list(self, at: AtLike = "head") -> Reading[list[ProposalRecord]]:
@@ -291,6 +286,11 @@ class ChainApi(Protocol):
         """Parameters of the whole chain, which proposals can change."""
         ...
 
+    # --- admin socket only
+
+    async def dev_seal(self, count: int = 1) -> int:
+        """Make blocks now (manual sealing); returns the new height."""
+        ...
 
     async def admin_cut_peers(self, peers: list[str]) -> None:
         """Drills: neither hear nor speak to these peer ids until the next call, as if the network were parted."""
