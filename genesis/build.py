@@ -1,27 +1,24 @@
 """From a specification to the genesis state, its hash, and what the ledger must know.
 
-The state is made by the same modules that run blocks, so every invariant holds from the start. Permits, stakes and their
-averages are written as if they had been there for long: the first epoch already pays.
+The state is made by the same modules that run the first blocks, in the version that the specification names, so every
+invariant holds from the start. Permits, stakes and their averages are written as if they had been there for long: the
+first epoch already pays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ledger.codec import encode
 from ledger.crypto import ZERO_HASH, digest
 from ledger.machine import AuthoritySet, BlockContext
 from ledger.spec import ChainSpecParams
 from ledger.trees import list_root
-from runtime import chain, invariants, params, rules, versions
-from runtime.modules import accounts, authorities, bonds, governance, neurons, stake, subnets
-from runtime.registry import Context
-from runtime.state import State
+from runtime.versions import Rules, rules
 
 from .spec import ChainSpec
-
-assert rules.LOADED, "the modules register their rules by being imported"
 
 
 @dataclass(frozen=True)
@@ -46,12 +43,14 @@ class EmptyView:
 
 def build_genesis(spec: ChainSpec) -> Genesis:
     """Build the genesis of a checked specification. Pure: the same specification gives the same hash."""
-    context = empty_context(spec.initial_height - 1, spec.genesis_time_ms)
-    _write_chain(context, spec)
+    made = rules(spec.runtime_version)
+    chain, invariants, accounts = made.module("chain"), made.module("invariants"), made.module("modules.accounts")
+    context = empty_context(spec.initial_height - 1, spec.genesis_time_ms, made)
+    _write_chain(made, context, spec)
     for account in spec.accounts:
         accounts.mint(context, account.free_rao, "genesis")
         accounts.credit(context, account.key, account.free_rao, "genesis")
-    _write_market(context, spec)
+    _write_market(made, context, spec)
     changes = context.state.changes()
     invariants.require(invariants.check_conservation(context, changes), context.height)
     chain.KEY_COUNT.put(context.state, value=0)
@@ -60,39 +59,44 @@ def build_genesis(spec: ChainSpec) -> Genesis:
     invariants.require(invariants.audit(context.state, deep=True), context.height)
     state = dict(context.state.items(b""))
     genesis_hash = _hash(spec, state)
-    return Genesis(genesis_hash, _ledger_params(spec, genesis_hash), state, authorities.current(context.state))
+    authorities: AuthoritySet = made.module("modules.authorities").current(context.state)
+    return Genesis(genesis_hash, _ledger_params(spec, genesis_hash), state, authorities)
 
 
-def empty_context(height: int = 0, timestamp_ms: int = 0) -> Context:
-    """A context over an empty state, at the height of a genesis."""
+def empty_context(height: int = 0, timestamp_ms: int = 0, made: Rules | None = None) -> Any:
+    """A `Context` of these rules (default: the newest) over an empty state, at the height of a genesis."""
+    made = rules() if made is None else made
     block = BlockContext(
         height=height, session=0, timestamp_ms=timestamp_ms, parent_hash=ZERO_HASH, proposer=ZERO_HASH,
         proposal_round=0, leaders_missed=(), parent_signers=(), beacon=ZERO_HASH,
     )
-    return Context(State(EmptyView()), block, ZERO_HASH)
+    return made.module("registry").Context(made.module("state").State(EmptyView()), block, ZERO_HASH)
 
 
-def _write_chain(context: Context, spec: ChainSpec) -> None:
-    versions.VERSION.put(context.state, value=spec.runtime_version)
+def _write_chain(made: Rules, context: Any, spec: ChainSpec) -> None:
+    chain, params = made.module("chain"), made.module("params")
+    made.module("modules.upgrades").genesis_version(context)
     chain.INFO.put(context.state, value=chain.ChainInfo(
         spec.name, spec.initial_height, spec.block_time_ms, spec.session_blocks, spec.max_block_bytes,
         spec.max_block_weight, spec.seal, spec.devnet, spec.allow_private,
     ))
     for name, value in sorted(spec.globals.items()):
         params.put(context, name, value)
-    authorities.genesis_authorities(context, [(row.session, row.account) for row in spec.authorities])
-    bonds.genesis_bonds(context, [row.account for row in spec.authorities])
-    governance.genesis_sudo(context, spec.sudo)
+    authorities = [(row.session, row.account) for row in spec.authorities]
+    made.module("modules.authorities").genesis_authorities(context, authorities)
+    made.module("modules.bonds").genesis_bonds(context, [account for _, account in authorities])
+    made.module("modules.governance").genesis_sudo(context, spec.sudo)
 
 
-def _write_market(context: Context, spec: ChainSpec) -> None:
-    nobody = bytes(32)
-    subnets.genesis_create(context, params.ROOT_NETUID, "root", nobody, nobody, spec.root)
+def _write_market(made: Rules, context: Any, spec: ChainSpec) -> None:
+    nobody, subnets = bytes(32), made.module("modules.subnets")
+    subnets.genesis_create(context, made.module("params").ROOT_NETUID, "root", nobody, nobody, spec.root)
     for row in sorted(spec.subnets, key=lambda row: row.netuid):
         subnets.genesis_create(
             context, row.netuid, row.name, row.owner, row.owner_hotkey, row.params, started=row.started,
             price_rao=row.price_rao,
         )
+    neurons, stake = made.module("modules.neurons"), made.module("modules.stake")
     for neuron in spec.neurons:
         for netuid in neuron.subnets:
             neurons.genesis_register(context, netuid, neuron.hotkey, neuron.coldkey, permit=neuron.permit)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from ledger import votes
 from ledger.crypto import is_valid_key
-from runtime import params, versions
 from runtime.params import ROOT_NETUID, Value
+from runtime.versions import NEWEST, RULES, Rules, rules
 
 from .build import empty_context
 from .spec import ChainSpec
@@ -60,12 +60,12 @@ def _chain(spec: ChainSpec) -> Iterable[str]:
         yield f"chain.seal: {spec.seal} works with one authority only"
     if spec.sudo is not None and not is_valid_key(spec.sudo):
         yield "chain.sudo: not a valid ed25519 key"
-    if spec.runtime_version not in versions.RULES:
-        yield f"chain.runtime_version: this program knows {sorted(versions.RULES)}"
+    if spec.runtime_version not in RULES:
+        yield f"chain.runtime_version: this program knows {', '.join(map(str, sorted(RULES)))}"
 
 
 def _accounts(spec: ChainSpec) -> Iterable[str]:
-    deposit = int(spec.globals.get("existential_deposit", params.PARAMS["existential_deposit"].default))
+    deposit = int(spec.globals.get("existential_deposit", _params(spec).PARAMS["existential_deposit"].default))
     if len(spec.accounts) > MAX_ACCOUNTS:
         yield f"accounts: {len(spec.accounts)}, at most {MAX_ACCOUNTS}"
     for index, row in enumerate(spec.accounts):
@@ -75,7 +75,7 @@ def _accounts(spec: ChainSpec) -> Iterable[str]:
 
 
 def _subnets(spec: ChainSpec) -> Iterable[str]:
-    limit = int(spec.globals.get("subnet_limit", params.PARAMS["subnet_limit"].default))
+    limit = int(spec.globals.get("subnet_limit", _params(spec).PARAMS["subnet_limit"].default))
     if len(spec.subnets) > limit:
         yield f"subnets: {len(spec.subnets)}, at most {limit} (subnet_limit)"
     for netuid, count in sorted(Counter(row.netuid for row in spec.subnets).items()):
@@ -114,7 +114,7 @@ def _room(spec: ChainSpec) -> Iterable[str]:
 
 
 def _supply(spec: ChainSpec) -> Iterable[str]:
-    cap = int(spec.globals.get("supply_cap", params.PARAMS["supply_cap"].default))
+    cap = int(spec.globals.get("supply_cap", _params(spec).PARAMS["supply_cap"].default))
     total = sum(row.free_rao for row in spec.accounts) + sum(row.stake_rao * len(row.subnets) for row in spec.neurons)
     total += int(spec.globals.get("authority_bond_rao", 0)) * len({row.account for row in spec.authorities})
     if total > cap:
@@ -126,16 +126,26 @@ def _parameters(spec: ChainSpec) -> Iterable[str]:
     for where, netuid, values in [("root", ROOT_NETUID, spec.root)] + [
         (f"subnets[{index}].params", row.netuid, row.params) for index, row in enumerate(spec.subnets)
     ]:
-        for text in _conflicts(len(spec.authorities), netuid, values):
+        for text in _conflicts(spec, netuid, values):
             yield f"{where}: {text}"
 
 
-def _conflicts(authorities: int, netuid: int, values: Mapping[str, Value]) -> list[str]:
-    context = empty_context()
-    params.AUTHORITY_SET.put(context.state, value=[bytes([index]) * 32 for index in range(authorities)])
+def _conflicts(spec: ChainSpec, netuid: int, values: Mapping[str, Value]) -> list[str]:
+    context, params = empty_context(made=_rules(spec)), _params(spec)
+    params.AUTHORITY_SET.put(context.state, value=[bytes([index]) * 32 for index in range(len(spec.authorities))])
     for name, value in values.items():
         params.SUBNET.put(context.state, netuid, params.PARAMS[name].number, value=int(value))
-    return params.conflicts(context.state, netuid)
+    conflicts: list[str] = params.conflicts(context.state, netuid)
+    return conflicts
+
+
+def _rules(spec: ChainSpec) -> Rules:
+    """Of the first blocks; the newest where this program lacks those (`_chain` says so)."""
+    return rules(spec.runtime_version if spec.runtime_version in RULES else NEWEST)
+
+
+def _params(spec: ChainSpec) -> Any:
+    return _rules(spec).module("params")
 
 
 def _doubles(keys: list[bytes], section: str, what: str) -> Iterable[str]:

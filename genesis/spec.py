@@ -1,7 +1,8 @@
 """Chain specifications: a TOML file becomes a ChainSpec, or a list of everything that is wrong with it.
 
 All that the nodes of a chain must agree on is in its specification and nowhere else. Keys are addresses, 0x hex, or, on
-devnets with a `seed`, paths such as "//validator//0//hot". Amounts are "1.5 Q", or whole rao as a number or "500 r".
+devnets with a `seed`, paths such as "//validator//0//hot". A file that names no `runtime_version` means the first one, for
+ever. Amounts are "1.5 Q", or whole rao as a number or "500 r".
 Unknown keys are errors, with the nearest known one. `genesis.check` looks at what this file cannot see: references,
 sums, parameters that do not fit together.
 """
@@ -20,6 +21,7 @@ from ledger.client.keys import DevKeys, decode_address, encode_address
 from ledger.errors import NotFound, UsageError
 from ledger.spec import Seal
 from runtime import params
+from runtime.versions import FIRST, NEWEST, RULES, rules
 
 SPEC_VERSION: Final = 1
 MAX_SPEC_BYTES: Final = 16 << 20
@@ -87,7 +89,7 @@ class ChainSpec:
     seal: Seal = "interval"
     devnet: bool = False
     allow_private: bool = False
-    runtime_version: int = 1
+    runtime_version: int = NEWEST
 
 
 def load_spec(path: Path) -> ChainSpec:
@@ -142,7 +144,7 @@ def _chain(reader: _Reader, tree: dict[str, Any]) -> ChainSpec:
     chain = reader.table(top.get("chain", {}), "chain", _CHAIN_KEYS)
     if "chain" not in top:
         reader.errors.append("chain: this section is missing")
-    values: dict[str, Any] = {"name": reader.take(chain, "name", _name, None, "chain")}
+    values: dict[str, Any] = {"name": reader.take(chain, "name", _name, None, "chain"), "runtime_version": FIRST}
     for key, shape in _CHAIN_SHAPES.items():
         if key in chain:
             values[key] = reader.take(chain, key, shape, None, "chain")
@@ -150,6 +152,8 @@ def _chain(reader: _Reader, tree: dict[str, Any]) -> ChainSpec:
     if seed is not None and not values.get("devnet"):
         reader.errors.append("chain.seed: only a devnet (devnet = true) has public keys")
     reader.dev_keys = DevKeys(seed) if seed is not None else None
+    version = values["runtime_version"]
+    reader.params = rules(version if version in RULES else NEWEST).module("params")
     if "sudo" in chain:
         values["sudo"] = reader.take(chain, "sudo", reader.key, None, "chain")
     values["globals"] = _params(reader, top.get("global", {}), "global", "global")
@@ -199,6 +203,7 @@ def _neuron(reader: _Reader, row: Any, where: str) -> NeuronSpec:
 
 
 def _params(reader: _Reader, value: Any, where: str, scope: str) -> dict[str, params.Value]:
+    params = reader.params
     known = tuple(name for name, param in params.PARAMS.items() if param.scope == scope)
     table, out = reader.table(value, where, known), {}
     for name, given in table.items():
@@ -230,6 +235,7 @@ class _Reader:
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.dev_keys: DevKeys | None = None
+        self.params: Any = None  # the table of parameters of the version that the chain starts with
 
     def table(self, value: Any, where: str, known: tuple[str, ...]) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -364,7 +370,7 @@ def format_spec(spec: ChainSpec, names: Mapping[bytes, str] | None = None) -> st
     def key(public: bytes) -> str:
         return known.get(public) or encode_address(public)
 
-    plain = ChainSpec(spec.name, ())
+    plain = ChainSpec(spec.name, (), runtime_version=FIRST)
     chain: dict[str, Any] = {"name": spec.name}
     for name in _CHAIN_SHAPES:
         value = getattr(spec, name)

@@ -239,7 +239,7 @@ class Chain(ChainReader):
         escapes is a failure of this node and no verdict.
         """
         now = self._now
-        check_header(self.params, self.machine.version, now.head, now.authorities, block.header)
+        check_header(self.params, self._version(), now.head, now.authorities, block.header)
         check_body(self.params, block.header, block.body)
         if (executed := self._executed.get(block.hash)) is not None:
             return executed
@@ -368,7 +368,7 @@ class Chain(ChainReader):
             certificate = self.certificate(now.head.height)
         keys, active = now.authorities.keys, now.authorities.active
         return Header(
-            HEADER_VERSION, self.machine.version, height, params.session(height), timestamp_ms, now.head.hash,
+            HEADER_VERSION, self._version(), height, params.session(height), timestamp_ms, now.head.hash,
             ZERO_HASH, leader(keys, active, height, round_), round_, ZERO_HASH, ZERO_HASH, ZERO_HASH,
             now.head.next_authorities_hash, ZERO_HASH,
         ), certificate
@@ -412,6 +412,10 @@ class Chain(ChainReader):
 
     def _context(self, header: Header, body: Body, certificate: Certificate | None) -> BlockContext:
         return block_context(header, body, self._now.authorities, certificate, self._parent_keys())
+
+    def _version(self) -> int:
+        """Of the rules that execute the block after the head."""
+        return self.machine.version_at(self._cache.over(self._now.rows))
 
     def _parent_keys(self) -> tuple[bytes, ...]:
         """The set that certified the head; empty at genesis."""

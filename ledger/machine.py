@@ -96,9 +96,8 @@ class Standing:
 class StateMachine(Protocol):
     """The rules. `runtime.executor.Runtime` implements it."""
 
-    @property
-    def version(self) -> int:
-        """Number of the rules, as blocks name them."""
+    def version_at(self, view: View) -> int:
+        """Number of the rules that execute the block after the state of `view`, as its header names them."""
         ...
 
     def authorities(self, view: View) -> AuthoritySet:

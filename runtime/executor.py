@@ -1,10 +1,11 @@
 """The executor: runs a block on its parent's state, and says what a later block may hold. Implements `StateMachine`.
 
-    begin    inherents · leaders and uptime · registrations settled · emission minted · reveals · epochs run and paid
+    begin    migrations · inherents · leaders and uptime · registrations settled · emission minted · reveals · epochs run
+             and paid
     body     extrinsics in order: admitted (else the whole block is invalid), fee taken, call run; a call that refuses is
              undone and its fee kept (rule: every check of the pool is repeated here)
-    end      fees recycled, tips paid · session end · invariants: conservation always, the full audit while the state is
-             small · number of keys
+    end      fees recycled, tips paid · session end · upgrade · invariants: conservation always, the full audit while the
+             state is small · number of keys
 
 Pure: same view and block, same result. All rules are in the modules; they are registered by being imported here.
 """
@@ -17,11 +18,11 @@ from typing import Any, Final
 
 from ledger.blocks import EXTRINSIC_VERSION, MAX_PERIOD, Event, Extrinsic, Outcome
 from ledger.crypto import is_valid_key
-from ledger.errors import Rejected
+from ledger.errors import Rejected, UnknownRuntimeVersion
 from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, Standing, View
 
-from . import chain, dispatch, hooks, invariants, params, rules, versions
-from .modules import accounts, authorities, fees, heartbeats, sessions
+from . import chain, dispatch, hooks, invariants, migrations, params, rules
+from .modules import accounts, authorities, fees, heartbeats, sessions, upgrades
 from .registry import Call, Context, error, refuse
 from .state import State
 
@@ -54,7 +55,7 @@ class Runtime:
     """The rules as one object. `genesis_hash` is the chain's; `domain_at` names the signing domain of a height, where it
     differs from the genesis hash (after a rewind); `recoveries` are the sets that took the place of lost ones."""
 
-    version: Final = versions.CURRENT
+    version: Final = upgrades.CURRENT
 
     def __init__(
         self, genesis_hash: bytes, domain_at: Callable[[int], bytes] | None = None, recoveries: Recovered | None = None
@@ -65,6 +66,10 @@ class Runtime:
         self.recoveries: Recovered = recoveries or {}
 
     # --- what is known before a block -----------------------------------------------------------------------------
+
+    def version_at(self, view: View) -> int:
+        """Version of the rules that execute the block after the state of `view`."""
+        return upgrades.next_version(view)
 
     def authorities(self, view: View) -> AuthoritySet:
         """The set that certifies the block after the state of `view`."""
@@ -111,9 +116,9 @@ class Runtime:
             taken.append((kind, payload))
         return taken
 
-    def heartbeat_is_due(self, view: View, key: bytes, height: int) -> bool:
-        """True if the authority with this session key should send a heartbeat for block `height`."""
-        return heartbeats.heartbeat_is_due(view, key, height, tuple(sorted(versions.RULES)))
+    def heartbeat_is_due(self, view: View, key: bytes, height: int, known: tuple[int, ...] = (upgrades.CURRENT,)) -> bool:
+        """True if the authority with this session key, which can run these versions, should send one for block `height`."""
+        return heartbeats.heartbeat_is_due(view, key, height, known)
 
     def dry_run(self, view: View, extrinsic: Extrinsic, height: int) -> tuple[Outcome, list[Event]]:
         """What would become of one extrinsic in block `height` on this state; raises Rejected if it is inadmissible."""
@@ -137,7 +142,8 @@ class Runtime:
     ) -> BlockResult:
         """Execute a whole block. Raises Rejected if it is invalid (with `index` where one extrinsic is the reason), and
         InvariantBroken if the rules themselves failed. `left_out`: see `StateMachine`."""
-        versions.version_at(view)
+        if (needed := upgrades.next_version(view)) != self.version:
+            raise UnknownRuntimeVersion(f"block {context.height} needs runtime version {needed}, not {self.version}")
         working = self._context(view, context)
         if context.session != chain.info(working.state).session(context.height):
             refuse("InvalidBlock", f"session {context.session} is not that of height {context.height}")
@@ -147,6 +153,7 @@ class Runtime:
 
     def _context(self, view: View, block: BlockContext) -> Context:
         context = Context(State(view), block, self.genesis_hash, domain_at=self.domain_at)
+        migrations.activate(context)
         if block.height - 1 in self.recoveries:
             sessions.recover(context, self.recoveries[block.height - 1])
         return context
@@ -252,6 +259,7 @@ def _run(context: Context, extrinsic: Extrinsic, admitted: _Admitted) -> Outcome
 
 def _end(context: Context, outcomes: list[Outcome], weight: int) -> BlockResult:
     sessions.end_session(context)
+    upgrades.decide(context)
     changes = context.state.changes()
     invariants.require(invariants.check_conservation(context, changes), context.height)
     chain.count_keys(context, changes)

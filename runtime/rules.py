@@ -33,6 +33,7 @@ from .modules import (
     stake,
     subnets,
     swaps,
+    upgrades,
     weights,
 )
 
@@ -40,6 +41,6 @@ MODULES: Final = (
     accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, children, weights, emission, serving,
     rowaudit,
     authorities, heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies, identities, ownership, swaps,
-    coldkeys, dissolution, evictions,
+    coldkeys, dissolution, evictions, upgrades,
 )
 LOADED: Final = True

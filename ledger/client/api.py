@@ -53,6 +53,7 @@ from .records import (
     StateProofs,
     SubnetRecord,
     Supply,
+    UpgradeRecord,
 )
 
 AtLike = int | str
@@ -112,6 +113,10 @@ class ChainApi(Protocol):
 
     async def chain_get_extrinsic(self, id: bytes) -> ExtrinsicRecord:
         """A final or waiting extrinsic by its id."""
+        ...
+
+    async def chain_get_upgrades(self, at: AtLike = "head") -> Reading[UpgradeRecord]:
+        """The runtime version in force, the upgrade that is scheduled, and which authorities are ready for it."""
         ...
 
     async def chain_get_supply(self, at: AtLike = "head") -> Reading[Supply]:

@@ -180,6 +180,25 @@ class CandidateRecord:
 
 
 @dataclass(frozen=True)
+class UpgradeRecord:
+    """Runtime versions: of the next block, of the asked node, and of the upgrade that is scheduled (None: none is).
+
+    The upgrade takes place at its height if `needed` of the `authorities` are ready then; else it is postponed.
+    """
+
+    runtime_version: int  # executes the next block
+    known_versions: list[int]  # that this node can run
+    version: int | None
+    height: int | None
+    postponed: int  # sessions by which it was postponed so far
+    certain: bool  # the next block is the first one by the new rules
+    ready: list[bytes]  # session keys whose nodes can run it
+    needed: int
+    authorities: int
+    warning: str  # what the operator of this node has to do before that height; empty if nothing
+
+
+@dataclass(frozen=True)
 class Finality:
     """Enough to check a block offline together with the genesis."""
 

@@ -89,6 +89,7 @@ def _of_devnet(settings: Settings, name: str, peers: tuple[str, ...]) -> tuple[P
 @click.option("--history", type=click.Choice(["full", "archive"]), default=None, help="States of 256 blocks (full) or of all.")
 @click.option("--new-sign-db", is_flag=True, default=None, help="The key has no sign database: make one and listen first.")
 @click.option("--sign-from", type=int, default=None, metavar="HEIGHT", help="No other copy of the key signed from here on.")
+@click.option("--max-runtime-version", type=int, default=None, metavar="N", help="Run no later rules than N; 0: no limit.")
 @click.option("--recovery", type=_FILE, default=None, help="Recovery file: another authority set in the place of a lost one.")
 @click.option("--checkpoint", default=None, metavar="HEIGHT:HASH", help="A block known to be final, after a long absence.")
 @click.option("--log", default=None, metavar="LEVELS", help="info, or info,p2p=debug.")

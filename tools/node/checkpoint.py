@@ -20,7 +20,7 @@ from typing import Final
 
 from ledger.chain import Chain
 from ledger.errors import Fault, UsageError
-from runtime import params
+from runtime.versions import rules_of
 
 DAY_MS: Final = 24 * 3600 * 1000
 HINT: Final = "ask somebody you trust for a recent final block: --checkpoint HEIGHT:HASH"
@@ -51,8 +51,9 @@ def parse_checkpoint(text: str) -> Checkpoint | None:
 def window_ms(chain: Chain) -> int:
     """Milliseconds for which what the chain's authorities signed can be believed."""
     view = chain.view()
+    params = rules_of(view).module("params")
     sessions = min(params.get(view, "evidence_window_sessions"), params.get(view, "authority_unbond_sessions"))
-    return sessions * chain.params.session_blocks * chain.params.block_time_ms
+    return int(sessions) * chain.params.session_blocks * chain.params.block_time_ms
 
 
 def check_start(chain: Chain, checkpoint: Checkpoint | None, wall_ms: int) -> None:

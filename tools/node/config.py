@@ -36,6 +36,7 @@ SETTINGS: Final[dict[str, Setting]] = {
     "write_buffer_mib": Setting(int, 64, "memory for writes to the chain's database, twice that at most: more is faster"),
     "new_sign_db": Setting(bool, False, "make a sign database for a key that has none, and listen before signing"),
     "sign_from": Setting(int, 0, "sign from this height on: no other copy of the key has signed there"),
+    "max_runtime_version": Setting(int, 0, "hold back: run no later version of the rules than this one; 0: all there are"),
     "recovery": Setting(str, "", "recovery file: an authority set in the place of a lost one"),
     "checkpoint": Setting(str, "", "HEIGHT:HASH of a block that is known to be final, for a node that was away for long"),
     "log": Setting(str, "info", "level of log entries, also by room: info,p2p=debug"),
@@ -65,6 +66,7 @@ class NodeConfig:
     write_buffer_mib: int
     new_sign_db: bool
     sign_from: int
+    max_runtime_version: int
     recovery: Path | None
     checkpoint: str
     log: str
@@ -114,6 +116,9 @@ def load_config(
         )
     if values["sign_from"] < 0:
         raise UsageError(f"sign_from = {values['sign_from']} is no height ({origin['sign_from']})")
+    if values["max_runtime_version"] < 0:
+        name, value = "max_runtime_version", values["max_runtime_version"]
+        raise UsageError(f"{name} = {value} is no version ({origin[name]})")
     for name in ("rpc_names", "rpc_origins", "peers"):
         values[name] = tuple(values[name])
     values["spec"] = Path(values["spec"]) if values["spec"] else home / "spec.toml"

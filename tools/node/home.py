@@ -28,7 +28,7 @@ from ledger.recovery import members_of, recovered_domains
 from ledger.signer import NOTE_ROW, Domains, Signer, domain_at
 from ledger.spec import ChainSpecParams
 from ledger.store import LevelStore
-from runtime.executor import Runtime
+from runtime.versions import NEWEST, VersionedRuntime
 
 from .checkpoint import check_start, parse_checkpoint
 from .config import NodeConfig
@@ -143,9 +143,11 @@ def _open_databases(config: NodeConfig, specification: Specification) -> Databas
         return domain_at(domains, height)
 
     try:
-        machine = Runtime(params.genesis_hash, domain_of, members_of(recoveries))
+        newest = config.max_runtime_version or NEWEST
+        machine = VersionedRuntime(params.genesis_hash, domain_of, members_of(recoveries), newest=newest)
         retain = _retained(config.history)
         chain = Chain.open(chain_store, params, machine, domain_at=domain_of, retain_blocks=retain, recoveries=recoveries)
+        machine.require_next(chain.view(), chain.head.height + 1)
         check_start(chain, parse_checkpoint(config.checkpoint), time.time_ns() // 1_000_000)
         for path, data in unkept(config.home, recoveries):
             write_file(path, data)
@@ -202,8 +204,8 @@ def _create(home: Path, specification: Specification, params: ChainSpecParams, h
 
 
 def _create_chain(path: Path, specification: Specification, params: ChainSpecParams, history: str) -> None:
-    state, retain = specification.genesis.state, _retained(history)
-    make_database(path, lambda store: Chain.create(store, params, Runtime(params.genesis_hash), state, retain_blocks=retain))
+    state, retain, machine = specification.genesis.state, _retained(history), VersionedRuntime(params.genesis_hash)
+    make_database(path, lambda store: Chain.create(store, params, machine, state, retain_blocks=retain))
 
 
 def _retained(history: str) -> int | None:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from ledger.chain import Chain, ExecutedBlock
-from ledger.client.records import Health
+from ledger.client.records import Health, UpgradeRecord
 from ledger.crypto import KeyPair
 from ledger.effects import Frame, Gossip, PeerDown, PeerUp, Seal, Sync, Tip
 from ledger.engine import Engine
-from ledger.errors import InvariantBroken, NotReady, UsageError
+from ledger.errors import InvariantBroken, NotReady, UnknownRuntimeVersion, UsageError
 from ledger.inherents import HEARTBEAT, Heartbeat
 from ledger.machine import Clock
 from ledger.pool import Pool
@@ -25,9 +25,9 @@ from ledger.signer import Domains, Signer
 from ledger.votes import leader, quorum
 from p2p.messages import PROTOCOL_VERSION, sign_proof
 from p2p.network import Handlers, Hello, Network, PeerId
-from runtime import epochs, versions
-from runtime.executor import Runtime
-from runtime.modules import accounts, heartbeats
+from runtime import epochs
+from runtime.modules import accounts, heartbeats, upgrades
+from runtime.versions import VersionedRuntime, rules_of, unknown
 from tools.rpc.subscriptions import HeadSignal
 
 from .checkpoint import Checkpoint
@@ -49,6 +49,7 @@ SEAL_TIMEOUT_S: Final = 60.0
 MAX_SEAL: Final = 1000
 HEARTBEAT_EVERY_BLOCKS: Final = 4
 AUDIT_EVERY_BLOCKS: Final = 100
+WARN_EVERY_BLOCKS: Final = 100
 CHANNEL_POLL_S: Final = 0.01
 MAX_ROUNDS_COUNTED: Final = 100
 MAX_EARLY_FRAMES: Final = 64
@@ -110,6 +111,7 @@ class Node:
         self._source = Source(self.chain, self.engine)
         self._makers = self.chain.authorities()  # of the block in work
         self.last_finality_ms = 0
+        self._upgrade: upgrades.Upgrade | None = None  # the one that waited after the last block
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -178,6 +180,7 @@ class Node:
             self._heartbeat()
         if tip.height % AUDIT_EVERY_BLOCKS == 0:
             self.shell.spawn(self._audit(tip.height))
+        self._watch_upgrade(tip.height)
 
     def _count(self, executed: ExecutedBlock) -> None:
         """What metrics say about turns, epochs and emission."""
@@ -289,23 +292,59 @@ class Node:
         key, chain = self.parts.session_key, self.chain
         if key is None or self.network is None or self.follower.syncing:
             return
-        height, known = chain.head.height + 1, tuple(sorted(versions.RULES))
-        if not heartbeats.heartbeat_is_due(chain.view(), key.public, height, known):
+        height, rules = chain.head.height + 1, self.rules
+        if not rules.heartbeat_is_due(chain.view(), key.public, height):
             return
         session = chain.params.session(height)
         beat = Heartbeat.sign(
-            key, chain.domain_at(height), session, chain.head.hash, self.parts.node_version[:32], known
+            key, chain.domain_at(height), session, chain.head.hash, self.parts.node_version[:32], rules.known
         )
         self.relay.offer_inherent(HEARTBEAT, beat.encode())
 
     async def _audit(self, height: int) -> None:
         """The full audit of a state that is too large to be audited in every block, on a read thread."""
-        machine, view = cast(Runtime, self.chain.machine), self.chain.view(height)
+        machine, view = self.rules, self.chain.view(height)
         if machine.audits_itself(view):
             return
         violations = await self.parts.threads.read.call(machine.audit, view, lane=Lane.SYNC)
         if violations:
             raise InvariantBroken(f"the audit of block {height} found: {'; '.join(violations[:5])}")
+
+    @property
+    def rules(self) -> VersionedRuntime:
+        return cast(VersionedRuntime, self.chain.machine)
+
+    def upgrade(self, height: int | None = None) -> UpgradeRecord:
+        """The rules in force after a block, the upgrade that waits, who is ready, and what this node's operator must do."""
+        view = self.chain.view(self.tip.height if height is None else height)
+        waiting, current, known = upgrades.pending(view), upgrades.next_version(view), self.rules.known
+        if waiting is None:
+            return UpgradeRecord(current, list(known), None, None, 0, False, [], 0, 0, "")
+        ready = rules_of(view).module("modules.upgrades").readiness(view, waiting.version)
+        error = None if waiting.version in known else unknown(waiting.version, known, waiting.height)
+        return UpgradeRecord(
+            current, list(known), waiting.version, waiting.height, waiting.postponed, waiting.certain, list(ready.ready),
+            ready.needed, ready.of, "" if error is None else f"{error.cause}: {error.hint}",
+        )
+
+    def _watch_upgrade(self, height: int) -> None:
+        """Stop before a block whose rules this node may not run; warn of it from the day it is scheduled."""
+        view = self.chain.view()
+        waiting = upgrades.pending(view)
+        before, self._upgrade = self._upgrade, waiting
+        if waiting is None:
+            return
+        if waiting.certain:
+            try:
+                self.rules.require_next(view, height + 1)
+            except UnknownRuntimeVersion as error:
+                self.shell.fail(error, {"needed_version": waiting.version, "known_versions": list(self.rules.known)})
+        elif waiting != before or height % WARN_EVERY_BLOCKS == 0:
+            warning = self.upgrade(height).warning
+            self.parts.journal(
+                "warning" if warning else "info", "upgrade scheduled", version=waiting.version, height=waiting.height,
+                postponed=waiting.postponed, **({"next_step": warning} if warning else {}),
+            )
 
     async def seal(self, count: int) -> int:
         """Make blocks now. Raises UsageError where blocks are made at intervals, or when there is something to put in."""

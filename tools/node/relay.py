@@ -24,7 +24,7 @@ from ledger.pool import Candidate, read_dump
 from ledger.verdict import verify_one_by_one
 from ledger.votes import Evidence
 from p2p.network import Network
-from runtime.modules.heartbeats import may_beat
+from runtime.versions import rules_of
 
 from .shell import Shell
 from .threads import Lane
@@ -176,7 +176,8 @@ class Relay:
         if kind == HEARTBEAT:
             beat = Heartbeat.decode(payload)
             key = beat.key
-            if not may_beat(self._chain.view(), key):
+            view = self._chain.view()
+            if not rules_of(view).module("modules.heartbeats").may_beat(view, key):
                 return False
             valid = await self._check(beat.verify, self._chain.domain_at(self._chain.head.height + 1))
         elif kind == EVIDENCE:

@@ -381,7 +381,7 @@ class Service:
             params = node.chain.params
             return 200, JSON_TYPE, _json({
                 "version": self.version, "chain": api.spec.name, "genesis_hash": to_json(params.genesis_hash),
-                "runtime_version": node.chain.machine.version, "python": sys.version.split()[0],
+                "runtime_version": node.chain.machine.version_at(node.chain.view()), "python": sys.version.split()[0],
             })
 
         return {"/healthz": alive, "/readyz": ready, "/metrics": numbers, "/openrpc.json": openrpc, "/version": about}

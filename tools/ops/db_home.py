@@ -23,7 +23,7 @@ from ledger.recovery import Recoveries, members_of, recovered_domains
 from ledger.signer import Domains, Signer, domain_at
 from ledger.spec import ChainSpecParams
 from ledger.store import LevelStore
-from runtime.executor import Runtime
+from runtime.versions import VersionedRuntime
 from tools.node.home import Specification
 from tools.node.recoveries import recoveries_of
 
@@ -148,7 +148,7 @@ def open_chain(home: Path, store: LevelStore, params: ChainSpecParams, guard: Gu
         return domain_at(domains, height)
 
     retain = None if archive_from(store) is not None else RETAINED_BLOCKS
-    machine = Runtime(params.genesis_hash, domain, members_of(recoveries))
+    machine = VersionedRuntime(params.genesis_hash, domain, members_of(recoveries))
     return Chain.open(store, params, machine, retain_blocks=retain, domain_at=domain, recoveries=recoveries)
 
 

@@ -30,8 +30,8 @@ from ledger.signer import domain_at
 from ledger.spec import ChainSpecParams
 from ledger.store import LevelStore, Store, check_stamp
 from ledger.votes import Certificate
-from runtime.executor import Runtime
 from runtime.modules.accounts import ACCOUNT
+from runtime.versions import VersionedRuntime
 from tools.node.folders import draft_of, make_database, put_aside, size_of
 from tools.node.home import Specification
 from tools.node.recoveries import recoveries_of
@@ -162,7 +162,7 @@ def _rebuild(job: _Home, salvaged: Store, store: LevelStore, top: int) -> Head:
         return domain_at(domains, height)
 
     retain = None if archive_from(salvaged) is not None else RETAINED_BLOCKS
-    machine = Runtime(params.genesis_hash, domain, members_of(recoveries))
+    machine = VersionedRuntime(params.genesis_hash, domain, members_of(recoveries))
     Chain.create(store, params, machine, job.specification.genesis.state, retain_blocks=retain)
     chain = Chain.open(store, params, machine, retain_blocks=retain, domain_at=domain, recoveries=recoveries)
     for block, certificate in _blocks(salvaged, params.initial_height):

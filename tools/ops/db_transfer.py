@@ -18,7 +18,7 @@ from ledger import snapshot
 from ledger.errors import UsageError
 from ledger.framing import is_kind
 from ledger.snapshot import SnapshotReader, read_snapshot, write_snapshot
-from runtime.executor import Runtime
+from runtime.versions import VersionedRuntime
 from tools.node.folders import make_database, put_aside
 
 from . import block_file
@@ -101,7 +101,7 @@ def _import_snapshot(
                 hint="make one with `quorix node init`, or import a file of blocks here",
             )
         params, retain = node.params, node.retain_blocks
-        machine, authorities = Runtime(params.genesis_hash), node.specification.genesis.authorities.keys
+        machine, authorities = VersionedRuntime(params.genesis_hash), node.specification.genesis.authorities.keys
         reader = SnapshotReader(file, params, authorities, checkpoint)
         need_space(home, 2 * path.stat().st_size)
         fresh = home / "chain.snapshot"

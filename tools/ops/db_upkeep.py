@@ -17,8 +17,8 @@ from ledger.errors import UsageError
 from ledger.history import Pruner, archive_mark, first_readable
 from ledger.layout import ARCHIVE_KEY, SCHEMA
 from ledger.store import check_stamp
-from runtime.executor import Runtime
 from runtime.modules.accounts import ACCOUNT
+from runtime.versions import VersionedRuntime
 from tools.node.folders import size_of
 from tools.node.home import Specification
 
@@ -70,7 +70,7 @@ def _deep(node: StoppedNode, progress: Progress) -> list[Section]:
     sections = deep_check(chain, chain.picture(), chain.domain_at, progress)
     progress("invariants", 0, 0)
     audit = Section("invariants", 1, "audit")
-    for violation in cast(Runtime, chain.machine).audit(chain.view(), deep=True):
+    for violation in cast(VersionedRuntime, chain.machine).audit(chain.view(), deep=True):
         audit.problem(violation)
     return [*sections, audit]
 

@@ -19,6 +19,7 @@ from ledger.client.records import (
     Page,
     Reading,
     Supply,
+    UpgradeRecord,
 )
 from ledger.errors import NotFound
 from ledger.machine import View
@@ -87,6 +88,9 @@ class BlockMethods(Places):
 
     async def chain_get_supply(self, at: AtLike = "head") -> Reading[Supply]:
         return await self._reading(at, lambda view, height: reads.supply(view))
+
+    async def chain_get_upgrades(self, at: AtLike = "head") -> Reading[UpgradeRecord]:
+        return await self._reading(at, lambda view, height: self.node.upgrade(height))
 
     def chain_subscribe_new_heads(self, start: int | None = None) -> Follower[NewHead]:
         return Follower(self.node.heads, self._new_head, start)

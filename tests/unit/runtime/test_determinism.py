@@ -20,6 +20,7 @@ FORBIDDEN_ATTRIBUTES = ("popitem", "__hash__", "__dict__", "environ")
 ALSO = {
     "reads.py": ("ipaddress",),  # formats addresses for people; nothing of it enters a block
     "rows.py": ("memoryview()",),  # of bytes, which nobody can change
+    "versions.py": ("importlib",),  # finds the rules that execute a block; nothing of it enters one
     "yuma_arrays.py": ("import numpy", "numpy.typing"),  # whole numbers only: see below
 }
 FORBIDDEN_IN_NUMPY = (  # floats, and what differs between processors or runs

@@ -12,9 +12,9 @@ from genesis.build import build_genesis
 from ledger.crypto import KeyPair
 from ledger.errors import InvariantBroken, Rejected, UnknownRuntimeVersion
 from ledger.inherents import HEARTBEAT
-from runtime import chain, dispatch, registry, versions
+from runtime import chain, dispatch, registry
 from runtime.executor import Runtime
-from runtime.modules import accounts, fees
+from runtime.modules import accounts, fees, upgrades
 from runtime.registry import Priority
 
 Q = 10**9
@@ -239,7 +239,7 @@ def test_unknown_and_malformed_inherents_invalidate_a_block(devnet, inherents):
 
 
 def test_an_unknown_runtime_version_stops_the_node(devnet):
-    devnet.rows[versions.VERSION.key()] = versions.VERSION.encode(2)
+    devnet.rows[upgrades.VERSION.key()] = upgrades.VERSION.encode(1 << 15)
     with pytest.raises(UnknownRuntimeVersion) as caught:
         devnet.block()
     assert caught.value.exit_code == 8

@@ -18,14 +18,15 @@ class CounterMachine:
     `schedule`: first height -> the set from then on.
     """
 
-    version = 1
-
     def __init__(self, schedule: Mapping[int, tuple[bytes, ...]] | None = None) -> None:
         self._schedule = schedule or {}
 
     @staticmethod
     def genesis(keys: Sequence[bytes]) -> dict[bytes, bytes]:
         return {COUNT_KEY: bytes(8), AUTHORITIES_KEY: b"".join(keys)}
+
+    def version_at(self, view: View) -> int:
+        return 1
 
     def authorities(self, view: View) -> AuthoritySet:
         return _set_of(view.get(AUTHORITIES_KEY) or b"")

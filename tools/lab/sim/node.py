@@ -22,7 +22,6 @@ from ledger.messages import Bundle, FinalBlock, encode_bundle
 from ledger.pool import Pool
 from ledger.signer import Domains, Signer, SignRecord, domain_at
 from ledger.votes import Certificate
-from runtime import versions
 
 from .clock import EPOCH_MS
 from .disk import FaultStore
@@ -294,7 +293,7 @@ class Node:
         height = self.chain.head.height + 1
         if due is None or self.key is None or not due(self.chain.view(), self.key.public, height):
             return
-        known, session = tuple(sorted(versions.RULES)), self.chain.params.session(height)
+        known, session = self.world.machine.known, self.chain.params.session(height)  # type: ignore[attr-defined]
         beat = Heartbeat.sign(self.key, self.domain(height), session, self.chain.head.hash, "sim", known)
         self.peering.offer_inherent(HEARTBEAT, beat.encode(), self.key.public)
 

@@ -11,7 +11,7 @@ from genesis.build import build_genesis
 from genesis.spec import AccountSpec, AuthoritySpec, ChainSpec
 from ledger.machine import StateMachine
 from ledger.spec import ChainSpecParams
-from runtime.executor import Runtime
+from runtime.versions import VersionedRuntime
 
 from .clock import EPOCH_MS
 from .counter import CounterMachine
@@ -69,7 +69,7 @@ class Rules:
             session_blocks=plan.session_blocks, devnet=True,
             globals={"authority_bond_rao": BOND_RAO, "audit_below_keys": 0},  # the world audits each state once, not each node
         ))
-        return cls(Runtime(genesis.genesis_hash), genesis.state, genesis.params, keys, candidates)
+        return cls(VersionedRuntime(genesis.genesis_hash), genesis.state, genesis.params, keys, candidates)
 
 
 def account(role: str, plan: Plan) -> Any:
