@@ -3,10 +3,14 @@
     GET  /v1/models, /v1/models/{id}          net/moe, net/NETUID/moe, net/NAME, net/HOTKEY
     POST /v1/completions, /v1/chat/completions, streamed or whole; one token is one byte
     GET  /v1/receipts/{id}                    a receipt with its Merkle proof
+    POST /v1/routes                           {"model", "prompt"}: whom the router would choose, and why
+    GET  /v1/routes/{id}                      what it did choose in the request of that id
+    GET  /v1/usage                            the caller's requests and bytes by day, and what is left of its quota
     GET  /healthz, /readyz, /metrics
 
-A reply names the receipts it rests on: whole in the header `x-quorix-receipts` and the field `quorix`, streamed in the
-last chunk. An error has the form of OpenAI's. What could not be finished is given as far as it came, with finish reason
+Requests may carry x-quorix-subnet, x-quorix-top and x-quorix-without (`Gateway.wish`). A reply names itself in
+`x-quorix-request` and the receipts it rests on: whole in the header `x-quorix-receipts` and the field `quorix`, streamed
+in the last chunk. An error has the form of OpenAI's. What could not be finished is given as far as it came, with finish reason
 `length` and the cause in `quorix.truncated`; where nothing came it is 503, before a streamed reply begins too.
 """
 
@@ -52,6 +56,9 @@ def build_app(gateway: Gateway) -> Starlette:
         Route("/v1/completions", api.guarded(api.completions), methods=["POST"]),
         Route("/v1/chat/completions", api.guarded(api.chat), methods=["POST"]),
         Route("/v1/receipts/{id}", api.guarded(api.receipt)),
+        Route("/v1/routes", api.guarded(api.preview), methods=["POST"]),
+        Route("/v1/routes/{id}", api.guarded(api.decisions)),
+        Route("/v1/usage", api.guarded(api.usage)),
         Route("/healthz", api.guarded(api.health)),
         Route("/readyz", api.guarded(api.ready)),
         Route("/metrics", api.guarded(api.metrics)),
@@ -116,7 +123,7 @@ class _Api:
     async def _complete(self, http: HttpRequest, *, chat: bool) -> Response:
         caller = self._admit(http)
         request = parse_request(await read_json(http), chat=chat, default_seed=secrets.randbits(32))
-        reply = _Reply(request, self.gateway.run(caller, request))
+        reply = _Reply(request, self.gateway.run(caller, request, self.gateway.wish(request.model, http.headers)))
         try:
             first = await unless_disconnected(http, reply.running.first())
             if request.stream:
@@ -140,6 +147,19 @@ class _Api:
             "index": proof.index, "count": proof.count, "root": proof.root.hex(), "receipt": proof.receipt.hex(),
             "path": [step.hex() for step in proof.path], "holds": proof.holds(), "on_chain": on_chain,
         })
+
+    async def preview(self, http: HttpRequest) -> Response:
+        self._admit(http)
+        body = await read_json(http)
+        request = parse_request({**body, "stream": None} if isinstance(body, dict) else body, chat=False, default_seed=0)
+        return JSONResponse(self.gateway.preview(request.prompt, self.gateway.wish(request.model, http.headers)))
+
+    async def decisions(self, http: HttpRequest) -> Response:
+        self._admit(http)
+        return JSONResponse(self.gateway.decisions.get(http.path_params["id"]))
+
+    async def usage(self, http: HttpRequest) -> Response:
+        return JSONResponse(self.gateway.usage_of(self._admit(http)))
 
     async def health(self, _: HttpRequest) -> Response:
         return JSONResponse({"ok": True, "served": self.gateway.served})
@@ -204,7 +224,7 @@ class _Reply:
 
     def __init__(self, request: Request, running: Running) -> None:
         self.request, self.running = request, running
-        self.name = ("chatcmpl-" if request.chat else "cmpl-") + secrets.token_hex(12)
+        self.name = running.name
         self.created = int(time.time())
         self._cutter = TextCutter(request.sampling.stops)
 
@@ -216,7 +236,10 @@ class _Reply:
         trail = self.running.trail
         body = completion(self.request, self.name, self.created, text, trail.finish, self._usage())
         body["quorix"] = made_of(trail)
-        return JSONResponse(body, headers={"x-quorix-receipts": ",".join(trail.receipts[:MAX_IDS_IN_HEADER])})
+        return JSONResponse(body, headers={
+            "x-quorix-request": self.name, "x-quorix-experts": ",".join(sorted(trail.experts)),
+            "x-quorix-receipts": ",".join(trail.receipts[:MAX_IDS_IN_HEADER]),
+        })
 
     async def events(self, first: int) -> AsyncIterator[bytes]:
         """Server-sent events."""
@@ -249,7 +272,7 @@ class EventStream(StreamingResponse):
     """A streamed reply; whatever ends it ends the request."""
 
     def __init__(self, events: AsyncIterator[bytes], running: Running) -> None:
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no", "x-quorix-request": running.name}
         super().__init__(events, media_type="text/event-stream", headers=headers)
         self._running = running
 

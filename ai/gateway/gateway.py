@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any, Final
@@ -26,9 +28,11 @@ from ledger.client.keys import decode_address
 from ledger.crypto import KeyPair
 from ledger.errors import Error, Rejected, Unreachable
 
-from .generate import Generation, Trail
+from .decisions import DecisionLog, explain, record_of
+from .generate import Generation, Trail, Wish
 from .market import Expert, Market
 from .openai import ApiError, Request
+from .router import TOP
 from .usage import FREE_UNITS_A_DAY, Usage
 
 MAX_IN_FLIGHT: Final = 8
@@ -40,6 +44,8 @@ CALIBRATE_FAST_S: Final = 1.0
 REFRESH_EVERY_S: Final = 2.0
 ROOTS_EVERY_S: Final = 2.0
 PROOFS_AT_ONCE: Final = 2  # a proof reads files
+MAX_LEFT_OUT: Final = 16
+SECONDS_A_DAY: Final = 86_400
 
 Report = Callable[[dict[str, Any]], None]
 LOCAL_NAMES: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -47,13 +53,15 @@ LOCAL_NAMES: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 @dataclass(frozen=True)
 class GatewayConfig:
-    """`api_keys`: if not empty, a Bearer key among them is required. `hosts`: names under which it may be called."""
+    """`api_keys`: if not empty, a Bearer key among them is required. `quotas`: bytes a day of keys that have not the usual
+    number. `hosts`: names under which it may be called."""
 
     key: KeyPair
     home: Path
     api_keys: frozenset[str] = frozenset()
     seed: int | None = None  # of routing's exploration and of what is measured; None: from the system's randomness
     hosts: frozenset[str] = LOCAL_NAMES
+    quotas: Mapping[str, int] = field(default_factory=dict)
     measure: bool = True
 
 
@@ -66,7 +74,9 @@ class Gateway:
         self.random: Random = SystemRandom() if config.seed is None else Random(config.seed)
         self.receipts = ReceiptStore(config.home / "receipts", clock=wall_ms)
         self.usage = Usage(config.home / "usage.db")
+        self.decisions = DecisionLog(config.home / "routes.db")
         self.wallet = Wallet(api, config.key)
+        self._quotas = {self.usage.caller(key): units for key, units in config.quotas.items()}
         self.places = asyncio.Semaphore(MAX_IN_FLIGHT)
         self.served = self.usage.total_requests()
         self.failed = 0
@@ -111,6 +121,7 @@ class Gateway:
             await self._market.client.close()
         self.receipts.close()
         self.usage.close()
+        self.decisions.close()
 
     async def _forever(self, work: Callable[[], Coroutine[Any, Any, None]], pause: Callable[[], float]) -> None:
         """Do it again and again. A node or neuron that fails is asked again; the same trouble is told once."""
@@ -180,19 +191,66 @@ class Gateway:
         if scheme.lower() != "bearer" or key not in self.config.api_keys:
             raise ApiError(401, "a valid API key is required", kind="authentication_error", code="invalid_api_key")
         caller = self.usage.caller(key)
-        if self.usage.units_today(caller, wall_ms()) > FREE_UNITS_A_DAY:
+        if self.usage.units_today(caller, wall_ms()) > self._quotas.get(caller, FREE_UNITS_A_DAY):
             raise ApiError(429, "the day's quota is used up", kind="insufficient_quota", code="quota", retry_after_s=3600)
         return caller
 
-    def run(self, caller: str, request: Request) -> Running:
-        """Start a request. Raises ApiError 404, or 429 where too many wait already."""
-        netuid, only = self.resolve(request.model)
+    def usage_of(self, caller: str) -> dict[str, Any]:
+        """What a caller used, by day, and its quota: bytes a day, None where keys are off."""
+        quota = self._quotas.get(caller, FREE_UNITS_A_DAY) if self.config.api_keys else None
+        used = self.usage.units_today(caller, wall_ms())
+        days = [
+            {"day": f"{datetime.fromtimestamp(day * SECONDS_A_DAY, UTC):%Y-%m-%d}", "requests": requests, "units": units}
+            for day, requests, units in self.usage.by_day(caller)
+        ]
+        left = None if quota is None else max(0, quota - used)
+        return {"caller": caller, "units_today": used, "quota_a_day": quota, "left": left, "days": days}
+
+    def wish(self, model: str, headers: Mapping[str, str]) -> Wish:
+        """How a request wants to be routed: by its model, narrowed by headers. Raises ApiError 400 or 404.
+
+        `x-quorix-subnet`: a netuid; `x-quorix-top`: places beside the generalist, 1 or 2; `x-quorix-without`: names or
+        hotkeys to leave out, comma between them.
+        """
+        netuid, only = self.resolve(model)
+        if (subnet := headers.get("x-quorix-subnet")) is not None:
+            if netuid is not None and str(netuid) != subnet:
+                raise ApiError(400, "model and x-quorix-subnet name different subnets", param="x-quorix-subnet")
+            netuid = next((known for known in self.market.epochs if str(known) == subnet), None)
+            if netuid is None or (only is not None and netuid not in only.trust):
+                raise ApiError(404, f"nothing like it on subnet {subnet[:16]!r}", param="x-quorix-subnet")
+        top = headers.get("x-quorix-top", str(TOP))
+        if top not in map(str, range(1, TOP + 1)):
+            raise ApiError(400, f"x-quorix-top must be from 1 to {TOP}", param="x-quorix-top")
+        without = frozenset(part.strip() for part in headers.get("x-quorix-without", "").split(",") if part.strip())
+        if len(without) > MAX_LEFT_OUT:
+            raise ApiError(400, f"at most {MAX_LEFT_OUT} experts can be left out", param="x-quorix-without")
+        return Wish(netuid, only, int(top), without)
+
+    def preview(self, prompt: bytes, wish: Wish) -> dict[str, Any]:
+        """Whom the router would choose for a prompt now, without chance, and why. Nobody is asked."""
+        known = [wish.only] if wish.only is not None else self.market.available(wish.netuid)
+        candidates = [expert.candidate(wish.netuid) for expert in known if wish.takes(expert)]
+        decision = self.market.router.choose(prompt or b"\n", candidates, [0.0] * len(candidates), top=wish.top)
+        return explain(decision, self.name_of)
+
+    def name_of(self, hotkey: bytes) -> str:
+        """An expert's name, or the start of its hotkey once it is gone."""
+        expert = self.market.experts.get(hotkey)
+        return expert.name if expert is not None else hotkey.hex()[:8]
+
+    def run(self, caller: str, request: Request, wish: Wish) -> Running:
+        """Start a request. Raises ApiError 429 where too many wait already."""
         if len(self.running) >= MAX_IN_FLIGHT + MAX_WAITING:
             raise ApiError(429, "the gateway is busy", kind="rate_limit_error", code="busy", retry_after_s=1)
-        return Running(self, caller, request, Generation(self.market, request.prompt, request.sampling, netuid, only))
+        return Running(self, caller, request, Generation(self.market, request.prompt, request.sampling, wish))
 
-    def settle(self, caller: str, request: Request, trail: Trail) -> None:
-        """Count a request that is over, however it ended."""
+    def settle(self, name: str, caller: str, request: Request, trail: Trail) -> None:
+        """Count and record a request that is over, however it ended."""
+        if trail.decisions:
+            now_ms = wall_ms()
+            about = {"id": name, "model": request.model, "at_ms": now_ms, "prompt_bytes": len(request.prompt)}
+            self.decisions.add(name, now_ms, {**about, **record_of(trail, self.name_of)})
         if not trail.units:
             self.failed += 1
             return
@@ -217,6 +275,7 @@ class Running:
 
     def __init__(self, gateway: Gateway, caller: str, request: Request, generation: Generation) -> None:
         self.trail = generation.trail
+        self.name = ("chatcmpl-" if request.chat else "cmpl-") + secrets.token_hex(12)
         self._gateway, self._caller, self._request, self._generation = gateway, caller, request, generation
         self._bytes: asyncio.Queue[int | None] = asyncio.Queue()  # at most `max_units` and the end
         self._task = asyncio.create_task(self._work(), name=f"request of {caller}")
@@ -258,7 +317,7 @@ class Running:
             self.trail.truncated = error.cause if isinstance(error, Error) else "out of time"
         finally:
             self._bytes.put_nowait(None)
-            self._gateway.settle(self._caller, self._request, self.trail)
+            self._gateway.settle(self.name, self._caller, self._request, self.trail)
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._gateway.running.discard(self)

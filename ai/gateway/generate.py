@@ -3,7 +3,7 @@
     choose    the router picks the generalist and the two best beside it; again every 16 bytes, and when one was lost
     open      one lock-step session with each; its first answers cover the last bytes of the prompt, whose true
               continuation is known: they set the first weights of the mixture by Bayes' rule
-    step      the drawn byte is sent to all, the next distributions come back; who is late is dropped
+    step      the drawn byte is sent to all, the next distributions come back; who is late is dropped (`hedge`)
     close     each session ends with a receipt, signed by both sides; a reply names the receipts it rests on
 
 A session lasts as long as its expert stays chosen. However a request ends, all its sessions end with it: finished where
@@ -13,7 +13,7 @@ it came to its end, cancelled where it was broken off.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from random import Random
@@ -28,21 +28,31 @@ from ai.serve.client import ClientSession
 from ai.serve.methods import encode_appended, encode_prefixes
 from ledger.errors import Error, Unreachable
 
+from .hedge import FAILURES, Answers, Hedge, Hedged, gather
 from .market import Expert, Market
-from .router import Decision
+from .router import TOP, Decision
 from .text import stop_length
 
 REGATE_BYTES: Final = 16
 SCORED_BYTES: Final = 12  # last bytes of the prompt that set the first weights
 CONTEXT_BYTES: Final = 128
-STEP_TIMEOUT_S: Final = 2.5
-GRACE_S: Final = 0.35  # how long the others are waited for once one has answered
-GRACE_FACTOR: Final = 3.0  # or so many times as long as that one took
 MORE_ROUTES: Final = 3
 CLOSING_TIMEOUT_S: Final = 1.0
 REWARD_OF_FAILURE: Final = 0.0
 
-FAILURES = (Error, TimeoutError, OSError)
+
+@dataclass(frozen=True)
+class Wish:
+    """What a caller may say about routing: a subnet, one expert, fewer places, experts (names or hex) to leave out."""
+
+    netuid: int | None = None
+    only: Expert | None = None
+    top: int = TOP
+    without: frozenset[str] = frozenset()
+
+    def takes(self, expert: Expert) -> bool:
+        """False for an expert that is left out."""
+        return not self.without & {expert.name, expert.hotkey.hex()}
 
 
 @dataclass
@@ -51,6 +61,8 @@ class Trail:
 
     receipts: list[str] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
+    hedges: list[Hedged[bytes]] = field(default_factory=list)
+    lost: dict[bytes, str] = field(default_factory=dict)  # experts that failed, and how
     experts: set[str] = field(default_factory=set)
     units: int = 0
     finish: str = "length"
@@ -60,21 +72,23 @@ class Trail:
 class Generation:
     """One request. `text` starts as the prompt and grows."""
 
-    def __init__(self, market: Market, prompt: bytes, sampling: Sampling, netuid: int | None, only: Expert | None) -> None:
-        self.market, self.sampling, self.netuid, self.only = market, sampling, netuid, only
+    def __init__(self, market: Market, prompt: bytes, sampling: Sampling, wish: Wish) -> None:
+        self.market, self.sampling, self.wish = market, sampling, wish
         self.text = bytearray(prompt or b"\n")
         self.trail = Trail()
         self._random = Random(sampling.seed)  # draws only: who is asked does not change what a seed draws
         self._noise = Random(f"route {sampling.seed}")
         self._noise_of: dict[bytes, float] = {}  # one exploring for the whole request
+        self._explore = self._noise.random()
         self._mixture: Mixture | None = None
         self._voices: dict[bytes, _Voice] = {}
-        self._lost: set[bytes] = set()  # experts that failed during this request
+        self._left: set[bytes] = set()  # experts that failed during this request or gave way to a stand-in
         self._last_problem: BaseException | None = None
 
     async def run(self) -> AsyncGenerator[int, None]:
         """Bytes one by one. Raises Unreachable when no expert answers. Close it (`aclosing`) if it is not exhausted."""
         try:
+            self.market.hedges.earn()
             written = 0
             while written < self.sampling.max_units:
                 if written % REGATE_BYTES == 0 or self._someone_is_missing:
@@ -89,7 +103,7 @@ class Generation:
                     self.trail.finish = "stop"
                     break
                 if written < self.sampling.max_units:
-                    await self._step(byte)
+                    await self._step(byte, self.sampling.max_units - written)
             await self._end(list(self._voices))
         finally:
             for voice in self._voices.values():
@@ -116,13 +130,17 @@ class Generation:
 
     async def _route(self, remaining: int) -> None:
         experts = {e.hotkey: e for e in self._askable()}
-        candidates = [e.candidate(self.netuid, own_sessions=e.hotkey in self._voices) for e in experts.values()]
+        candidates = [e.candidate(self.wish.netuid, own_sessions=e.hotkey in self._voices) for e in experts.values()]
         noise = [self._noise_of.setdefault(key, self._noise.gauss(0.0, 1.0)) for key in experts]
-        decision = self.market.router.choose(bytes(self.text), candidates, noise)
+        decision = self.market.router.choose(
+            bytes(self.text), candidates, noise, explore=self._explore, top=self.wish.top
+        )  # fmt: skip
         self.trail.decisions.append(decision)
         await self._end([key for key in self._voices if key not in decision.weights])
         await self._open([experts[key] for key in decision.weights if key not in self._voices], remaining)
-        prior = {key.hex(): weight for key, weight in decision.weights.items() if key in self._voices}
+        instead = {h.stand_in: decision.weights[h.late] for h in self.trail.hedges if h.won and h.late in decision.weights}
+        shares = instead | decision.weights
+        prior = {key.hex(): weight for key, weight in shares.items() if key in self._voices}
         if self._mixture is None:
             self._mixture = Mixture.start(prior)
             self._learn_from_prompt()
@@ -131,10 +149,11 @@ class Generation:
 
     def _askable(self) -> list[Expert]:
         """Who may be chosen: not those that failed in this request, nor those that rest unless all others failed."""
-        if self.only is not None:
-            return [] if self.only.hotkey in self._lost else [self.only]
-        known = [e for e in self.market.serving(self.netuid) if e.hotkey not in self._lost]
-        fit = {e.hotkey for e in self.market.available(self.netuid)} | set(self._voices)
+        only, netuid = self.wish.only, self.wish.netuid
+        if only is not None:
+            return [] if only.hotkey in self._left else [only]
+        known = [e for e in self.market.serving(netuid) if e.hotkey not in self._left and self.wish.takes(e)]
+        fit = {e.hotkey for e in self.market.available(netuid)} | set(self._voices)
         return [e for e in known if e.hotkey in fit] or known
 
     async def _open(self, experts: list[Expert], remaining: int) -> None:
@@ -142,12 +161,36 @@ class Generation:
         text = bytes(self.text)
         scored = min(SCORED_BYTES, len(text) - 1) if self._mixture is None else 0
         prefixes = [text[max(0, end - CONTEXT_BYTES) : end] for end in range(len(text) - scored, len(text) + 1)]
-        voices = {e.hotkey: _Voice(self.market, e, self.market.netuid_for(e, self.netuid)) for e in experts}
+        voices = {e.hotkey: self._voice(e) for e in experts}
         self._voices |= voices  # from now on they are ended with everything else
         hops = self.market.random.randrange(2)
-        lost = await _in_time({key: voice.open(prefixes, remaining, hops) for key, voice in voices.items()})
-        await self._lose(lost)
-        self.trail.experts |= {voice.expert.name for key, voice in voices.items() if key not in lost}
+
+        def work(voice: _Voice) -> Coroutine[Any, Any, None]:
+            return voice.open(prefixes, remaining, hops)
+
+        times = {key: voice.expert.first_times.p95() for key, voice in voices.items()}
+        await self._take(await gather({key: work(voice) for key, voice in voices.items()}, self._hedge(times, work)))
+        self.trail.experts |= {voice.expert.name for voice in self._voices.values()}
+
+    def _voice(self, expert: Expert) -> _Voice:
+        return _Voice(self.market, expert, self.market.netuid_for(expert, self.wish.netuid))
+
+    def _hedge(
+        self, p95: dict[bytes, float | None], work: Callable[[_Voice], Coroutine[Any, Any, None]]
+    ) -> Hedge[bytes] | None:
+        """Whose lateness is noticed, and who is asked then: the best of those that the router did not choose."""
+        if self.trail.hedges or self.wish.only is not None:
+            return None
+
+        def stand_in(late: bytes) -> tuple[bytes, Coroutine[Any, Any, None]] | None:
+            free = {e.hotkey: e for e in self._askable() if e.hotkey not in self._voices}
+            best = next((row.hotkey for row in self.trail.decisions[-1].reasons if row.hotkey in free), None)
+            if best is None or not self.market.hedges.take():
+                return None
+            self._voices[best] = self._voice(free[best])
+            return best, work(self._voices[best])
+
+        return Hedge({key: seconds for key, seconds in p95.items() if seconds is not None}, stand_in)
 
     def _learn_from_prompt(self) -> None:
         """Bayes' rule over the scored bytes of the prompt."""
@@ -158,21 +201,32 @@ class Generation:
 
     # --- stepping and ending
 
-    async def _step(self, byte: int) -> None:
+    async def _step(self, byte: int, remaining: int) -> None:
         """Send the byte to all; take the answers that come in time."""
-        await self._lose(await _in_time({key: voice.ask(byte) for key, voice in self._voices.items()}))
+        text, hops = bytes(self.text[-CONTEXT_BYTES:]), self.market.random.randrange(2)
+        times = {key: voice.expert.step_times.p95() for key, voice in self._voices.items()}
+        hedge = self._hedge(times, lambda voice: voice.open([text], remaining, hops))
+        await self._take(await gather({key: voice.ask(byte) for key, voice in self._voices.items()}, hedge))
 
-    async def _lose(self, lost: dict[bytes, BaseException]) -> None:
-        """Drop experts that failed or were late; the rest of the request goes on without them."""
-        for key, error in lost.items():
+    async def _take(self, answers: Answers[bytes]) -> None:
+        """Drop experts that failed or were late, and the loser of a hedge; the rest of the request goes on without."""
+        for key, error in answers.lost.items():
             voice = self._voices.pop(key)
-            self._lost.add(key)
+            self._left.add(key)
             self._last_problem = error
+            self.trail.lost[key] = error.cause if isinstance(error, Error) else str(error) or type(error).__name__
             failures = voice.expert.failures
             voice.expert.failed(error)
             if voice.expert.failures > failures:
                 self.market.router.reward(self.trail.decisions[-1].kind, key, REWARD_OF_FAILURE)
             await voice.cancel()
+        if (hedged := answers.hedged) is not None:
+            self.trail.hedges.append(hedged)
+            loser = self._voices.pop(hedged.late if hedged.won else hedged.stand_in, None)
+            self._left.add(hedged.late if hedged.won else hedged.stand_in)
+            if loser is not None:  # what it was late by is known only as a bound
+                loser.expert.step_times.note(hedged.after_s)
+                await loser.cancel()
 
     async def _end(self, keys: list[bytes]) -> None:
         """Finish sessions; their receipts are in the trail afterwards."""
@@ -207,6 +261,7 @@ class _Voice:
         self._session = session
         rows = decode_distributions(await session.answer(), len(prefixes))
         self.prompt_rows, self.answer = rows[:-1], rows[-1]
+        self.expert.first_times.note(monotonic() - began)
         self.expert.answered(monotonic() - began)
 
     async def ask(self, byte: int) -> None:
@@ -215,6 +270,7 @@ class _Voice:
         began = monotonic()
         appended = [b""] * len(self.prompt_rows) + [bytes([byte])]
         self.answer = decode_distribution(await self._session.ask(encode_appended(appended)))
+        self.expert.step_times.note(monotonic() - began)
         self.expert.answered(monotonic() - began)
 
     async def finish(self) -> str:
@@ -234,38 +290,4 @@ class _Voice:
         await self._stack.aclose()
 
 
-async def _in_time(work: dict[bytes, Coroutine[Any, Any, None]]) -> dict[bytes, BaseException]:
-    """What failed, by key. Everybody has the grace after the first success; who is late then is cancelled and has failed.
-
-    The grace grows with what the first one needed, so that a busy machine loses nobody.
-    """
-    tasks = {asyncio.ensure_future(part): key for key, part in work.items()}
-    loop = asyncio.get_running_loop()
-    waiting, lost = set(tasks), dict[bytes, BaseException]()
-    began, someone = loop.time(), False
-    deadline = began + STEP_TIMEOUT_S
-    try:
-        while waiting and loop.time() < deadline:
-            done, waiting = await asyncio.wait(
-                waiting, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED
-            )
-            lost |= {tasks[task]: error for task in done if (error := _failure(task)) is not None}
-            if not someone and len(lost) < len(tasks) - len(waiting):
-                someone, now = True, loop.time()
-                deadline = min(deadline, now + max(GRACE_S, GRACE_FACTOR * (now - began)))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return lost | {tasks[task]: TimeoutError("late") for task in waiting}
-
-
-def _failure(task: asyncio.Future[None]) -> BaseException | None:
-    """A failure of the neuron or of the way to it, if it ended so. A bug of ours is raised."""
-    error = task.exception()
-    if error is not None and not isinstance(error, FAILURES):
-        raise error
-    return error
-
-
-__all__ = ["Generation", "Trail"]
+__all__ = ["Generation", "Trail", "Wish"]

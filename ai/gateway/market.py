@@ -27,6 +27,7 @@ from ledger.client.records import NeuronRecord
 from ledger.errors import Error
 
 from .gate import CONTEXT_BYTES, GateTrainer
+from .hedge import HedgeBudget, Latencies
 from .router import Candidate, Router
 
 CALIBRATION_WINDOWS: Final = 16
@@ -56,6 +57,8 @@ class Expert:
     in_flight: int = 0
     failures: int = 0  # in a row
     rests_until: float = 0.0  # on the monotonic clock
+    first_times: Latencies = field(default_factory=Latencies)  # of opening a session and its first answer
+    step_times: Latencies = field(default_factory=Latencies)
 
     @property
     def generalist(self) -> bool:
@@ -94,6 +97,7 @@ class Market:
         self.experts: dict[bytes, Expert] = {}
         self.router = Router()
         self.trainer = GateTrainer()
+        self.hedges = HedgeBudget()
         self.measurements = 0
         self._report = report
         self._fetches: dict[bytes, asyncio.Task[None]] = {}

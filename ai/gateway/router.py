@@ -3,22 +3,24 @@
     prior of an expert = gate(text) x trust on chain, made to sum to 1
     its score          = a draw from N(mean, 1 / (count + 1)) around prior and past reward (Thompson 1933), minus what its
                          latency and load cost
-    chosen             = the generalist with the most trust, which is always on, and the two best beside it
+    chosen             = the generalist with the most trust, which is always on, and the two best beside it; in one
+                         request of fifty the second place goes to the candidate that was measured least on such texts
 
 Rewards are the router's own measurements (bits saved per byte), kept by (kind of text, expert) and discounted, so that an
-expert that broke is left soon. The kind of a text is the specialist that the gate would take for it. Pure: noise comes in
-as an argument, one number for each candidate.
+expert that broke is left soon. The kind of a text is the specialist that the gate would take for it. How many receipts,
+requests or bytes an expert has to show for enters nowhere. Pure: chance comes in as arguments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .gate import Gate
 
 TOP: Final = 2
+EXPLORATION_SHARE: Final = 0.02  # of requests
 DISCOUNT: Final = 0.98
 PRIOR_COUNT: Final = 4.0
 NOISE: Final = 0.15
@@ -41,7 +43,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a candidate was chosen or not: the row that `quorix ai query --explain` shows."""
+    """Why a candidate was chosen or not: the row that `quorix ai route explain` shows.
+
+    `reward` and `count`: what was measured on texts of this kind. `draw`: what Thompson's noise added. `cost`: what
+    latency and load took off.
+    """
 
     hotkey: bytes
     name: str
@@ -50,8 +56,10 @@ class Reason:
     prior: float
     reward: float
     count: float
+    draw: float
+    cost: float
     score: float
-    chosen: str  # "top", "generalist" or ""
+    chosen: str  # "top", "explored", "generalist" or ""
 
 
 @dataclass(frozen=True)
@@ -76,8 +84,14 @@ class Router:
     gate: Gate = field(default_factory=Gate)
     arms: dict[tuple[bytes, bytes], Arm] = field(default_factory=dict)
 
-    def choose(self, text: bytes, candidates: Sequence[Candidate], noise: Sequence[float]) -> Decision:
-        """Pick experts for the text so far. `noise`: standard normal numbers, one a candidate (zeros: no exploring)."""
+    def choose(
+        self, text: bytes, candidates: Sequence[Candidate], noise: Sequence[float], *, explore: float = 1.0, top: int = TOP
+    ) -> Decision:
+        """Pick experts for the text so far. `noise`: standard normal numbers, one a candidate (zeros: no exploring).
+
+        `explore`: a uniform number of [0, 1); below EXPLORATION_SHARE this request explores. `top`: places beside the
+        generalist.
+        """
         if not candidates:
             return Decision({}, b"", [])
         gate = self.gate.predict(text, [c.hotkey for c in candidates])
@@ -85,27 +99,20 @@ class Router:
         priors = _normalised([gate[c.hotkey] * t for c, t in zip(candidates, trust, strict=True)])
         special = [c.hotkey for c in candidates if not c.generalist] or list(gate)
         kind = max(special, key=lambda hotkey: (gate[hotkey], hotkey))
-        scored = []
+        rows = []
         for c, prior, t, z in zip(candidates, priors, trust, noise, strict=True):
             arm = self.arms.get((kind, c.hotkey), Arm())
             mean = (PRIOR_COUNT * prior + arm.count * arm.mean) / (PRIOR_COUNT + arm.count)
+            draw = NOISE * z / (1.0 + arm.count) ** 0.5
             cost = LATENCY_COST_PER_S * c.latency_s + LOAD_COST * c.in_flight
-            score = mean + NOISE * z / (1.0 + arm.count) ** 0.5 - cost
-            scored.append((c, prior, t, arm, score))
-        order = sorted(scored, key=lambda row: (-row[4], row[0].hotkey))
-        # One and no more: what a card claims is free, and each one chosen costs every request a session.
-        always = max((row for row in order if row[0].generalist), key=lambda row: (row[2], row[0].hotkey), default=None)
-        top = {row[0].hotkey for row in [row for row in order if row is not always][:TOP]}
-        chosen = [row for row in order if row is always or row[0].hotkey in top]
-        weights = _normalised([max(prior, 0.02) for _, prior, _, _, _ in chosen])
-        reasons = [
-            Reason(
-                c.hotkey, c.name, gate[c.hotkey], t, prior, arm.mean, arm.count, score,
-                "top" if c.hotkey in top else "generalist" if always is not None and c is always[0] else "",
-            )
-            for c, prior, t, arm, score in order
-        ]
-        return Decision({row[0].hotkey: w for row, w in zip(chosen, weights, strict=True)}, kind, reasons)
+            score = mean + draw - cost
+            rows.append(Reason(c.hotkey, c.name, gate[c.hotkey], t, prior, arm.mean, arm.count, draw, cost, score, ""))
+        order = sorted(rows, key=lambda row: (-row.score, row.hotkey))
+        places = _places(order, {c.hotkey for c in candidates if c.generalist}, top, explores=explore < EXPLORATION_SHARE)
+        reasons = [replace(row, chosen=places.get(row.hotkey, "")) for row in order]
+        chosen = [row for row in reasons if row.chosen]
+        weights = _normalised([max(row.prior, 0.02) for row in chosen])
+        return Decision({row.hotkey: w for row, w in zip(chosen, weights, strict=True)}, kind, reasons)
 
     def reward(self, kind: bytes, hotkey: bytes, value: float) -> None:
         """A measurement in [0, 1] for an expert on a kind of text; older ones of that kind fade."""
@@ -118,6 +125,21 @@ class Router:
         arm = self.arms.setdefault((kind, hotkey), Arm())
         arm.mean = (arm.mean * arm.count + value) / (arm.count + 1.0)
         arm.count += 1.0
+
+
+def _places(order: Sequence[Reason], generalists: set[bytes], top: int, *, explores: bool) -> dict[bytes, str]:
+    """Who is chosen, and as what; `order` is by score, best first."""
+    # One generalist and no more: what a card claims is free, and each one chosen costs every request a session.
+    always = max((row for row in order if row.hotkey in generalists), key=lambda row: (row.trust, row.hotkey), default=None)
+    others = [row for row in order if row is not always]
+    places = {row.hotkey: "top" for row in others[:top]}
+    if explores and len(others) > top > 0:
+        least = min(others[top:], key=lambda row: (row.count, row.hotkey))
+        del places[others[top - 1].hotkey]
+        places[least.hotkey] = "explored"
+    if always is not None:
+        places[always.hotkey] = "generalist"
+    return places
 
 
 def _normalised(values: Sequence[float]) -> list[float]:

@@ -8,8 +8,8 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +38,7 @@ class Service:
     port: int = 9941
     cache: Path | None = None
     api_keys: frozenset[str] = frozenset()
+    quotas: Mapping[str, int] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     follow_stdin: bool = False
     seed: int | None = None
@@ -70,7 +71,7 @@ async def _main(service: Service, report: Report) -> None:
     listener = bind(service.host, service.port)
     texts = {domain: load(domain, service.cache).train for domain in DOMAINS}
     hosts = LOCAL_NAMES | service.names | {f"[{service.host}]" if ":" in service.host else service.host}
-    config = GatewayConfig(service.key, service.home, service.api_keys, service.seed, hosts)
+    config = GatewayConfig(service.key, service.home, service.api_keys, service.seed, hosts, quotas=service.quotas)
     node: Any = RemoteChain(service.rpc)  # it has ChainApi's methods, attached at import
     async with node as api:
         gateway = Gateway(config, api, texts, report)

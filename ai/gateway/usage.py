@@ -48,6 +48,11 @@ class Usage:
         self._db.execute("delete from usage where day < ?", (day - KEEP_DAYS,))
         self._db.commit()
 
+    def by_day(self, caller: str) -> list[tuple[int, int, int]]:
+        """(day since 1970, requests, bytes) of the days that are kept, newest first."""
+        rows = self._db.execute("select day, requests, units from usage where caller = ? order by day desc", (caller,))
+        return [(int(day), int(requests), int(units)) for day, requests, units in rows]
+
     def total_requests(self) -> int:
         """Requests of all days that are kept."""
         return int(self._db.execute("select coalesce(sum(requests), 0) from usage").fetchone()[0])

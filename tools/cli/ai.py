@@ -68,11 +68,66 @@ def query_command(
         out.table("route", ("expert", "gate", "trust", "score", "chosen"), rows, right=("gate", "trust", "score"))
 
 
-def _post(url: str, body: dict[str, Any], timeout_s: float) -> Any:
+route_group = Noun("route", help="Which experts are asked, and why.")
+group.add_command(route_group)
+
+COLUMNS: Final = ("expert", "gate", "trust", "prior", "reward", "count", "draw", "cost", "score", "chosen", "weight")
+
+
+@route_group.command("explain")
+@click.argument("text", required=False)
+@click.option("--request", "request_id", metavar="ID", help="A request that was served, instead of a text.")
+@click.option("--model", default="net/moe", show_default=True, help="A model id.")
+@click.option("--subnet", type=int, help="Only experts of this subnet.")
+@click.option("--without", multiple=True, metavar="EXPERT", help="Leave this expert out, by name or hotkey.")
+@click.option("--gateway", metavar="URL", default=None, help="Address of the gateway.")
+@click.pass_context
+def explain_command(
+    ctx: click.Context, text: str | None, request_id: str | None, model: str, subnet: int | None, without: tuple[str, ...],
+    gateway: str | None,
+) -> None:
+    """Whom the router would choose for TEXT now, or did choose in a request, with all parts of each score.
+
+    score = (4 x prior + count x reward) / (4 + count) + draw - cost; prior = gate x trust, made to sum to 1.
+    """
+    out, timeout_s = Output(ctx.obj), ctx.obj.timeout_s
+    if (text is None) == (request_id is None):
+        raise UsageError("give either a text or --request")
+    url = gateway_url(ctx.obj, gateway) + "/v1/routes"
+    if text is None:
+        record = _get(f"{url}/{request_id}", timeout_s)
+    else:
+        headers = {"x-quorix-without": ",".join(without)} | ({} if subnet is None else {"x-quorix-subnet": str(subnet)})
+        record = {"routings": [_post(url, {"model": model, "prompt": text}, timeout_s, headers)]}
+    out.data(record if text is None else record["routings"][0], lambda: _show_routes(out, record))
+
+
+def _show_routes(out: Output, record: dict[str, Any]) -> None:
+    for number, routing in enumerate(record["routings"], 1):
+        rows = [tuple(row[column] for column in COLUMNS) for row in routing["candidates"]]
+        out.table(f"routing {number}: a text of the kind of {routing['kind']}", COLUMNS, rows, right=COLUMNS[1:9] + ("weight",))
+    for hedge in record.get("hedges", []):
+        ending = "answered first" if hedge["won"] else "was not needed"
+        out.line(f"{hedge['late']} was late after {hedge['after_ms']} ms; {hedge['stand_in']}, asked in its stead, {ending}")
+    for expert, why in record.get("lost", {}).items():
+        out.line(f"{expert} was lost: {why}")
+    if "receipts" in record:
+        out.line(f"answered by {', '.join(record['experts'])}; receipts: {', '.join(record['receipts'])}")
+
+
+def _post(url: str, body: dict[str, Any], timeout_s: float, headers: dict[str, str] | None = None) -> Any:
     import httpx
 
     with _reaching(url, timeout_s):
-        reply = httpx.post(url, json=body, timeout=timeout_s, trust_env=False)
+        reply = httpx.post(url, json=body, timeout=timeout_s, headers=headers, trust_env=False)
+    return _checked(reply.status_code, reply.content)
+
+
+def _get(url: str, timeout_s: float) -> Any:
+    import httpx
+
+    with _reaching(url, timeout_s):
+        reply = httpx.get(url, timeout=timeout_s, trust_env=False)
     return _checked(reply.status_code, reply.content)
 
 

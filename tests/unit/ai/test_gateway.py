@@ -25,6 +25,7 @@ from ledger.client.keys import encode_address
 from ledger.errors import Error, Locked, Unreachable, UsageError
 from ledger.trees import verify_list_proof
 from runtime import reads
+from tools.cli.gateway import read_api_keys
 from tools.cli.main import cli
 
 RECORDS = "".join(f'{{"id": {n}, "user": "ann{n % 7}", "city": "oslo", "ok": true}}\n' for n in range(10, 90))
@@ -510,6 +511,104 @@ async def test_a_slow_expert_is_left_behind(market, start, serve, monkeypatch):
         assert asyncio.get_running_loop().time() - began < 1.5
     slow.delay_s = 0
     await until(lambda: idle(gateway, serve))
+
+
+async def test_a_stand_in_is_asked_for_who_is_late_and_the_record_tells(market, start, serve, monkeypatch, tmp_path):
+    await market("json", RECORDS, domains=("json",))
+    await market("arith", SUMS, domains=("arith",))
+    await market("csv", WORDS, domains=("english",))
+    slow = await market("generalist", RECORDS + SUMS + WORDS, (1, 2), domains=("english", "json", "arith"))
+    gateway, url = await start()
+    await learn(gateway, monkeypatch)
+    late = next(e for e in gateway.market.serving() if e.name == "generalist")
+    for _ in range(20):
+        late.first_times.note(0.01)
+        late.step_times.note(0.01)
+    slow.delay_s = 0.3
+    async with client_of(url) as client:
+        reply = await ask(client, max_tokens=12)
+        assert reply.choices[0].text == 'ty": "oslo",' and "generalist" not in reply.quorix["experts"]
+        record = await asyncio.to_thread(explained, url, tmp_path, "--request", reply.id)
+        (hedge,) = record["hedges"]
+        assert hedge["late"] == "generalist" and hedge["won"] and hedge["after_ms"] >= 20 and not record["lost"]
+        assert hedge["stand_in"] in reply.quorix["experts"] and record["receipts"] == reply.quorix["receipts"]
+        assert late.failures == 0
+        again = await asyncio.to_thread(explained, url, tmp_path, "--request", (await ask(client, max_tokens=12)).id)
+        assert again["hedges"] == []  # one for ten requests
+    slow.delay_s = 0
+    await until(lambda: idle(gateway, serve))
+
+
+def explained(url, tmp_path, *words):
+    words = ["--home", str(tmp_path), "ai", "route", "explain", "--gateway", url, "--json", *words]
+    done = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert done.exception is None, done.exception
+    return json.loads(done.stdout)
+
+
+async def test_a_routing_is_explained_before_and_after(service, tmp_path, monkeypatch, gateway_is_idle_after):
+    gateway, url, client = service
+    await learn(gateway, monkeypatch)
+    before = await asyncio.to_thread(explained, url, tmp_path, PROMPT)
+    assert before["kind"] == "json" and before["of"] == 3
+    best = next(row for row in before["candidates"] if row["expert"] == "json")
+    assert best["chosen"] == "top" and best["gate"] == max(row["gate"] for row in before["candidates"])
+    mean = (4 * best["prior"] + best["count"] * best["reward"]) / (4 + best["count"])
+    assert abs(best["score"] - (mean + best["draw"] - best["cost"])) < 2e-3
+    without = await asyncio.to_thread(explained, url, tmp_path, PROMPT, "--without", "json", "--subnet", "2")
+    assert "json" not in {row["expert"] for row in without["candidates"]}
+    reply = await client.completions.with_raw_response.create(
+        model="net/moe", prompt=PROMPT, temperature=0, max_tokens=20, extra_headers={"x-quorix-without": "json"}
+    )
+    name = reply.headers["x-quorix-request"]
+    assert "json" not in reply.headers["x-quorix-experts"].split(",") and reply.parse().id == name
+    after = await asyncio.to_thread(explained, url, tmp_path, "--request", name)
+    assert len(after["routings"]) == 2 and after["units"] == 20 and after["prompt_bytes"] == len(PROMPT)
+    assert PROMPT not in json.dumps(after)
+    assert gateway.served and (gateway.config.home / "routes.db").exists()
+
+
+async def test_routing_headers(service):
+    _, url, client = service
+    reply = await ask(client, extra_headers={"x-quorix-subnet": "1"}, max_tokens=4)
+    assert reply.quorix["experts"] == ["generalist"]
+    reply = await ask(client, extra_headers={"x-quorix-top": "1"}, max_tokens=4)
+    assert len(reply.quorix["experts"]) == 2
+    for status, model, headers in (
+        (404, "net/moe", {"x-quorix-subnet": "9"}), (404, "net/json", {"x-quorix-subnet": "1"}),
+        (400, "net/2/moe", {"x-quorix-subnet": "1"}), (400, "net/moe", {"x-quorix-top": "3"}),
+        (400, "net/moe", {"x-quorix-without": ",".join("abcdefghijklmnopq")}),
+    ):
+        with pytest.raises(openai.APIStatusError) as caught:
+            await ask(client, model=model, extra_headers=headers)
+        assert caught.value.status_code == status and caught.value.param in headers
+    with pytest.raises(openai.InternalServerError):
+        await ask(client, extra_headers={"x-quorix-without": "json,arith,generalist"})
+    assert (await post(url, b"{}", "/v1/routes")).status_code == 400
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(f"{url}/v1/routes/cmpl-0")).status_code == 404
+
+
+async def test_usage_is_accounted_and_keys_have_their_own_quota(market, start, tmp_path):
+    await market("json", RECORDS, domains=("json",))
+    file = tmp_path / "keys"
+    file.write_text("secret\n\nsmall 20\n")
+    keys, quotas = read_api_keys(file)
+    _, url = await start(api_keys=keys, quotas=quotas)
+    async with client_of(url, "secret") as client:
+        await ask(client, model="net/json", prompt="12345678", max_tokens=4)
+    async with client_of(url, "small") as client:
+        await ask(client, model="net/json", prompt="x" * 30, max_tokens=4)
+        with pytest.raises(openai.RateLimitError):
+            await ask(client, model="net/json", max_tokens=4)
+    async with httpx.AsyncClient(headers={"authorization": "Bearer secret"}) as http:
+        used = (await http.get(f"{url}/v1/usage")).json()
+    assert used["units_today"] == 12 and used["left"] == used["quota_a_day"] - 12
+    assert [(day["requests"], day["units"]) for day in used["days"]] == [(1, 12)]
+    for text in ("", "key 1 2", "key -1", "key \u0661", "key " + "9" * 16):
+        file.write_text(text)
+        with pytest.raises(UsageError):
+            read_api_keys(file)
 
 
 async def test_closing_the_gateway_ends_what_runs(service, serve):

@@ -92,3 +92,27 @@ def test_who_was_not_asked_about_a_text_is_not_judged_by_it() -> None:
         trainer.add(TEXTS[A], {C: 1.0})  # one alone compares nothing
     odds = trainer.train().predict(TEXTS[A], [A, B, G])
     assert odds[A] > odds[G] and odds[B] > odds[G] / 4 and len(trainer) == 100
+
+
+def test_one_request_of_fifty_tries_who_was_measured_least() -> None:
+    router = Router(trained().train())
+    plain = router.choose(TEXTS[B], candidates(), [0.0] * 4, explore=0.02)
+    assert {r.chosen for r in plain.reasons} == {"top", "generalist", ""}
+    left_out = next(r for r in plain.reasons if not r.chosen)
+    tried = router.choose(TEXTS[B], candidates(), [0.0] * 4, explore=0.0199)
+    assert next(r for r in tried.reasons if r.chosen == "explored").hotkey == left_out.hotkey
+    assert len(tried.weights) == len(plain.weights) and plain.reasons[0].hotkey in tried.weights
+    for other in (A, B, C):  # known by now: nobody is measured less than another
+        router.reward(plain.kind, other, 0.5)
+    assert "explored" in {r.chosen for r in router.choose(TEXTS[B], candidates(), [0.0] * 4, explore=0.0).reasons}
+
+
+def test_fewer_places_and_a_score_that_is_the_sum_of_its_parts() -> None:
+    router = Router(trained().train())
+    slow = [Candidate(c.hotkey, c.name, c.trust, c.generalist, 1.5, 2) if c.hotkey == B else c for c in candidates()]
+    decision = router.choose(TEXTS[B], slow, [1.0, -1.0, 0.5, 0.0], top=1)
+    assert [r.chosen for r in decision.reasons].count("top") == 1 and len(decision.weights) == 2
+    for r in decision.reasons:
+        mean = (4.0 * r.prior + r.count * r.reward) / (4.0 + r.count)
+        assert abs(r.score - (mean + r.draw - r.cost)) < 1e-12
+    assert next(r for r in decision.reasons if r.hotkey == B).cost == 0.2 * 1.5 + 0.05 * 2
