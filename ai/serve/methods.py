@@ -192,7 +192,8 @@ METHODS: Final[dict[str, Method]] = {
 def _read(data: bytes, shape: codec.Shape) -> list[Any]:
     try:
         value: list[Any] = codec.decode(data, max_bytes=BODY_MAX_BYTES, where=shape.name)
-        shape.check(value, shape.name)
+        if not shape.fits(value):
+            shape.check(value, shape.name)
     except DecodeError as error:
         raise Refused("malformed", error.cause) from None
     return value

@@ -3,17 +3,22 @@
 The neuron runs in a process of its own with what a neuron on the devnet has: hooks, replay file, receipts on disk, dynamic
 batching. The caller checks and files every receipt. A request is a session of one window: OPEN and CLOSE signed and
 verified. Each load is measured twice, with an expert of full size (untrained: its numbers do not matter to the clock) and
-with a model that costs nothing; the targets are about the second, since the first measures torch.
+with a model that costs nothing; the targets are about the second, since the first measures torch. A text is not made of
+such requests but of steps inside one session, so the CPU of a step is measured, too.
 
-Peers, on the same kind of request (signed, verified, loopback, two processes, two cores; CPU of both sides together):
-bittensor 10.5.0's Axon and Dendrite took 26 to 31 ms, its successor's signed headers with aiohttp 1.0 to 1.3 ms.
+Peers, on the same kind of request (signed, verified, loopback, two processes): bittensor 10's Axon and Dendrite, and
+bittensor 11's signed headers with aiohttp. Their scripts (`peers`) run in the same minute where an interpreter that has
+them is named; else the targets go by what they took earlier on a machine like this. Neither signs its reply, orders work
+or records anything: a request of ours has two signatures and two verifications more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import multiprocessing
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -35,35 +40,96 @@ MODELS = ("none", "expert")
 WARM_UP = 50
 WINDOW = b"the quick brown fox jumps over the lazy dog. " * 3
 
+STEPS = 64  # answers of a session that is measured by its steps
+
 BITTENSOR_MS = 26.4  # CPU of both sides, the best of its measurements at 1 to 64 concurrent
 SIGNED_HEADERS_MS = 1.04
+PEER_SECONDS = 120.0
+PEER_REQUESTS = {"axon_dendrite": 128, "signed_headers": 1920}  # a load; the first costs some fifty times as much
+NOT_INSTALLED = "not installed"
 
 
 @benchmark("serving", about="signed query sessions with one neuron at 1, 16 and 64 concurrent", seconds=25)
 @click.option("--requests", type=click.IntRange(64), default=1920, show_default=True, help="Sessions per load.")
-def serving(run: Run, requests: int) -> None:
+@click.option("--bittensor-10", "axon_dendrite", metavar="PYTHON", envvar="QUORIX_BENCH_BITTENSOR_10",
+              help="An interpreter with bittensor 10, to be measured beside.")
+@click.option("--bittensor-11", "signed_headers", metavar="PYTHON", envvar="QUORIX_BENCH_BITTENSOR_11",
+              help="An interpreter with bittensor 11 and aiohttp, to be measured beside.")
+def serving(run: Run, requests: int, axon_dendrite: str | None = None, signed_headers: str | None = None) -> None:
     """Requests per second, latency and CPU of both sides."""
     import uvloop  # the loop of the gateway and of neurons
 
-    uvloop.run(_serving(run, requests))
+    peers = {name: measure_peer(name, python) for name, python in
+             (("axon_dendrite", axon_dendrite), ("signed_headers", signed_headers))}
+    run.figure("peers", {name: peer or NOT_INSTALLED for name, peer in peers.items()})
+    uvloop.run(_serving(run, requests, peers))
 
 
-async def _serving(run: Run, requests: int) -> None:
+async def _serving(run: Run, requests: int, peers: dict[str, dict[str, Any] | None]) -> None:
     rows: list[dict[str, Any]] = []
     for model in run.track(MODELS, "models"):
         async with _Neuron(model) as neuron:
             for concurrent in CONCURRENT:
                 row = await _measure(neuron, concurrent, requests)
                 rows.append({"model": model, "concurrent": concurrent, **row})
+            if model == "none":
+                run.figure("step", await _measure_steps(neuron, max(1, requests // STEPS)))
     free = {row["concurrent"]: row for row in rows if row["model"] == "none"}
+    headers_ms = _peer_ms(peers["signed_headers"], SIGNED_HEADERS_MS)
     for concurrent, row in free.items():
         cpu_ms = row["client_cpu_ms"] + row["neuron_cpu_ms"]
-        run.at_most(f"CPU at {concurrent}, 1/20 of bittensor 10.5.0", cpu_ms, BITTENSOR_MS / 20, "ms")
+        theirs_ms = _peer_ms(peers["axon_dendrite"], BITTENSOR_MS, concurrent)
+        run.at_most(f"CPU at {concurrent}, 1/20 of bittensor 10.5.0", cpu_ms, theirs_ms / 20, "ms")
     best_ms = min(row["client_cpu_ms"] + row["neuron_cpu_ms"] for row in free.values())
-    run.at_most("CPU at best, 1/2 of signed headers and aiohttp", best_ms, SIGNED_HEADERS_MS / 2, "ms")
+    run.at_most("CPU at best, 1/2 of signed headers and aiohttp", best_ms, headers_ms / 2, "ms")
     run.at_most("p50 at 1 without model time", free[1]["p50_ms"], 1.0, "ms")
     run.figure("loads", rows)
     run.figure("signature_us", _signature_us())
+
+
+def measure_peer(name: str, python: str | None) -> dict[str, Any] | None:
+    """What a peer's script measured in its own interpreter; None where there is none, or it has not what it takes."""
+    if not python:
+        return None
+    script = Path(__file__).parent / "peers" / f"{name}.py"
+    try:
+        done = subprocess.run(
+            [python, str(script), str(PEER_REQUESTS[name])], capture_output=True, timeout=PEER_SECONDS, check=True
+        )
+        measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return measured
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+
+
+def _peer_ms(peer: dict[str, Any] | None, earlier_ms: float, concurrent: int | None = None) -> float:
+    """CPU of both sides of a peer, at that load or at its best one, in this run or earlier."""
+    if peer is None:
+        return earlier_ms
+    rows = [row for row in peer["loads"] if concurrent in (None, row["concurrent"])]
+    return min(float(row["client_cpu_ms"] + row["server_cpu_ms"]) for row in rows)
+
+
+async def _measure_steps(neuron: _Neuron, sessions: int) -> dict[str, float]:
+    """CPU and time of a step: an ask and its answer in a lock-step session, its opening and closing shared by all."""
+    from ai.distribution import decode_distribution
+    from ai.serve.methods import encode_appended, encode_prefixes
+
+    theirs, ours, began = neuron.cpu_seconds(), time.process_time(), time.perf_counter()
+    for _ in range(sessions):
+        async with neuron.client.session(
+            neuron.address, "distribution", encode_prefixes([WINDOW]), netuid=NETUID, max_asks=STEPS - 1
+        ) as session:
+            decode_distribution(await session.answer())
+            for _ in range(STEPS - 1):
+                decode_distribution(await session.ask(encode_appended([b"x"])))
+            await session.finish()
+    count = sessions * STEPS
+    seconds, ours, theirs = time.perf_counter() - began, time.process_time() - ours, neuron.cpu_seconds() - theirs
+    return {
+        "per_second": round(count / seconds, 1), "ms": round(1000 * seconds / count, 3),
+        "client_cpu_ms": round(1000 * ours / count, 3), "neuron_cpu_ms": round(1000 * theirs / count, 3),
+    }
 
 
 class _Neuron:

@@ -1,5 +1,8 @@
 """The serving benchmark measures real sessions: every request leaves a receipt on both sides."""
 
+import json
+import sys
+
 import pytest
 
 from tools.bench import serving
@@ -29,5 +32,18 @@ def test_every_load_is_measured_with_receipts(monkeypatch, stores):
     for load in loads:
         assert load["per_second"] > 0 and load["p50_ms"] <= load["p99_ms"]
         assert load["client_cpu_ms"] > 0 and load["neuron_cpu_ms"] > 0
-    assert stores == [serving.WARM_UP + 3 * 64]
+    assert stores == [serving.WARM_UP + 3 * 64 + 1]
+    assert run.figures["step"]["client_cpu_ms"] + run.figures["step"]["neuron_cpu_ms"] > 0
+    assert run.figures["peers"] == dict.fromkeys(("axon_dendrite", "signed_headers"), serving.NOT_INSTALLED)
     assert len(run.targets) == 5 and find("benchmark", "serving").module == "tools.bench.serving"
+
+
+def test_a_peer_runs_in_its_own_interpreter_or_is_not_installed(tmp_path):
+    load = {"concurrent": 1, "client_cpu_ms": 11.0, "server_cpu_ms": 10.0}
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f"#!/bin/sh\necho noise\necho '{json.dumps({'version': '10.5.0', 'loads': [load]})}'\n")
+    interpreter.chmod(0o755)
+    measured = serving.measure_peer("axon_dendrite", str(interpreter))
+    assert measured["version"] == "10.5.0" and serving._peer_ms(measured, 5.0) == 21.0
+    for python in (None, str(tmp_path / "absent"), sys.executable):
+        assert serving.measure_peer("axon_dendrite", python) is None
