@@ -46,8 +46,11 @@ class Ballot:
         self.api, self.key, self.genesis_hash, self.memory, self._report = api, key, genesis_hash, memory, report
         self.wallet = Wallet(api, key, period=CALL_PERIOD_BLOCKS)
 
-    async def commit(self, subnet: SubnetRecord, uids: list[int], values: list[int]) -> bool:
-        """Vote in the subnet's running epoch; True once the vote is final there. Raises Rejected, Timeout, Unreachable."""
+    async def commit(self, subnet: SubnetRecord, uids: list[int], values: list[int], salt: str = "") -> bool:
+        """Vote in the subnet's running epoch; True once the vote is final there. Raises Rejected, Timeout, Unreachable.
+
+        `salt`: 32 bytes in hex that the reveal gives away and nobody knows before; fresh ones are drawn where it is empty.
+        """
         if subnet.blocks_left <= COMMIT_MARGIN_BLOCKS:
             return False
         if not subnet.commit_reveal:
@@ -56,7 +59,7 @@ class Ballot:
             return True
         pending = self._pending_of(subnet)
         if pending is None:
-            salt = secrets.token_bytes(SALT_BYTES).hex()
+            salt = salt or secrets.token_bytes(SALT_BYTES).hex()
             pending = Pending(subnet.netuid, subnet.epoch, uids, values, await self._version_key(subnet.netuid), salt)
             self.memory.remember(pending)
         elif pending.confirmed:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from ai.database import open_database
 from ledger.commitments import SALT_BYTES
 
+from .conduct import Conduct
 from .shapley import ScoreBook
 
 MAX_PENDING: Final = 16  # of a subnet; the chain itself takes ten
@@ -22,6 +23,7 @@ U16_MAX: Final = 65_535
 SCHEMA: Final = (
     "create table if not exists book (netuid integer primary key, value text not null)",
     "create table if not exists pending (netuid integer, epoch integer, value text, primary key (netuid, epoch))",
+    "create table if not exists conduct (netuid integer primary key, value text not null)",
     "create table if not exists done (what text primary key, number integer not null)",
 )
 
@@ -74,6 +76,18 @@ class Memory:
     def store_book(self, netuid: int, book: ScoreBook) -> None:
         """Keep the scores of a subnet."""
         self._write("insert or replace into book values (?, ?)", netuid, json.dumps(book.to_value()))
+
+    def conduct(self, netuid: int) -> Conduct:
+        """Who came to whom on a subnet, as far as it is stored and can be read."""
+        row = self._db.execute("select value from conduct where netuid = ?", (netuid,)).fetchone()
+        try:
+            return Conduct.from_value(json.loads(row[0])) if row else Conduct()
+        except (ValueError, TypeError, RecursionError, OverflowError):
+            return Conduct()
+
+    def store_conduct(self, netuid: int, conduct: Conduct) -> None:
+        """Keep who came to whom."""
+        self._write("insert or replace into conduct values (?, ?)", netuid, json.dumps(conduct.to_value()))
 
     def remember(self, pending: Pending) -> None:
         """Keep a commitment until it is dropped. A later one for the same epoch takes its place."""

@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from ai.distribution import decode_distributions
+from ai.distribution import ALPHABET, DISTRIBUTION_BYTES, decode_distributions
 from ai.serve.client import OWN_IDLE_SECONDS, ClientSession, NeuronAddress, NeuronClient
 from ai.serve.methods import encode_appended, encode_prefixes
 from ledger.errors import Error, UsageError
@@ -70,10 +70,29 @@ def plan_batch(texts: Mapping[str, bytes], windows: int, cuts: int, random: Rand
 
 @dataclass(frozen=True)
 class BatchResult:
-    """`hits` (neurons, windows, cuts): floored probability of the true byte; `answered`: cuts that count, by neuron."""
+    """`hits` (neurons, windows, cuts): floored probability of the true byte; `answered`: cuts that count, by neuron.
+
+    `payloads[neuron][cut]`: the answers that count, 98 bytes a window, in the order of the windows.
+    """
 
     hits: Floats
     answered: list[int]
+    payloads: list[list[bytes]]
+
+    def said(self, neuron: int, window: int) -> list[bytes]:
+        """What a neuron answered for a window, 98 bytes a cut; shorter where it left early."""
+        at = window * DISTRIBUTION_BYTES
+        return [payload[at : at + DISTRIBUTION_BYTES] for payload in self.payloads[neuron]]
+
+    def distributions(self, places: Sequence[tuple[int, int]]) -> Floats:
+        """(neurons, places, 256): floored answers at pairs of window and cut; the null distribution where there is none."""
+        out = np.full((len(self.payloads), len(places), ALPHABET), NULL_PROBABILITY)
+        for neuron, answers in enumerate(self.payloads):
+            there = [i for i, (_, cut) in enumerate(places) if cut < len(answers)]
+            if there:
+                joined = b"".join(self.said(neuron, places[i][0])[places[i][1]] for i in there)
+                out[neuron, there] = floored(decode_distributions(joined, len(there)))
+        return out
 
 
 async def ask_batch(
@@ -87,6 +106,7 @@ async def ask_batch(
     steps = len(windows[0].cuts) if windows else 0
     hits = np.full((len(neurons), len(windows), steps), NULL_PROBABILITY)
     answered = [0] * len(neurons)
+    payloads: list[list[bytes]] = [[] for _ in neurons]
     if steps and neurons:
         gate = _LockStep(len(neurons), step_timeout_s)
         examinations = [_Examination(client, neuron, netuid, windows, gate, hops) for neuron in neurons]
@@ -97,7 +117,8 @@ async def ask_batch(
             if examination.signed:
                 answered[index] = examination.answered
                 hits[index, :, : examination.answered] = examination.hits[:, : examination.answered]
-    return BatchResult(hits, answered)
+                payloads[index] = examination.payloads
+    return BatchResult(hits, answered, payloads)
 
 
 class _Examination:
@@ -110,6 +131,7 @@ class _Examination:
         self._gate, self._hops = gate, hops
         self.hits = np.full((len(windows), len(windows[0].cuts)), NULL_PROBABILITY)
         self.answered = 0
+        self.payloads: list[bytes] = []
         self.signed = False
         self._left = False
         self._patience_over = 0.0
@@ -163,6 +185,7 @@ class _Examination:
         probabilities = floored(decode_distributions(payload, len(self._windows)))
         truth = [window.text[window.cuts[self.answered]] for window in self._windows]
         self.hits[:, self.answered] = probabilities[np.arange(len(truth)), truth]
+        self.payloads.append(payload)
         self.answered += 1
 
 

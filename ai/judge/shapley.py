@@ -41,13 +41,14 @@ def score_batch(hits: Floats, clusters: list[list[int]] | None = None, random: R
     """phi (n,) >= 0 of one batch of probes, in bits per byte.
 
     `hits` (n, windows, positions): floored probability of the true byte; a missing answer is the null distribution. Each
-    cluster of similar experts plays as one player, their average answer, and its value is shared equally inside.
-    `random` draws the groups where there are more than ten players.
+    cluster of similar experts plays as one player, their average answer, and its value is shared equally inside. Who is
+    in no cluster does not play. `random` draws the groups where there are more than ten players.
     """
     n = hits.shape[0]
     players = clusters if clusters is not None else [[i] for i in range(n)]
-    if sorted(i for player in players for i in player) != list(range(n)):
-        raise ValueError("clusters must hold each expert once")
+    playing = [i for player in players for i in player]
+    if len(set(playing)) != len(playing) or not set(playing) <= set(range(n)) or not all(players):
+        raise ValueError("clusters must hold an expert once at most")
     phi = np.zeros(n)
     if not players:
         return phi
@@ -121,14 +122,19 @@ class ScoreBook:
 
     def scores(self, hotkeys: list[bytes]) -> Floats:
         """Scores in the order of `hotkeys`; unknown ones are 0."""
-        level = float(np.mean(list(self.mean.values()))) if self.mean else 0.0
-        pooled = (self.squares + PRIOR_BATCHES * (0.2 * level) ** 2) / (self.deviations + PRIOR_BATCHES)
-        sd = float(np.sqrt(pooled))
         out = np.zeros(len(hotkeys))
         for i, hotkey in enumerate(hotkeys):
             if hotkey in self.mean:
-                out[i] = max(0.0, self.mean[hotkey] - sd / self.count[hotkey])
+                out[i] = max(0.0, self.mean[hotkey] - self.uncertainty(hotkey))
         return out
+
+    def uncertainty(self, hotkey: bytes) -> float:
+        """sd / k: what is taken off a mean for want of observations; 0 for unknown ones."""
+        if hotkey not in self.mean:
+            return 0.0
+        level = float(np.mean(list(self.mean.values())))
+        pooled = (self.squares + PRIOR_BATCHES * (0.2 * level) ** 2) / (self.deviations + PRIOR_BATCHES)
+        return float(np.sqrt(pooled)) / self.count[hotkey]
 
     def forget(self, keep: set[bytes]) -> None:
         """Drop hotkeys that are no longer registered."""

@@ -3,7 +3,8 @@
 For each subnet, at each block, in epoch e:
 
     duties   reveal what is due, put the receipts' root of epoch e - 1 on chain, commit new weights (`ballot`)
-    probe    once an epoch, beside the duties: one batch of lock-step probes, exact Shapley values, smoothed scores
+    probe    once an epoch, beside the duties: one batch of the subnet's kind of task (`tasks`), smoothed scores, and a table
+             of it all in the home (`live`)
 
 A batch may take longer than an epoch; its scores are then committed in the next one. A validator that has nothing new, or
 no permit, commits nothing and keeps its weights. It holds its hotkey and no coldkey.
@@ -13,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any, Final
@@ -29,16 +32,18 @@ from ai.serve.clock import wall_ms
 from ledger.client.api import ChainApi
 from ledger.client.keys import read_key_file
 from ledger.client.records import Metagraph, NeuronRecord, Properties, SubnetRecord
+from ledger.commitments import SALT_BYTES
 from ledger.crypto import KeyPair
 from ledger.errors import Error, Rejected
 
 from .ballot import COMMIT_MARGIN_BLOCKS, Ballot, Report, commit_root
-from .clusters import clusters, similar_pairs
+from .live import LiveTables, Row
 from .memory import Memory
-from .mixture import Floats
-from .probes import STEP_TIMEOUT_S, BatchResult, ask_batch, plan_batch
-from .shapley import ScoreBook, score_batch, to_weights
+from .probes import STEP_TIMEOUT_S
+from .shapley import ScoreBook, to_weights
+from .tasks import DEFAULT_KIND, Asked, Outcome, Task, TaskSetup, make_task
 
+GROUPS_PERSON: Final = b"qx/groups/1"
 FAVOURITE_SHARE: Final = 0.9
 NODE_RETRY_S: Final = 1.0
 MAX_ASKED: Final = 128  # neurons in one batch; of more, as many are drawn
@@ -59,6 +64,8 @@ class ValidatorConfig:
     step_timeout_s: float = STEP_TIMEOUT_S
     favourites: dict[int, bytes] = field(default_factory=dict)
     seed: int | None = None  # of the probes; None: from the system's randomness
+    tasks: dict[str, str] = field(default_factory=dict)  # task kinds beside the built-in ones: name -> module:function
+    task_options: dict[str, dict[str, Any]] = field(default_factory=dict)  # by kind
 
 
 class Validator:
@@ -80,7 +87,10 @@ class Validator:
             allow_private=properties.allow_private, allow_clear=properties.devnet,
         )
         self.books = {netuid: self.memory.book(netuid) for netuid in config.netuids}
-        self.similar: dict[int, frozenset[tuple[bytes, bytes]]] = {}
+        self.conducts = {netuid: self.memory.conduct(netuid) for netuid in config.netuids}
+        self.live = LiveTables(config.home / "live.json", config.name)
+        self._kinds: dict[int, tuple[str, Task]] = {}
+        self._secrets: dict[int, str] = {}
         self.texts = texts or {domain: load(domain, config.cache).held_out for domain in DOMAINS}
         self.random: Random = SystemRandom() if config.seed is None else Random(config.seed)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -110,6 +120,7 @@ class Validator:
         await asyncio.gather(*tasks, return_exceptions=True)
         for netuid, book in self.books.items():
             self.memory.store_book(netuid, book)
+            self.memory.store_conduct(netuid, self.conducts[netuid])
         await self.client.close()
         self.receipts.close()
         self.memory.close()
@@ -169,7 +180,7 @@ class Validator:
         if not uids:
             return False
         subnet = (await self.api.subnet_get(subnet.netuid)).value  # revealing may have taken some blocks
-        return await self.ballot.commit(subnet, uids, values)
+        return await self.ballot.commit(subnet, uids, values, salt=self._secrets.pop(subnet.netuid, ""))
 
     async def _commit_root(self, subnet: SubnetRecord) -> None:
         """The root of the previous epoch's receipts, once."""
@@ -208,48 +219,80 @@ class Validator:
         if len(serving) > MAX_ASKED:
             serving = self.random.sample(serving, MAX_ASKED)
         serving.sort(key=lambda n: n.uid)
-        windows = plan_batch(self._domains(serving), self.config.probe_windows, self.config.probe_cuts, self.random)
-        result = await ask_batch(
-            self.client, [address_of(n) for n in serving], netuid, windows, step_timeout_s=self.config.step_timeout_s,
-            hops=self.random.randrange(2),
+        kind, task = self._task(subnet)
+        asked = Asked(
+            self.client, [address_of(n) for n in serving], [n.name for n in serving], netuid, await self._randomness(subnet)
         )
-        if not any(result.answered):
+        outcome = await task.probe(asked)
+        if not any(outcome.answered):
             return  # nobody at all: more likely this side's fault; tried again at the next block
         self.memory.note(f"probed/{netuid}", subnet.epoch)
-        await self._score(subnet, graph, serving, result)
+        self._score(subnet, graph, kind, serving, outcome)
 
-    async def _score(
-        self, subnet: SubnetRecord, graph: Metagraph, serving: list[NeuronRecord], result: BatchResult
+    async def _randomness(self, subnet: SubnetRecord) -> Random:
+        """Of one batch: a secret that the reveal of the weights gives away, and the chain's head, which nobody knew before.
+
+        Whoever recomputes a batch can then see that its groups were drawn and not chosen.
+        """
+        if self.config.seed is not None:
+            return Random(self.random.getrandbits(64))
+        secret = self._secrets[subnet.netuid] = secrets.token_hex(SALT_BYTES)
+        head = (await self.api.chain_get_header("head")).hash
+        seed = blake2b(bytes.fromhex(secret) + head + subnet.netuid.to_bytes(2, "big"), digest_size=32, person=GROUPS_PERSON)
+        return Random(seed.digest())
+
+    def _task(self, subnet: SubnetRecord) -> tuple[str, Task]:
+        """The kind that the subnet names, made when it is first asked for or has changed. Raises UsageError."""
+        known = self._kinds.get(subnet.netuid)
+        if known is None or known[0] != (subnet.task or DEFAULT_KIND):
+            kind = subnet.task or DEFAULT_KIND
+            config = self.config
+            setup = TaskSetup(
+                self.texts, config.probe_windows, config.probe_cuts, config.step_timeout_s, self.conducts[subnet.netuid],
+                config.task_options.get(kind, {}),
+            )
+            known = self._kinds[subnet.netuid] = (kind, make_task(kind, setup, config.tasks))
+        return known
+
+    def _score(
+        self, subnet: SubnetRecord, graph: Metagraph, kind: str, serving: list[NeuronRecord], outcome: Outcome
     ) -> None:
-        """Values of a batch into the book. Who is known but serves no more gets 0, as if it had not answered."""
-        netuid, book = subnet.netuid, self.books[subnet.netuid]
-        groups = self._clusters(netuid, [n.hotkey for n in serving], result.hits)
-        phi = await asyncio.to_thread(score_batch, result.hits, groups, Random(self.random.getrandbits(64)))
+        """Scores of a batch into the book. Who is known but serves no more gets 0, as if it had not answered."""
+        netuid, book, registered = subnet.netuid, self.books[subnet.netuid], {n.hotkey for n in graph.neurons}
+        scores = np.where(np.isfinite(outcome.scores) & (outcome.scores > 0), outcome.scores, 0.0)
         silent = {n.hotkey for n in graph.neurons if n.serving is None and n.hotkey in book.mean}
-        book.forget({n.hotkey for n in graph.neurons})
-        book.add({n.hotkey: float(value) for n, value in zip(serving, phi, strict=True)} | dict.fromkeys(silent, 0.0))
+        book.forget(registered)
+        self.conducts[netuid].forget(registered)
+        book.add({n.hotkey: float(value) for n, value in zip(serving, scores, strict=True)} | dict.fromkeys(silent, 0.0))
         self.memory.store_book(netuid, book)
+        self.memory.store_conduct(netuid, self.conducts[netuid])
         self.memory.note(f"scored/{netuid}", self.memory.last(f"scored/{netuid}") + 1)
+        self._show(subnet, graph, kind, serving, outcome)
         self._tell({
-            "event": "probed", "netuid": netuid, "epoch": subnet.epoch, "answered": sum(result.answered),
-            "asked": len(serving) * result.hits.shape[2],
-            "phi": {n.name or str(n.uid): round(float(v), 4) for n, v in zip(serving, phi, strict=True)},
+            "event": "probed", "netuid": netuid, "epoch": subnet.epoch, "answered": sum(outcome.answered),
+            "asked": len(serving) * outcome.asked,
+            "phi": {n.name or str(n.uid): round(float(v), 4) for n, v in zip(serving, scores, strict=True)},
         })
 
-    def _domains(self, serving: list[NeuronRecord]) -> dict[str, bytes]:
-        """The domains that matter on a subnet: those of its neurons by name, or all where names say nothing."""
-        named = {n.name for n in serving} & set(self.texts)
-        return {domain: self.texts[domain] for domain in (named or self.texts)}
-
-    def _clusters(self, netuid: int, hotkeys: list[bytes], hits: Floats) -> list[list[int]]:
-        place = {hotkey: i for i, hotkey in enumerate(hotkeys)}
-        before = frozenset(
-            (min(place[a], place[b]), max(place[a], place[b]))
-            for a, b in self.similar.get(netuid, frozenset()) if a in place and b in place
-        )  # fmt: skip
-        pairs = similar_pairs(hits, before)
-        self.similar[netuid] = frozenset((hotkeys[i], hotkeys[j]) for i, j in pairs)
-        return clusters(len(hotkeys), pairs)
+    def _show(
+        self, subnet: SubnetRecord, graph: Metagraph, kind: str, serving: list[NeuronRecord], outcome: Outcome
+    ) -> None:
+        """The table of a batch: responses, scores, values and the weights that follow."""
+        me, book = self._me(graph), self.books[subnet.netuid]
+        weights = dict(zip(*self.weights(graph, me), strict=True)) if me is not None else {}
+        smoothed = book.scores([n.hotkey for n in serving])
+        rows = [
+            Row(
+                n.uid, n.name, n.hotkey.hex(), outcome.answered[i], outcome.asked, float(outcome.scores[i]),
+                float(smoothed[i]), book.uncertainty(n.hotkey), book.count.get(n.hotkey, 0), weights.get(n.uid, 0),
+                {name: column[i] for name, column in outcome.details.items()},
+            )
+            for i, n in enumerate(serving)
+        ]  # fmt: skip
+        try:
+            self.live.show(subnet.netuid, subnet.epoch, kind, wall_ms(), rows)
+        except OSError as error:
+            self._tell({"event": "trouble", "error": "LiveTable", "cause": str(error)[:200]})
 
 
 # --- the process -------------------------------------------------------------------------------------------------
@@ -275,7 +318,8 @@ async def _main(config: dict[str, Any], report: Report, stop: Callable[[], Await
             home=Path(config["home"]), cache=Path(config["cache"]) if config.get("cache") else None,
             probe_windows=config.get("probe_windows", 32), probe_cuts=config.get("probe_cuts", 4),
             favourites={int(k): bytes.fromhex(v) for k, v in config.get("favourites", {}).items()},
-            seed=config.get("probe_seed"),
+            seed=config.get("probe_seed"), tasks=dict(config.get("tasks", {})),
+            task_options=dict(config.get("task_options", {})),
         )
         work = asyncio.create_task(Validator(settings, api, properties, report).run())
         report({"event": "ready", "validator": settings.name})

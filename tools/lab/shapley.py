@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ai.models.train import Recipe
+
     Hits = NDArray[np.float64]
 
 GAME_WINDOWS = 64
@@ -113,11 +115,17 @@ def agree(run: Run, experts: Mapping[str, Any], batches: int, cuts: int, seed: i
 
 def obtain_experts(run: Run, recipe: str, seed: int) -> dict[str, Any]:
     """The eight specialists and the generalist, by name."""
-    from ai.models.train import RECIPES, with_budget
-    from tools.lab.moe import QUICK_STEPS, train_side_by_side
+    from tools.lab.moe import train_side_by_side
 
-    budget = RECIPES["full"] if recipe == "full" else with_budget(RECIPES["full"], steps=QUICK_STEPS)
-    return train_side_by_side(run, budget, seed)[0]
+    return train_side_by_side(run, budget_of(recipe), seed)[0]
+
+
+def budget_of(recipe: str) -> Recipe:
+    """The training budget of that name."""
+    from ai.models.train import RECIPES, with_budget
+    from tools.lab.moe import QUICK_STEPS
+
+    return RECIPES["full"] if recipe == "full" else with_budget(RECIPES["full"], steps=QUICK_STEPS)
 
 
 def windows_for_game(seed: int) -> list[bytes]:

@@ -153,4 +153,7 @@ def test_groups_keep_clusters_whole_and_give_nothing_for_nothing() -> None:
 def test_an_empty_market_and_a_wrong_clustering() -> None:
     assert score_batch(np.zeros((0, 4, 2))).tolist() == []
     with pytest.raises(ValueError, match="once"):
-        score_batch(pool(3), [[0], [1]])
+        score_batch(pool(3), [[0], [0, 1]])
+    with pytest.raises(ValueError, match="once"):
+        score_batch(pool(3), [[0], [3]])
+    assert score_batch(pool(3), [[0], [1]])[2] == 0, "who is in no cluster does not play"
