@@ -23,11 +23,10 @@ from ledger.client.records import (
 )
 from ledger.errors import NotFound
 from ledger.machine import View
-from runtime import reads
-from runtime.modules import authorities, bonds
 from runtime.registry import EVENTS
 
 from . import render
+from .by_version import authorities, bonds, reads
 from .places import Places, cursor, key_of, page
 from .subscriptions import Follower
 
@@ -83,7 +82,7 @@ class BlockMethods(Places):
                 return record
         waiting = self.node.pool.get(id)
         if waiting is not None:
-            return render.waiting_record(waiting)
+            return render.waiting_record(self.chain, waiting)
         raise NotFound(f"there is no extrinsic 0x{id.hex()}", hint="it may have expired, or was never submitted")
 
     async def chain_get_supply(self, at: AtLike = "head") -> Reading[Supply]:
@@ -126,7 +125,7 @@ class BlockMethods(Places):
         known = self._heads.get(height)
         if known is None:
             header = self._header(height)
-            events = render.event_records(height, *self.chain.results(height))
+            events = render.event_records(self.chain, height, *self.chain.results(height))
             known = self._heads[height] = NewHead(header, header.extrinsics, header.finality_ms, events)
             if len(self._heads) > HEADS_KEPT:
                 self._heads.popitem(last=False)
@@ -173,7 +172,7 @@ class BlockMethods(Places):
         items: list[EventRecord] = []
         for height in heights:
             for record, event in reversed(list(zip(
-                render.event_records(height, *chain.results(height)), chain.events(height), strict=True
+                render.event_records(chain, height, *chain.results(height)), chain.events(height), strict=True
             ))):
                 passed = start is not None and (height, record.index) >= (start[0], start[1])
                 if passed or (number is not None and event[0] != number):

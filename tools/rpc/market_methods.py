@@ -1,4 +1,7 @@
-"""RPC methods about the market: accounts, subnets, neurons, epochs, proposals."""
+"""RPC methods about the market: accounts, subnets, neurons, epochs, proposals.
+
+States are read by the rules of their time (`by_version`). The rows of past epochs have one form for all versions.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,11 @@ from ledger.client.records import (
     SubnetRecord,
 )
 from ledger.errors import NotFound
-from runtime import account_reads, epochs, proposal_reads, reads
+from runtime import epochs
+from runtime.reads import epoch_record, epoch_trace
 
 from . import render
+from .by_version import account_reads, proposal_reads, reads
 from .places import Places, cursor, epoch_number, key_of, netuid_of, page, proposal_number
 
 
@@ -136,7 +141,7 @@ class MarketMethods(Places):
         def listing() -> Page[EpochRecord]:
             reads.next_epoch(self.chain.view(), netuid, self.node.tip.height)  # NotFound for an unknown subnet
             rows = self.chain.history(prefix, start, reverse=True)
-            items = [reads.epoch_record(row) for (_, row), _ in zip(rows, range(limit), strict=False)]
+            items = [epoch_record(row) for (_, row), _ in zip(rows, range(limit), strict=False)]
             return Page(items, str(items[-1].epoch) if len(items) == limit else None)
 
         return await self._heavy(listing)
@@ -154,7 +159,7 @@ class MarketMethods(Places):
             if row is None:
                 what = "has had no epoch yet" if epoch is None else f"has no epoch {epoch}"
                 raise NotFound(f"subnet {netuid} {what}", hint="see epoch_list")
-            return reads.epoch_trace(row, self._names)
+            return epoch_trace(row, self._names)
 
         return await self._heavy(explain)
 

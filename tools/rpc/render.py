@@ -1,4 +1,7 @@
-"""Blocks, extrinsics and events of a chain as records of the chain API: names instead of numbers, JSON-ready values."""
+"""Blocks, extrinsics and events of a chain as records of the chain API: names instead of numbers, JSON-ready values.
+
+Names are those of the rules that executed the block.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,7 @@ from ledger.crypto import ZERO_HASH
 from ledger.errors import UsageError
 from ledger.handovers import handovers
 from ledger.votes import KIND_TAG, Certificate
-from runtime.proposal_reads import named_args
-from runtime.registry import CALLS, EVENTS
+from runtime.versions import Rules, rules, rules_of
 
 
 def header_record(chain: Chain, height: int, finality_ms: int) -> HeaderRecord:
@@ -71,7 +73,7 @@ def block_record(chain: Chain, height: int, finality_ms: int) -> BlockRecord:
     block, certificate = chain.block(height), chain.certificate(height)
     events, outcomes = chain.results(height)
     extrinsics = [Extrinsic.decode(raw) for raw in block.body.extrinsics]
-    records = event_records(height, events, outcomes)
+    records = event_records(chain, height, events, outcomes)
     by_extrinsic: dict[int | None, list[EventRecord]] = {}
     for record in records:
         by_extrinsic.setdefault(record.extrinsic, []).append(record)
@@ -81,7 +83,7 @@ def block_record(chain: Chain, height: int, finality_ms: int) -> BlockRecord:
         header=_header(block.header, proposer, len(extrinsics), finality_ms),
         certificate=certificate_record(certificate),
         extrinsics=[
-            _included(extrinsic, height, index, outcome, by_extrinsic.get(index, []))
+            _included(_rules_at(chain, height), extrinsic, height, index, outcome, by_extrinsic.get(index, []))
             for index, (extrinsic, outcome) in enumerate(zip(extrinsics, outcomes, strict=True))
         ],
         events=by_extrinsic.get(None, []),
@@ -94,50 +96,58 @@ def extrinsic_record(chain: Chain, height: int, index: int) -> ExtrinsicRecord:
     """A final extrinsic by its place."""
     extrinsic = Extrinsic.decode(chain.body(height).extrinsics[index])
     events, outcomes = chain.results(height)
-    own = [record for record in event_records(height, events, outcomes) if record.extrinsic == index]
-    return _included(extrinsic, height, index, outcomes[index], own)
+    own = [record for record in event_records(chain, height, events, outcomes) if record.extrinsic == index]
+    return _included(_rules_at(chain, height), extrinsic, height, index, outcomes[index], own)
+
+
+def _rules_at(chain: Chain, height: int) -> Rules:
+    """Those that executed the block."""
+    return rules(chain.header(height).runtime_version)
 
 
 def _included(
-    extrinsic: Extrinsic, height: int, index: int, outcome: Outcome, events: list[EventRecord]
+    found: Rules, extrinsic: Extrinsic, height: int, index: int, outcome: Outcome, events: list[EventRecord]
 ) -> ExtrinsicRecord:
     return ExtrinsicRecord(
         id=extrinsic.id, height=height, index=index, signer=extrinsic.signer, nonce=extrinsic.nonce,
-        call=call_name(extrinsic), args=call_args(extrinsic), tip_rao=extrinsic.tip, fee_rao=outcome.fee_rao,
+        call=call_name(found, extrinsic), args=call_args(found, extrinsic), tip_rao=extrinsic.tip, fee_rao=outcome.fee_rao,
         error=outcome.error, events=events, raw=extrinsic.encode(),
     )
 
 
-def waiting_record(extrinsic: Extrinsic) -> ExtrinsicRecord:
+def waiting_record(chain: Chain, extrinsic: Extrinsic) -> ExtrinsicRecord:
     """An extrinsic that waits in the pool."""
+    found = rules_of(chain.view())
     return ExtrinsicRecord(
         id=extrinsic.id, height=None, index=None, signer=extrinsic.signer, nonce=extrinsic.nonce,
-        call=call_name(extrinsic), args=call_args(extrinsic), tip_rao=extrinsic.tip, fee_rao=0, error="", events=[],
-        raw=extrinsic.encode(),
+        call=call_name(found, extrinsic), args=call_args(found, extrinsic), tip_rao=extrinsic.tip, fee_rao=0, error="",
+        events=[], raw=extrinsic.encode(),
     )
 
 
-def call_name(extrinsic: Extrinsic) -> str:
-    entry = CALLS.get(extrinsic.call_number)
+def call_name(found: Rules, extrinsic: Extrinsic) -> str:
+    entry = found.calls.get(extrinsic.call_number)
     return entry.name if entry is not None else f"unknown.{extrinsic.call_number}"
 
 
-def call_args(extrinsic: Extrinsic) -> dict[str, Any]:
+def call_args(found: Rules, extrinsic: Extrinsic) -> dict[str, Any]:
     """Arguments by name, those of calls within calls too; by position where they do not fit a known call."""
-    return named_args(extrinsic.call_number, extrinsic.args)
+    args: dict[str, Any] = found.module("proposal_reads").named_args(extrinsic.call_number, extrinsic.args)
+    return args
 
 
-def event_records(height: int, events: Sequence[Event], outcomes: Sequence[Outcome]) -> list[EventRecord]:
+def event_records(chain: Chain, height: int, events: Sequence[Event], outcomes: Sequence[Outcome]) -> list[EventRecord]:
     """All events of a block, each with the position of the extrinsic that caused it, if one did."""
     owner: list[int | None] = [None] * len(events)
     for position, outcome in enumerate(outcomes):
         for index in range(outcome.first_event, min(outcome.first_event + outcome.events, len(events))):
             owner[index] = position
-    return [event_record(height, index, owner[index], event) for index, event in enumerate(events)]
+    found = _rules_at(chain, height)
+    return [event_record(found, height, index, owner[index], event) for index, event in enumerate(events)]
 
 
-def event_record(height: int, index: int, extrinsic: int | None, event: Event) -> EventRecord:
-    kind = EVENTS.get(event[0])
+def event_record(found: Rules, height: int, index: int, extrinsic: int | None, event: Event) -> EventRecord:
+    kind = found.events.get(event[0])
     names = kind.fields if kind is not None else tuple(str(i) for i in range(len(event) - 1))
     fields = {name: to_json(value) for name, value in zip(names, event[1:], strict=False)}
     return EventRecord(height, index, extrinsic, kind.name if kind is not None else f"Event{event[0]}", fields)

@@ -19,12 +19,10 @@ from ledger.client.records import (
 )
 from ledger.errors import Rejected
 from ledger.machine import View
-from runtime.executor import Runtime
-from runtime.modules import accounts
-from runtime.registry import CALLS, ERRORS, EVENTS
-from runtime.tables import Table
+from runtime.versions import VersionedRuntime, rules, rules_of
 
 from . import render
+from .by_version import accounts
 from .places import Places, bounded, key_of, page
 
 
@@ -59,21 +57,22 @@ class StateMethods(Places):
         return await self._heavy(render.state_proofs, self.chain, keys, self._height(at), since)
 
     async def state_get_metadata(self) -> Metadata:
+        found = rules(self.chain.machine.version_at(self.chain.view()))
         return Metadata(
-            runtime_version=self.chain.machine.version_at(self.chain.view()),
+            runtime_version=found.version,
             calls=[
                 CallRecord(
                     call.number, call.name, [[name, shape.name] for name, shape in call.schema.fields.items()],
                     call.origin, call.work, call.about,
                 )
-                for _, call in sorted(CALLS.items())
+                for _, call in sorted(found.calls.items())
             ],
-            events={kind.name: list(kind.fields) for _, kind in sorted(EVENTS.items())},
+            events={kind.name: list(kind.fields) for _, kind in sorted(found.events.items())},
             errors=[
                 ErrorRecord(rule.number, rule.name, rule.cause, rule.hint)
-                for rule in sorted(ERRORS.values(), key=lambda rule: rule.number)
+                for rule in sorted(found.errors.values(), key=lambda rule: rule.number)
             ],
-            tables={table.name: number for number, table in sorted(Table.registry.items())},
+            tables={table.name: number for number, table in sorted(found.tables.items())},
         )
 
     async def author_submit_extrinsic(self, extrinsic: bytes) -> bytes:
@@ -82,7 +81,7 @@ class StateMethods(Places):
     async def author_pending_extrinsics(self, limit: int = 100) -> list[ExtrinsicRecord]:
         params = self.chain.params
         waiting = self.node.pool.select(params.max_block_bytes, params.max_block_weight)
-        return [render.waiting_record(extrinsic) for extrinsic in waiting[: page(limit)]]
+        return [render.waiting_record(self.chain, extrinsic) for extrinsic in waiting[: page(limit)]]
 
     async def author_dry_run(self, extrinsic: bytes) -> DryRun:
         decoded = Extrinsic.decode(extrinsic)
@@ -102,10 +101,11 @@ class StateMethods(Places):
 
     def _dry_run(self, extrinsic: Extrinsic) -> DryRun:
         view, height = self.chain.view(self.node.tip.height), self.node.tip.height + 1
+        found = rules_of(view)
         try:
-            outcome, events = cast(Runtime, self.chain.machine).dry_run(view, extrinsic, height)
+            outcome, events = cast(VersionedRuntime, self.chain.machine).dry_run(view, extrinsic, height)
         except Rejected as error:
             return DryRun(False, error.error_name, error.hint, 0, [])
-        hint = ERRORS[outcome.error].hint if outcome.error in ERRORS else ""
-        records = [render.event_record(height, index, 0, event) for index, event in enumerate(events)]
+        hint = found.errors[outcome.error].hint if outcome.error in found.errors else ""
+        records = [render.event_record(found, height, index, 0, event) for index, event in enumerate(events)]
         return DryRun(not outcome.error, outcome.error, hint, outcome.fee_rao, records)
