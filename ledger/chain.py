@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from . import dumps, indexes, layout
 from . import history as past
-from . import indexes, layout
 from .blocks import (
     HEADER_VERSION,
     NO_CERTIFICATE,
@@ -31,13 +31,13 @@ from .blocks import (
     result_leaves,
 )
 from .crypto import ZERO_HASH
-from .errors import DecodeError, InvariantBroken, NotFound, NotReady, Rejected, UsageError
+from .errors import DecodeError, Error, InvariantBroken, NotFound, NotReady, Rejected, UsageError
 from .integrity import audit_state, check_newest
 from .layout import Head, ReverseDiff, at
 from .linking import HeadLinks, StateRows, linked_rows
 from .machine import AuthoritySet, BlockContext, BlockResult, StateMachine
 from .reading import ChainReader, Picture, StateProof
-from .recovery import Recoveries
+from .recovery import Recoveries, members_of
 from .reindexing import check_finished
 from .rewinding import rewound
 from .spec import ChainSpecParams
@@ -65,6 +65,7 @@ __all__ = ["Chain", "CommitBatch", "ExecutedBlock", "Head", "StateProof", "Verif
 MAX_PENDING_COMMITS: Final = 4  # prepared batches that wait for the disk
 MAX_EXECUTED_KEPT: Final = 4  # executed children of the head
 TREES_KEPT: Final = 8  # newest versions of the state tree, for proofs
+BUGS: Final = (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 TOO_MUCH: Final = ("BlockTooHeavy", "BlockTooLarge")  # names of refusals after which less may still fit
 
 
@@ -396,19 +397,56 @@ class Chain(ChainReader):
         self, block: Block, extrinsics: tuple[Extrinsic, ...], certificate: Certificate | None,
         left_out: dict[int, str] | None = None,
     ) -> ExecutedBlock:
-        """Run the machine on the head's state. Raises Rejected. `left_out`: see `StateMachine.apply_block`."""
+        """Run the machine on the head's state. Raises Rejected, and InvariantBroken with a dump if the rules fail.
+
+        `left_out`: see `StateMachine.apply_block`.
+        """
         view = self._cache.over(self._now.rows)
         context = self._context(block.header, block.body, certificate)
         try:
             result = self.machine.apply_block(view, context, block.body.inherent_list(), extrinsics, left_out)
         except DecodeError as error:
             raise Rejected("MalformedBlock", error.cause) from None
+        except InvariantBroken as broken:
+            broken.dump = self._dump(block, extrinsics, certificate, broken, building=left_out is not None)
+            raise
+        except BUGS as bug:  # in the rules: as bad as a broken invariant, and reported like one
+            failure = InvariantBroken(f"block {block.height}: the rules failed with {bug!r}", height=block.height)
+            failure.dump = self._dump(block, extrinsics, certificate, failure, building=left_out is not None)
+            raise failure from bug
         if result.weight > self.params.max_block_weight:
             raise Rejected("BlockTooHeavy", f"weight {result.weight}, at most {self.params.max_block_weight} allowed")
         tree, pages = self._now.tree.updated(result.changes)
         return ExecutedBlock(
             block, extrinsics, result, tree=tree, pages=pages, leaves=result_leaves(result.events, result.outcomes)
         )
+
+    def dump(self, block: Block, error: Error) -> bytes:
+        """What reproduces how a child of the head fails, for one that should not; empty if it cannot be made."""
+        now = self._now
+        try:
+            certificate = check_parent_certificate(
+                self.params, now.head, self._parent_keys(), self.domain_at(now.head.height), block.body.parent_cert,
+                now.rows.get(at(layout.CERTIFICATE, now.head.height)) or b"",
+            )
+            return self._dump(block, Extrinsic.decode_each(block.body.extrinsics), certificate, error, building=False)
+        except Rejected:
+            return b""
+
+    def _dump(
+        self, block: Block, extrinsics: Sequence[Extrinsic], certificate: Certificate | None, error: Error, *, building: bool
+    ) -> bytes:
+        params, parent = self.params, block.height - 1
+        try:
+            context = self._context(block.header, block.body, certificate)
+            return dumps.dump(
+                self.machine, self._cache.over(self._now.rows), context, block.body.inherent_list(), extrinsics, str(error),
+                building=building, genesis_hash=params.genesis_hash,
+                domains=dumps.domains_until(block.height, params.genesis_height, self.domain_at),
+                members=members_of(self.recoveries).get(parent, ()),
+            ).encode()
+        except Exception:  # the node stops anyway, with what it knows
+            return b""
 
     def _context(self, header: Header, body: Body, certificate: Certificate | None) -> BlockContext:
         return block_context(header, body, self._now.authorities, certificate, self._parent_keys())

@@ -171,10 +171,11 @@ class TwoCertificates(Fault):
 
 
 class InvariantBroken(Fault):
-    """A rule that can never fail has failed; the ledger would be wrong."""
+    """A rule that can never fail has failed; the ledger would be wrong. `dump` reproduces it (`ledger/dumps.py`)."""
 
     name = "InvariantBroken"
     exit_code = 22
+    dump: bytes = b""
 
 
 class Corruption(Fault):

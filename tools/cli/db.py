@@ -266,6 +266,21 @@ def restore_command(ctx: click.Context, copy: Path, folder: Path | None, spec: P
     out.data(found, "\n".join(lines))
 
 
+@group.command("replay")
+@click.argument("file", type=_FILE)
+@click.pass_context
+def replay_command(ctx: click.Context, file: Path) -> None:
+    """Execute the block again that stopped a node: FILE is the dump in its HOME/incident/. No database is needed."""
+    from tools.ops.db_replay import replay
+
+    out, found = Output(ctx.obj), replay(file)
+    lines = [
+        f"block {found['height']}: {found['extrinsics']} extrinsics, {found['inherents']} inherents, {found['rows']} rows read",
+        f"then: {found['then']}", f"now:  {found['now'] or 'it is executed without a fault by this program'}",
+    ]
+    out.data(found, "\n".join([*lines, *(f"      {violation}" for violation in found["violations"][1:])]))
+
+
 # --- what the commands share -------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from typing import Any, Final
 from ledger import crypto
 from ledger.client.ending import on_end_of_stdin
 from ledger.client.records import to_json
-from ledger.errors import DiskFailure, Error, NotFound, NotReady, UsageError
+from ledger.errors import DiskFailure, Error, InvariantBroken, NotFound, NotReady, UsageError
 from p2p.addresses import Address, parse_address, peer_id_of
 from p2p.network import Network
 from tools.rpc.app import RpcApp
@@ -319,11 +319,16 @@ class Service:
             "height": each.node.tip.height, **each.node.incident,
         }
         path = each.config.home / "incident" / f"{each.node.tip.height}-{code}.json"
+        hint = error.hint if isinstance(error, Error) else ""
         try:
+            if isinstance(error, InvariantBroken) and error.dump:
+                block = path.with_suffix(".block")
+                write_file(block, error.dump)
+                hint = hint or f"quorix db replay {block}"
+                incident["reproduce"] = f"quorix db replay {block}"
             write_file(path, json.dumps(to_json(incident), indent=1).encode())
         except OSError:
             path = Path("-")
-        hint = error.hint if isinstance(error, Error) else ""
         self.announce({"event": "fault", "node": each.node.parts.name, "code": code, "cause": str(error), "hint": hint,
                        "incident": str(path)})
         if not isinstance(error, Error):

@@ -270,7 +270,9 @@ class Shell:
         try:
             executed, batch = await self.threads.chain.call(prepare, lane=Lane.VOTES)
         except Rejected as error:
-            raise InvariantBroken(f"a certified block breaks a rule: {error}") from error
+            broken = InvariantBroken(f"a certified block breaks a rule: {error}")
+            broken.dump = self.chain.dump(block, error)
+            raise broken from error
         await self.disk.call(self.chain.apply, batch, lane=Lane.VOTES)
         now_ms = self.clock.monotonic_ms()
         accepted_ms = self._accepted_ms.get(block.hash)
