@@ -29,6 +29,7 @@ TAGS: Final[dict[str, bytes]] = {
         "header", "body", "events", "authset", "domain", "proposal", "prevote", "precommit", "heartbeat", "pop", "hello",
         # chain
         "extrinsic", "genesis", "weights", "timelock", "beacon", "auction", "hotkey", "coldkey", "epoch", "call",
+        "timekey",
         # state trees
         "leaf", "page", "node", "list",
         # AI

@@ -14,6 +14,8 @@ from .crypto import KeyPair, verify
 
 EVIDENCE: Final = 1
 HEARTBEAT: Final = 2
+TIMELOCK_KEY: Final = 3  # `timelock.Announcement`
+TIMELOCK_SECRET: Final = 4  # `timelock.Release`
 
 MAX_HEARTBEAT_BYTES: Final = 1024
 MAX_VERSIONS: Final = 16

@@ -100,6 +100,7 @@ _subnet(
 _subnet(20, "commit_reveal_enabled", "bool", True, 0, 1, "owner", "weights are committed first and revealed later")
 _subnet(21, "reveal_period_epochs", "epochs", 1, 1, 100, "owner", "epochs between commit and reveal")
 _subnet(22, "commit_reveal_version", "u16", 1, 1, 1, "root", "form of the commitment")
+_subnet(40, "timelock_on", "bool", False, 0, 1, "owner", "committed weights may be sealed, and the authorities open them")
 _subnet(33, "permit_twice", "bool", True, 0, 1, "root", "a vote needs the permit of this and of the last epoch")
 _subnet(34, "exact_payout", "bool", True, 0, 1, "root", "pay by largest remainder, nothing lost")
 
@@ -299,7 +300,7 @@ def conflicts(state: ReadState, netuid: int) -> list[str]:
         return get(state, name, netuid)
 
     out = []
-    least = least_tempo(authority_count(state))
+    least = tempo_needed(state, netuid, authority_count(state))
     if value("tempo") < least:
         out.append(f"tempo is {value('tempo')}, to reveal weights with these authorities it must be at least {least}")
     reveal = (value("reveal_period_epochs") + 1) * value("tempo")
@@ -318,6 +319,11 @@ def conflicts(state: ReadState, netuid: int) -> list[str]:
 def least_tempo(authorities: int) -> int:
     """A reveal ready after the first block of its window must be includable by f + 2 distinct proposers, twice over."""
     return 2 * (max_faulty(authorities) + 2) if authorities else 0
+
+
+def tempo_needed(state: ReadState, netuid: int, authorities: int) -> int:
+    """The least tempo of a subnet with so many authorities. Where they open weights, a reveal by hand begins later."""
+    return least_tempo(authorities) + (authorities > 0 and is_on(state, "timelock_on", netuid))
 
 
 AUTHORITY_SET = Table(90, "authority_set", list)  # session keys in order; rules in modules/authorities.py

@@ -33,12 +33,14 @@ from .modules import (
     stake,
     subnets,
     swaps,
+    timelock,
     upgrades,
     weights,
 )
 
 MODULES: Final = (
-    accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, children, weights, emission, serving,
+    accounts, fees, hotkeys, subnets, creation, neurons, registration, pools, stake, children, weights, timelock, emission,
+    serving,
     rowaudit,
     authorities, heartbeats, bonds, evidence, sessions, governance, proposals, keyring, proxies, identities, ownership, swaps,
     coldkeys, dissolution, evictions, upgrades,

@@ -127,8 +127,8 @@ def _require_interval(context: Context) -> None:
 
 def _tempo_conflict(state: ReadState, count: int) -> str | None:
     """Why no set of that size can be: a subnet whose weights could not be revealed in time."""
-    least = params.least_tempo(count)
     for netuid in subnets.netuids(state):
+        least = params.tempo_needed(state, netuid, count)
         if params.get(state, "tempo", netuid) < least:
             return f"subnet {netuid} would need a tempo of at least {least}"
     return None

@@ -5,6 +5,8 @@
     forfeit  at the end of that epoch, if the commit has not been revealed: no dividend and an empty row, while the
              stake still counts, so that muting others makes no majority
 
+A commit may carry its row sealed to the authorities (`timelock.py`): then they open it, and nobody reveals it by hand.
+
 A row is stored scaled to a largest value of 65535, sorted by uid, without zeros. Who commits nothing keeps the row.
 """
 
@@ -21,7 +23,7 @@ from ..params import ROOT_NETUID
 from ..registry import Context, Priority, call, error, event, refuse
 from ..rows import Row
 from ..schedule import commit_epoch
-from ..tables import ReadState, Table, WriteState, key_field, u16_field
+from ..tables import ReadState, Table, WriteState, key_field, u16_field, u32_field
 from ..trace import MAX_UIDS
 from ..weightcheck import (
     RowRules,
@@ -37,11 +39,13 @@ from ..weightcheck import (
 )
 from . import children, neurons, subnets
 
-Commit = list[Any]  # [epoch, block, hash]
+Commit = list[Any]  # [epoch, block, hash], and if it was sealed the number of its seal, or MALFORMED once that was opened
+MALFORMED: Final = -1
 
 WEIGHTS = Table(60, "weights", bytes, u16_field("netuid"), u16_field("uid"))  # root: netuids and votes
 BONDS = Table(61, "bonds", bytes, u16_field("netuid"), u16_field("uid"))
 COMMITS = Table(62, "weight_commits", list, u16_field("netuid"), key_field("hotkey"))  # one per epoch, ascending
+SEALS = Table(65, "sealed_weights", list, u16_field("netuid"), u32_field("epoch"), u32_field("number"))  # timelock.py
 
 WEIGHTS_SET = event(60, "WeightsSet", "netuid", "uid")
 ROOT_WEIGHTS_SET = event(61, "RootWeightsSet", "hotkey")
@@ -69,6 +73,8 @@ error(76, "RevealTooEarly", "the reveal window has not begun", "reveal in the ep
 error(77, "ExpiredWeightCommit", "the reveal window is over")
 error(78, "InvalidRevealCommitHashNotMatch", "the revealed row is not the committed one", "use the same salt and values")
 error(79, "NotRootSubnet", "the hotkey has no root seat", "take one with neurons.root_register")
+error(160, "WeightsAreSealed", "the authorities open this commit", "reveal it if they release too few secrets")
+error(161, "SealedWeightsMalformed", "what was sealed is not the committed row: the epoch is forfeited")
 
 
 class _PackedU16(Bytes):
@@ -118,6 +124,8 @@ def forget_rows(context: Context, netuid: int, uid: int, hotkey: bytes) -> None:
     """Weights, bonds and commits go with their neuron."""
     WEIGHTS.delete(context.state, netuid, uid)
     BONDS.delete(context.state, netuid, uid)
+    for entry in commits_of(context.state, netuid, hotkey):
+        _drop_seal(context.state, netuid, entry)
     COMMITS.delete(context.state, netuid, hotkey)
 
 
@@ -132,10 +140,25 @@ def commits_of(state: ReadState, netuid: int, hotkey: bytes) -> list[Commit]:
     return COMMITS.get(state, netuid, hotkey) or []
 
 
+def seal_of(entry: Commit) -> int | None:
+    """Number of a commit's seal, MALFORMED if it was opened in vain, None if the commit is revealed by hand."""
+    return entry[3] if len(entry) > 3 else None
+
+
+def is_sealed(entry: Commit) -> bool:
+    """True while a commit waits for the authorities to open it."""
+    return len(entry) > 3 and entry[3] != MALFORMED
+
+
+def _drop_seal(state: WriteState, netuid: int, entry: Commit) -> None:
+    if is_sealed(entry):
+        SEALS.delete(state, netuid, entry[0], entry[3])
+
+
 # --- 4.1 set -----------------------------------------------------------------------------------------------------
 
 
-def _within_rate(context: Context, netuid: int, *_: Any) -> bool:
+def within_rate(context: Context, netuid: int, *_: Any) -> bool:
     """Weight calls of a registered hotkey are free within the rate limit."""
     uid = neurons.uid_of(context.state, netuid, context.signer)
     return uid is not None and not _rate_problem(context, netuid, uid, "SettingWeightsTooFast")
@@ -153,7 +176,7 @@ def _check_set(context: Context, netuid: int, uids: bytes, values: bytes, versio
     uid = _row_owner(context, netuid, uids, values)
     if params.is_on(context.state, "commit_reveal_enabled", netuid):
         refuse("CommitRevealEnabled")
-    problem = _row_problem(context, netuid, uid, unpack_u16(uids), unpack_u16(values), version_key)
+    problem = row_problem(context.state, netuid, uid, context.signer, unpack_u16(uids), unpack_u16(values), version_key)
     if problem not in BEFORE_RATE:
         problem = _rate_problem(context, netuid, uid, "SettingWeightsTooFast") or problem
     if problem:
@@ -161,14 +184,14 @@ def _check_set(context: Context, netuid: int, uids: bytes, values: bytes, versio
 
 
 @call(
-    60, "weights.set", {**ROW, "version_key": U64}, work=60, priority=Priority.WEIGHTS, free=_within_rate,
+    60, "weights.set", {**ROW, "version_key": U64}, work=60, priority=Priority.WEIGHTS, free=within_rate,
     precheck=_check_set,
 )
 def set_weights(context: Context, netuid: int, uids: bytes, values: bytes, version_key: int) -> None:
     """Set the signer's row of weights where the subnet does not ask for commit and reveal."""
     _check_set(context, netuid, uids, values, version_key)
     uid = neurons.require_uid(context.state, netuid, context.signer)
-    _apply_row(context, netuid, uid, unpack_u16(uids), unpack_u16(values), weights_at=context.height)
+    apply_row(context, netuid, uid, unpack_u16(uids), unpack_u16(values), weights_at=context.height)
     row = neurons.neuron(context.state, netuid, uid)
     assert row is not None
     neurons.NEURONS.put(context.state, netuid, uid, value=replace(row, updated_at=context.height))
@@ -186,15 +209,14 @@ def _row_owner(context: Context, netuid: int, uids: bytes, values: bytes) -> int
     return neurons.require_uid(context.state, netuid, context.signer)
 
 
-def _row_problem(
-    context: Context, netuid: int, uid: int, uids: list[int], values: list[int], version_key: int
+def row_problem(
+    state: ReadState, netuid: int, uid: int, hotkey: bytes, uids: list[int], values: list[int], version_key: int
 ) -> str | None:
-    """The first broken rule of a row, or None."""
-    state = context.state
+    """The first broken rule of a row of the hotkey under `uid`, or None."""
     record = subnets.subnet(state, netuid)
     rules = RowRules(
         uid, record.n, neurons.has_permit(state, netuid, uid),
-        stake=sum(children.voting_stake_parts(state, netuid, context.signer)),
+        stake=sum(children.voting_stake_parts(state, netuid, hotkey)),
         stake_threshold=params.get(state, "stake_threshold"),
         version_required=params.get(state, "weights_version_key", netuid),
         min_allowed=params.get(state, "min_allowed_weights", netuid),
@@ -206,7 +228,7 @@ def _row_problem(
     return problem
 
 
-def _apply_row(
+def apply_row(
     context: Context, netuid: int, uid: int, uids: list[int], values: list[int], *, weights_at: int
 ) -> None:
     """Store a checked row; `weights_at` is the block it is dated to."""
@@ -221,7 +243,8 @@ def _apply_row(
 # --- 4.3 commit and reveal ---------------------------------------------------------------------------------------
 
 
-def _check_commit(context: Context, netuid: int, commitment: bytes) -> None:
+def check_commit(context: Context, netuid: int, commitment: bytes) -> None:
+    """Everything that a commit checks, in order."""
     if netuid == ROOT_NETUID:
         refuse("CanNotSetRootNetworkWeights")
     subnets.subnet(context.state, netuid)
@@ -236,16 +259,25 @@ def _check_commit(context: Context, netuid: int, commitment: bytes) -> None:
 
 
 @call(
-    61, "weights.commit", {"netuid": U16, "hash": HASH}, work=10, priority=Priority.WEIGHTS, free=_within_rate,
-    precheck=_check_commit,
+    61, "weights.commit", {"netuid": U16, "hash": HASH}, work=10, priority=Priority.WEIGHTS, free=within_rate,
+    precheck=check_commit,
 )
 def commit(context: Context, netuid: int, commitment: bytes) -> None:
     """Commit to a row of weights for the running epoch; a second commit in one epoch replaces the first."""
-    _check_commit(context, netuid, commitment)
+    check_commit(context, netuid, commitment)
+    store_commit(context, netuid, commitment)
+
+
+def store_commit(context: Context, netuid: int, commitment: bytes, *seal: int) -> None:
+    """Keep a checked commit for the running epoch in the place of an earlier one; `seal`: the number of its seal."""
     state, hotkey = context.state, context.signer
     epoch = subnets.tempo(state, netuid).epoch_index
-    kept = [entry for entry in commits_of(state, netuid, hotkey) if entry[0] != epoch]
-    COMMITS.put(state, netuid, hotkey, value=[*kept, [epoch, context.height, commitment]])
+    before = commits_of(state, netuid, hotkey)
+    for entry in before:
+        if entry[0] == epoch:
+            _drop_seal(state, netuid, entry)
+    kept = [entry for entry in before if entry[0] != epoch]
+    COMMITS.put(state, netuid, hotkey, value=[*kept, [epoch, context.height, commitment, *seal]])
     uid = neurons.require_uid(state, netuid, hotkey)
     row = neurons.neuron(state, netuid, uid)
     assert row is not None
@@ -276,11 +308,11 @@ def reveal(context: Context, netuid: int, uids: bytes, values: bytes, salt: byte
     epoch = subnets.tempo(context.state, netuid).epoch_index
     found = _find_commit(context, netuid, uids, values, salt, version_key, epoch)
     row_uids, row_values = unpack_u16(uids), unpack_u16(values)
-    problem = _row_problem(context, netuid, uid, row_uids, row_values, version_key)
+    problem = row_problem(context.state, netuid, uid, context.signer, row_uids, row_values, version_key)
     if problem:
         refuse(problem)
-    _apply_row(context, netuid, uid, row_uids, row_values, weights_at=found[1])
-    _keep_commits(context, netuid, context.signer, after_epoch=found[0])
+    apply_row(context, netuid, uid, row_uids, row_values, weights_at=found[1])
+    keep_commits(context, netuid, context.signer, after_epoch=found[0])
     context.events.append(WEIGHTS_REVEALED(netuid, context.signer, found[0]))
 
 
@@ -303,13 +335,20 @@ def _find_commit(
         if hashed == entry[2]:
             if window:
                 refuse(window)
+            if (seal := seal_of(entry)) is not None:
+                refuse("SealedWeightsMalformed" if seal == MALFORMED else "WeightsAreSealed")
             return entry
     refuse("InvalidRevealCommitHashNotMatch" if None in windows else str(windows[-1]))
 
 
-def _keep_commits(context: Context, netuid: int, hotkey: bytes, *, after_epoch: int) -> None:
+def keep_commits(context: Context, netuid: int, hotkey: bytes, *, after_epoch: int) -> None:
     """Drop the commits of that epoch and of earlier ones."""
-    kept = [entry for entry in commits_of(context.state, netuid, hotkey) if entry[0] > after_epoch]
+    kept = []
+    for entry in commits_of(context.state, netuid, hotkey):
+        if entry[0] > after_epoch:
+            kept.append(entry)
+        else:
+            _drop_seal(context.state, netuid, entry)
     if kept:
         COMMITS.put(context.state, netuid, hotkey, value=kept)
     else:
@@ -332,7 +371,7 @@ def close_window(context: Context, netuid: int) -> list[int]:
             uid = neurons.require_uid(state, netuid, hotkey)
             forfeited.append(uid)
             context.events.append(WEIGHTS_FORFEITED(netuid, uid, ended))
-        _keep_commits(context, netuid, hotkey, after_epoch=ended)
+        keep_commits(context, netuid, hotkey, after_epoch=ended)
     return sorted(forfeited)
 
 
@@ -357,7 +396,7 @@ def _check_root(context: Context, netuids: bytes, values: bytes) -> None:
 
 
 def _root_within_rate(context: Context, *_: Any) -> bool:
-    return _within_rate(context, ROOT_NETUID)
+    return within_rate(context, ROOT_NETUID)
 
 
 @call(

@@ -14,6 +14,7 @@ from ledger.errors import DecodeError
 from ledger.inherents import Heartbeat
 from ledger.messages import Bundle, FinalBlock, encode_bundle, encode_final
 from ledger.signer import SignRecord
+from ledger.timelock import Announcement, Payload, Release, secret_of
 from ledger.votes import (
     NIL,
     NO_ROUND,
@@ -129,6 +130,18 @@ def heartbeat() -> Heartbeat:
     return Heartbeat.sign(KEYS[0], DOMAIN, 3, header().hash, "0.1.0", (1, 2))
 
 
+def announcement() -> Announcement:
+    return Announcement.sign(KEYS[0], DOMAIN, 1, 7)
+
+
+def release() -> Release:
+    return Release(1, 7, 3, secret_of(KEYS[0].seed, DOMAIN, 1, 7))
+
+
+def payload() -> Payload:
+    return Payload([0, 3, 9], [65535, 1, 700], 4, digest("weights", b"salt"))
+
+
 def sign_records() -> list[bytes]:
     block_hash, again = header().hash, proposal(2)
     own = (again, vote(PREVOTE, 3, block_hash, round_=3), vote(PRECOMMIT, 3, block_hash, round_=3))
@@ -199,18 +212,6 @@ def chunks() -> list[bytes]:
 
     whole = cut(STATE.items(), STATE.__getitem__)
     return [chunk.encode() for source in (whole, cut(STATE.items(), STATE.__getitem__, 200)) for chunk in source.chunks()][:4]
-
-
-def block_dumps() -> list[bytes]:
-    """Dumps of two blocks: with everything, and with nothing."""
-    from ledger.dumps import Dump
-    from ledger.machine import BlockContext
-
-    key = bytes([7]) * 32
-    context = BlockContext(9, 1, 1000, key, key, 2, (key,), (key,), key)
-    rows, pairs = {b"a": b"1", b"b": None}, ((key, key),)
-    full = Dump(key, context, True, False, "I1: too much", ((1, b"in"),), (b"ex",), rows, ((0, key),), pairs)
-    return [full.encode(), Dump(key, context, False, True, "", (), (), {}, ((0, key),)).encode()]
 
 
 @cache

@@ -16,6 +16,7 @@ from ledger.inherents import Heartbeat
 from ledger.layout import Head
 from ledger.messages import decode_bundle, decode_final, encode_bundle, encode_final
 from ledger.signer import SignRecord
+from ledger.timelock import Announcement, Payload, Release
 from ledger.votes import Certificate, Evidence, Proposal, Status, Vote
 
 from . import samples as made
@@ -74,6 +75,12 @@ def _ledger() -> list[Target]:
                covers=("ledger.votes.Evidence.decode",)),
         Target("heartbeat", samples=one(made.heartbeat().encode()), read=Heartbeat.decode, **record,
                covers=("ledger.inherents.Heartbeat.decode",)),
+        Target("timelock key", samples=one(made.announcement().encode()), read=Announcement.decode, **record,
+               covers=("ledger.timelock.Announcement.decode",)),
+        Target("timelock secret", samples=one(made.release().encode()), read=Release.decode, **record,
+               covers=("ledger.timelock.Release.decode",)),
+        Target("sealed weights", samples=one(made.payload().encode()), read=Payload.decode, **record,
+               covers=("ledger.timelock.Payload.decode",)),
         Target("bundle", "cbor", made.bundles, decode_bundle, encode_bundle, covers=("ledger.messages.decode_bundle",)),
         Target("final", "cbor", made.finals, decode_final, lambda item: encode_final(item.header, item.certificate),
                covers=("ledger.messages.decode_final",)),
@@ -290,7 +297,6 @@ def _stored() -> list[Target]:
 
 
 def _snapshots() -> list[Target]:
-    from ledger.dumps import Dump
     from ledger.snapshot import Manifest, SnapshotReader
     from ledger.snapshot_chunks import Chunk
 
@@ -313,8 +319,6 @@ def _snapshots() -> list[Target]:
     return [
         Target("snapshot manifest", "cbor", manifests, Manifest.decode, lambda item: item.encode(),
                covers=("ledger.snapshot.Manifest.decode",)),
-        Target("block dump", "bytes", made.block_dumps, Dump.decode, lambda item: item.encode(),
-               covers=("ledger.dumps.Dump.decode",)),
         Target("snapshot chunk", "cbor", made.chunks, Chunk.decode, lambda item: item.encode(),
                covers=("ledger.snapshot_chunks.Chunk.decode",)),
         Target("snapshot chunk judged", "cbor", made.chunks, judged, refuses=(DecodeError, Rejected), max_ms=60),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -11,8 +11,8 @@ import pytest
 from ledger.crypto import KeyPair
 from ledger.errors import Rejected
 from ledger.machine import BlockContext
-from runtime import chain, dispatch, emission, epochs, invariants, params
-from runtime.modules import accounts, authorities, neurons, registration, stake, subnets
+from runtime import chain, dispatch, emission, epochs, hooks, invariants, params
+from runtime.modules import accounts, authorities, neurons, registration, stake, subnets, timelock
 from runtime.registry import CALL_NUMBERS, CALLS, EVENTS, Context, Origin
 from runtime.state import State
 
@@ -64,12 +64,16 @@ class World:
         block = BlockContext(height, 0, height * 1000, NOBODY, NOBODY, 0, (), (), beacon)
         return Context(State(self.view), block, GENESIS)
 
-    def next_block(self, count: int = 1) -> None:
-        for _ in range(count):
+    def next_block(self, count: int = 1, inherents: Iterable[tuple[int, bytes]] = ()) -> None:
+        """`inherents` go into the first of these blocks; raises Rejected where one is invalid."""
+        for number in range(count):
             self.commit()
             self.context = self._open(self.height + 1)
+            for kind, payload in () if number else inherents:
+                hooks.INHERENTS[kind].function(self.context, payload)
             registration.settle_registrations(self.context)
             emission.mint_emission(self.context)
+            timelock.open_due(self.context)
             emission.run_due_epochs(self.context)
 
     def commit(self) -> None:

@@ -61,7 +61,7 @@ def test_every_call_of_the_market_is_known():
         "neurons.unregister", "stake.add", "stake.decrease_take", "stake.increase_take", "stake.move", "stake.remove",
         "stake.transfer", "stake.withdraw_unbonded", "subnets.challenge", "subnets.dissolve", "subnets.keep",
         "subnets.register_network", "subnets.set_owner_hotkey", "subnets.start_call", "subnets.transfer_ownership",
-        "weights.commit", "weights.reveal", "weights.set", "weights.set_root",
+        "weights.commit", "weights.commit_timelocked", "weights.reveal", "weights.set", "weights.set_root",
     ]
 
 
@@ -75,7 +75,8 @@ def test_unknown_subnets_are_refused_by_every_call_that_names_one(market):
         ("stake.move", cold, (hot, hot, 1, 77, None)), ("stake.move", cold, (hot, hot, 77, 1, None)),
         ("stake.transfer", cold, (hot, hot, 1, 77, None)), ("stake.transfer", cold, (hot, hot, 77, 1, None)),
         ("subnets.keep", cold, (77,)), ("weights.set", hot, (77, two, two, 0)),
-        ("weights.commit", hot, (77, bytes(32))), ("weights.reveal", hot, (77, none, none, bytes(32), 0)),
+        ("weights.commit", hot, (77, bytes(32))), ("weights.commit_timelocked", hot, (77, 0, bytes(32), none, none)),
+        ("weights.reveal", hot, (77, none, none, bytes(32), 0)),
         ("subnets.start_call", cold, (77,)), ("subnets.set_owner_hotkey", cold, (77, hot)),
         ("subnets.transfer_ownership", cold, (77, cold, hot)), ("children.set", cold, (hot, 77, [])),
         ("children.set_take", cold, (hot, 77, 5)), ("subnets.dissolve", cold, (77,)),
