@@ -214,6 +214,18 @@ def chunks() -> list[bytes]:
     return [chunk.encode() for source in (whole, cut(STATE.items(), STATE.__getitem__, 200)) for chunk in source.chunks()][:4]
 
 
+def block_dumps() -> list[bytes]:
+    """Dumps of two blocks: with everything, and with nothing."""
+    from ledger.dumps import Dump
+    from ledger.machine import BlockContext
+
+    key = bytes([7]) * 32
+    context = BlockContext(9, 1, 1000, key, key, 2, (key,), (key,), key)
+    rows, pairs = {b"a": b"1", b"b": None}, ((key, key),)
+    full = Dump(key, context, True, False, "I1: too much", ((1, b"in"),), (b"ex",), rows, ((0, key),), pairs)
+    return [full.encode(), Dump(key, context, False, True, "", (), (), {}, ((0, key),)).encode()]
+
+
 @cache
 def chain() -> Any:
     """Three blocks of a chain with one authority, in memory."""

@@ -297,6 +297,7 @@ def _stored() -> list[Target]:
 
 
 def _snapshots() -> list[Target]:
+    from ledger.dumps import Dump
     from ledger.snapshot import Manifest, SnapshotReader
     from ledger.snapshot_chunks import Chunk
 
@@ -319,6 +320,8 @@ def _snapshots() -> list[Target]:
     return [
         Target("snapshot manifest", "cbor", manifests, Manifest.decode, lambda item: item.encode(),
                covers=("ledger.snapshot.Manifest.decode",)),
+        Target("block dump", "bytes", made.block_dumps, Dump.decode, lambda item: item.encode(),
+               covers=("ledger.dumps.Dump.decode",)),
         Target("snapshot chunk", "cbor", made.chunks, Chunk.decode, lambda item: item.encode(),
                covers=("ledger.snapshot_chunks.Chunk.decode",)),
         Target("snapshot chunk judged", "cbor", made.chunks, judged, refuses=(DecodeError, Rejected), max_ms=60),
