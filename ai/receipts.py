@@ -24,6 +24,7 @@ from ledger.codec import U16, Bytes, Record
 from ledger.errors import DecodeError, DiskFailure, NotFound, Rejected
 from ledger.trees import list_proof, list_root, verify_list_proof
 
+from .files import write_atomic
 from .serve.frames import BODY_RECORD_MAX_BYTES, OK, RECEIPT_MAX_BYTES, CloseBody, OpenBody, finish_content
 from .serve.refusals import Refused
 
@@ -140,6 +141,7 @@ EPOCHS_ALWAYS_KEPT: Final = 2
 PRUNE_EVERY_MS: Final = 600_000  # looking at all files costs more the more there are
 PRUNE_EVERY_BYTES: Final = 16 << 20
 MAX_OPEN_FILES: Final = 16
+MAX_FLAGS: Final = 256
 TRANSCRIPT_MAX_BYTES: Final = 3 << 20
 TRANSCRIPTS_BUFFERED_BYTES: Final = 64 << 10
 
@@ -236,6 +238,25 @@ class ReceiptStore:
         """CBOR `[body, [payload, ...]]` of a session in the order in which the payloads travelled, if still here."""
         self.flush()
         return next((data for found, data in self._records(netuid, epoch, "transcript") if found == open_id), None)
+
+    def transcripts(self, netuid: int, epoch: int) -> Iterator[tuple[bytes, bytes]]:
+        """(open_id, transcript) of the sessions of an epoch whose words are still here."""
+        self.flush()
+        return self._records(netuid, epoch, "transcript")
+
+    def flag(self, open_ids: Sequence[bytes], proof: bytes) -> bool:
+        """Keep a proof that sessions contradict each other; False where as many are kept as may be."""
+        folder = self._path / "contradictions"
+        folder.mkdir(exist_ok=True)
+        name = "-".join(sorted(open_id.hex() for open_id in open_ids))
+        if not (folder / name).exists() and sum(1 for _ in folder.iterdir()) >= MAX_FLAGS:
+            return False
+        write_atomic(folder / name, proof)
+        return True
+
+    def flags(self, open_id: bytes) -> list[bytes]:
+        """The proofs that name a session. A flag is shown with its receipt and changes nothing else."""
+        return [file.read_bytes() for file in sorted((self._path / "contradictions").glob(f"*{open_id.hex()}*"))]
 
     def prune(self) -> None:
         """Enforce the limits. Runs by itself when an epoch begins, every few minutes."""

@@ -146,6 +146,7 @@ class _Api:
             "id": open_id.hex(), "hotkey": self.gateway.config.key.public.hex(), "netuid": proof.netuid, "epoch": proof.epoch,
             "index": proof.index, "count": proof.count, "root": proof.root.hex(), "receipt": proof.receipt.hex(),
             "path": [step.hex() for step in proof.path], "holds": proof.holds(), "on_chain": on_chain,
+            "contradictions": [flag.hex() for flag in self.gateway.receipts.flags(open_id)],
         })
 
     async def preview(self, http: HttpRequest) -> Response:

@@ -18,16 +18,19 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any, Final
 
+from ai.contradiction import describe
 from ai.judge.ballot import commit_root
-from ai.receipts import ReceiptProof, ReceiptStore
+from ai.receipts import Receipt, ReceiptProof, ReceiptStore
 from ai.serve.client import NeuronClient
 from ai.serve.clock import wall_ms
+from ai.serve.frames import OpenBody
 from ledger.client.api import ChainApi
 from ledger.client.calls import Wallet
 from ledger.client.keys import decode_address
 from ledger.crypto import KeyPair
 from ledger.errors import Error, Rejected, Unreachable
 
+from .audit import AUDIT_SHARE, audit
 from .decisions import DecisionLog, explain, record_of
 from .generate import Generation, Trail, Wish
 from .market import Expert, Market
@@ -86,6 +89,8 @@ class Gateway:
         self._market: Market | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._proofs = asyncio.Semaphore(PROOFS_AT_ONCE)
+        self.audits = 0
+        self._auditing: asyncio.Task[None] | None = None
 
     @property
     def market(self) -> Market:
@@ -112,8 +117,9 @@ class Gateway:
 
     async def close(self) -> None:
         """Break off what runs, close connections and files."""
-        works = [running.cancel() for running in list(self.running)] + self._tasks
-        for task in self._tasks:
+        loops = self._tasks + [task for task in (self._auditing,) if task is not None]
+        works = [running.cancel() for running in list(self.running)] + loops
+        for task in loops:
             task.cancel()
         await asyncio.gather(*works, return_exceptions=True)
         if self._market is not None:
@@ -234,6 +240,19 @@ class Gateway:
         decision = self.market.router.choose(prompt or b"\n", candidates, [0.0] * len(candidates), top=wish.top)
         return explain(decision, self.name_of)
 
+    async def _audit(self, receipt: str) -> None:
+        """Ask a session's question again; tell of a contradiction. Who does not answer is measured elsewhere."""
+        open_id = bytes.fromhex(receipt)
+        with contextlib.suppress(Error):
+            proof = await asyncio.to_thread(self.receipts.prove, open_id)
+            expert = self.market.experts.get(OpenBody.decode(Receipt.decode(proof.receipt).open_body).callee)
+            if expert is None:
+                return
+            proven = await audit(self.market.client, self.receipts, expert.address, open_id, self.random)
+            self.audits += 1
+            if proven is not None:
+                self.report({"event": "contradiction", **describe(proven)})
+
     def name_of(self, hotkey: bytes) -> str:
         """An expert's name, or the start of its hotkey once it is gone."""
         expert = self.market.experts.get(hotkey)
@@ -254,12 +273,20 @@ class Gateway:
         if not trail.units:
             self.failed += 1
             return
+        if trail.receipts and self._auditing is None and self.random.random() < AUDIT_SHARE:
+            self._auditing = asyncio.create_task(self._audit(self.random.choice(trail.receipts)))
+            self._auditing.add_done_callback(self._audited)
         self.served += 1
         self.usage.add(caller, len(request.prompt) + trail.units, wall_ms())
         self.report({
             "event": "query", "served": self.served, "model": request.model, "experts": sorted(trail.experts),
             "receipts": len(trail.receipts), "units": trail.units,
         })
+
+    def _audited(self, task: asyncio.Task[None]) -> None:
+        self._auditing = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.tell_bug(error)
 
     async def prove(self, open_id: bytes) -> tuple[ReceiptProof, bool]:
         """A receipt with its proof, and whether its root is on chain. Raises NotFound."""

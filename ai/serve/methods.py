@@ -109,6 +109,11 @@ class Windows:
         """Texts of the windows that are not done, in order."""
         return [text for text in self._texts if text is not None]
 
+    @property
+    def numbered(self) -> list[tuple[int, bytes]]:
+        """The same with the numbers they have in the session."""
+        return [(index, text) for index, text in enumerate(self._texts) if text is not None]
+
     def append(self, payload: bytes) -> int:
         """Apply an ASK; returns how many bytes it added. Raises Refused malformed."""
         parts = _read(payload, _APPENDED)

@@ -12,10 +12,12 @@ import click
 from ledger.errors import Error, NotFound, NotReady, RateLimited, Timeout, Unreachable, UsageError
 from tools.cli.main import Noun, Settings
 from tools.cli.output import Output
+from tools.cli.receipts import group as receipts_group
 from tools.cli.target import configured, running_ports
 from tools.devnet.layout import DEFAULT_BASE
 
 group = Noun("ai", help="Ask the network.")
+group.add_command(receipts_group)
 
 OK: Final = 200
 NOT_FOUND: Final = 404
