@@ -1,6 +1,7 @@
 """Real node processes on loopback: started, killed, paused, parted, put under load, and watched over RPC.
 
 Everything is what an operator runs: `quorix node run`, one process for each node, a home for each, libp2p between them.
+With a `Switch` each node has a network of its own, and its admin socket is what the observer talks to.
 The cluster keeps what it saw: every final block that each node announced, how long it took from the proposal to final
 there, and every process that ended by itself. The keys and the plan of a net come from its seed.
 """
@@ -32,6 +33,7 @@ from ledger.crypto import KeyPair
 from ledger.errors import Error
 from p2p.addresses import Address, peer_id_of
 from runtime.dispatch import call_number
+from tools.lab.switch import Switch
 
 START_S: Final = 90.0
 STOP_S: Final = 20.0
@@ -64,6 +66,7 @@ class Process:
     peer: str
     p2p_port: int
     words: list[str]
+    prefix: tuple[str, ...] = ()  # of the command, if the node has a network of its own
     child: asyncio.subprocess.Process | None = None
     url: str = ""
     role: str = ""
@@ -80,6 +83,10 @@ class Process:
         return self.child is not None and self.child.returncode is None
 
     @property
+    def admin_url(self) -> str:
+        return f"unix:{self.home / 'admin.sock'}"
+
+    @property
     def height(self) -> int:
         """Of the newest final block it announced."""
         return self.seen[-1].height if self.seen else -1
@@ -92,7 +99,7 @@ class Process:
         self.started_s = time.monotonic()
         with (self.home / "log.jsonl").open("ab") as log:
             self.child = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tools.cli.main", "node", "run", "--home", str(self.home), *self.words,
+                *self.prefix, sys.executable, "-m", "tools.cli.main", "node", "run", "--home", str(self.home), *self.words,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log, limit=MAX_LINE_BYTES,
                 env={**_environment(), "QUORIX_HOME": str(self.home)},
             )
@@ -149,7 +156,7 @@ class Process:
             except ValueError:
                 continue
             if line.get("event") == "rpc":
-                self.url = line["urls"][0]
+                self.url = self.admin_url if self.prefix else line["urls"][0]
             elif line.get("event") == "started":
                 self.role = line["role"]
                 self._up.set()
@@ -181,9 +188,9 @@ class Cluster:
 
     def __init__(
         self, folder: Path, *, authorities: int, followers: int = 0, block_time_ms: int = 250, seed: int = 1,
-        words: Sequence[str] = (), **changes: Any,
+        words: Sequence[str] = (), switch: Switch | None = None, **changes: Any,
     ) -> None:
-        self.folder, self.seed, self.authorities = folder, seed, authorities
+        self.folder, self.seed, self.authorities, self.switch = folder, seed, authorities, switch
         self.keys = DevKeys(seed)
         spec = devnet_spec(
             seed, authorities=authorities, instance=random.Random(seed).randbytes(16), block_time_ms=block_time_ms,
@@ -196,7 +203,9 @@ class Cluster:
         self.spec.write_text(format_spec(spec))
         self.nodes = [self._node(index, port, words) for index, port in enumerate(_free_ports(authorities + followers))]
         for node in self.nodes:
-            others = [str(Address("ip4", "127.0.0.1", each.p2p_port, each.peer)) for each in self.nodes if each is not node]
+            others = [
+                str(Address("ip4", self._host(each.index), each.p2p_port, each.peer)) for each in self.nodes if each is not node
+            ]
             node.words += [word for address in others for word in ("--peer", address)]
 
     def _node(self, index: int, port: int, words: Sequence[str]) -> Process:
@@ -207,8 +216,12 @@ class Cluster:
         if index < self.authorities:
             write_key_file(home / "session.key", self.keys.session(index), "session", password=None)
         return Process(index, home, peer_id_of(key.seed), port, [
-            "--spec", str(self.spec), "--rpc-port", "0", "--p2p-port", str(port), "--follow-stdin", "--log", "info", *words,
-        ])
+            "--spec", str(self.spec), "--rpc-port", "0", "--p2p-host", self._host(index), "--p2p-port", str(port),
+            "--follow-stdin", "--log", "info", *words,
+        ], self.switch.prefix(index) if self.switch else ())
+
+    def _host(self, index: int) -> str:
+        return self.switch.address(index) if self.switch else "127.0.0.1"
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -239,11 +252,14 @@ class Cluster:
 
     async def part(self, groups: Sequence[Sequence[int]]) -> None:
         """Only nodes of one group hear each other; one group of all heals. Nodes that do not answer are left as they are."""
+        if self.switch is not None:
+            await asyncio.to_thread(self.switch.part, groups)
+            return
         for node in self.live():
             own = next((group for group in groups if node.index in group), (node.index,))
             cut = [other.peer for other in self.nodes if other.index not in own]
             with contextlib.suppress(Error):
-                async with RemoteChain(f"unix:{node.home / 'admin.sock'}") as api:
+                async with RemoteChain(node.admin_url) as api:
                     await api.within(RPC_S).admin_cut_peers(cut)
 
     async def heal(self) -> None:

@@ -10,7 +10,8 @@ end everything heals. Then:
     progress       after the heal every node announces new blocks in time
 
 `--seed N --nets 1` repeats a net. What went wrong keeps its folder, with the logs of all nodes.
-Nets are parted inside the nodes (`admin_cutPeers`): messages are dropped on both sides, connections stay.
+Where the machine allows it every node has a network namespace and nets are parted by pulling cables (`switch`): packets
+vanish, connections hang. Else they are parted inside the nodes (`admin_cutPeers`): messages are dropped, connections stay.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from typing import Any, Final
 
 import click
 
-from ledger.errors import Error
+from ledger.errors import Error, UsageError
 from ledger.votes import max_faulty
 from tools.lab.cluster import Cluster, Process
 from tools.lab.frame import Run, experiment
+from tools.lab.switch import Switch
 
 SIZES: Final = (1, 2, 3, 4, 4, 4, 5)
 BLOCK_TIMES_MS: Final = (200, 250, 400, 600)
@@ -102,13 +104,19 @@ class Outcome:
 @click.option("--minutes", type=click.FloatRange(0.05, 600), default=0.5, show_default=True, help="Of trouble in each.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the first network.")
 @click.option("--max-nodes", type=click.IntRange(1, 20), default=5, show_default=True, help="Processes of the largest.")
-def net(run: Run, nets: int, minutes: float, seed: int, max_nodes: int) -> None:
+@click.option("--parted-by", type=click.Choice(["auto", "namespaces", "policy"]), default="auto", show_default=True,
+              help="Cables of network namespaces, or what nodes let through.")
+def net(run: Run, nets: int, minutes: float, seed: int, max_nodes: int, parted_by: str) -> None:
     """Run the networks and check each."""
+    namespaces = parted_by != "policy" and Switch.available()
+    if parted_by == "namespaces" and not namespaces:
+        raise UsageError("this user cannot make network namespaces here", hint="run as root on Linux, or --parted-by policy")
+    run.figure("parted_by", "network namespaces" if namespaces else "policy of the nodes")
     outcomes = []
     for number in run.track(range(seed, seed + nets), "networks", nets):
         plan = Plan.random(number, 60 * minutes, max_nodes)
         folder = Path(tempfile.mkdtemp(prefix=f"quorix-net-{number}-"))
-        outcome = asyncio.run(live(plan, folder / "net"))
+        outcome = asyncio.run(live(plan, folder / "net", namespaces))
         if outcome.problems:
             run.note(f"network {number}: {outcome.problems[0]}; kept at {folder}")
             outcome.problems.append(f"logs: {folder}; again: quorix lab net --nets 1 --seed {number} --minutes {minutes:g}")
@@ -129,13 +137,16 @@ def net(run: Run, nets: int, minutes: float, seed: int, max_nodes: int) -> None:
     run.at_most("slowest return to new blocks at every node", slowest, HEAL_S, "s")
 
 
-async def live(plan: Plan, folder: Path) -> Outcome:
+async def live(plan: Plan, folder: Path, namespaces: bool) -> Outcome:
     """One network's life."""
     cluster, outcome = None, Outcome(plan)
+    switch = Switch(plan.authorities + plan.followers) if namespaces else None
     try:
+        if switch is not None:
+            switch.open()
         cluster = Cluster(
             folder, authorities=plan.authorities, followers=plan.followers, block_time_ms=plan.block_time_ms, seed=plan.seed,
-            words=("--p2p", "on"),
+            words=("--p2p", "on"), switch=switch,
         )
         await cluster.start()
         async with cluster.load(plan.load_per_s) as load:
@@ -156,6 +167,8 @@ async def live(plan: Plan, folder: Path) -> Outcome:
     finally:
         if cluster is not None:
             await cluster.stop()
+        if switch is not None:
+            switch.close()
     return outcome
 
 

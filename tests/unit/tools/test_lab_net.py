@@ -3,6 +3,8 @@
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from tools.bench.finality import _counts
 from tools.cli.main import cli
 from tools.lab.cluster import Cluster, Seen, gaps_s, percentile
 from tools.lab.net import KINDS, Plan
+from tools.lab.switch import Switch
 from tools.node.meter import MeteredNetwork, metered_handlers
 
 
@@ -49,6 +52,30 @@ def test_numbers_of_authorities_are_read_and_bounded():
     for bad in ("", "0", "4,x", "21"):
         with pytest.raises(UsageError):
             _counts(bad)
+
+
+KNOCK = "import socket, sys; socket.create_connection((sys.argv[1], 9), 0.4)"
+
+
+def test_cables_part_and_heal_a_net_and_nothing_is_left():
+    if not Switch.available():
+        pytest.skip("this user cannot make network namespaces here")
+
+    def reaches(one: int, other: int) -> bool:
+        done = subprocess.run(
+            [*switch.prefix(one), sys.executable, "-S", "-c", KNOCK, switch.address(other)], capture_output=True, text=True,
+        )
+        assert done.returncode == 1, "nobody listens"
+        return "ConnectionRefusedError" in done.stderr
+
+    with Switch(3) as switch:
+        assert reaches(0, 2)
+        switch.part([[0, 1]])
+        assert reaches(0, 1) and not reaches(0, 2)
+        switch.part([[0, 1, 2]])
+        assert reaches(2, 0)
+        name = switch.prefix(0)[3]
+    assert name not in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
 
 
 class Recorder:
