@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ledger.client.records import UpgradeRecord
 from ledger.errors import UsageError
 from tools.cli.main import Noun, Settings
 from tools.cli.output import Output
@@ -137,12 +138,13 @@ def _announce(output: Output, line: dict[str, Any]) -> None:
 @group.command("status")
 @click.pass_context
 def status_command(ctx: click.Context) -> None:
-    """Height, peers and readiness of the node at --rpc."""
+    """Height, peers, readiness and rules of the node at --rpc."""
     out = Output(ctx.obj)
 
     async def ask(api: Any) -> dict[str, Any]:
         return {
             "properties": await api.system_properties(), "health": await api.system_health(), "peers": await api.system_peers(),
+            "upgrade": (await api.chain_get_upgrades()).value,
         }
 
     answer = run(ctx.obj, ask)
@@ -153,8 +155,23 @@ def status_command(ctx: click.Context) -> None:
         rows = [
             ("chain", properties.chain), ("genesis", "0x" + properties.genesis_hash.hex()), ("role", health.role),
             ("height", health.height), ("head's age", f"{health.head_age_ms / 1000:.1f} s"), ("peers", health.peers),
-            ("state", state), ("version", properties.node_version),
+            ("state", state), ("version", properties.node_version), *upgrade_rows(answer["upgrade"]),
         ]
         out.table("", ("", "node"), rows)
 
     out.data(answer, show)
+
+
+def upgrade_rows(found: UpgradeRecord) -> list[tuple[str, str]]:
+    """What a person wants to know of the versions of the rules: in force, in the program, scheduled, ready, to be done."""
+    known = ", ".join(map(str, found.known_versions))
+    rows = [("rules", f"version {found.runtime_version}; this node can run {known}")]
+    if found.version is not None:
+        later = f", postponed {found.postponed} times" if found.postponed else ""
+        rows += [
+            ("next rules", f"version {found.version} from block {found.height} on{later}"),
+            ("ready", f"{len(found.ready)} of {found.authorities} authorities, {found.needed} are needed"),
+        ]
+    if found.warning:
+        rows.append(("warning", found.warning))
+    return rows

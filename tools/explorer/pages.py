@@ -254,12 +254,13 @@ async def epoch(api: ChainApi, path: dict[str, str], _: Query) -> Values:
 
 
 async def authorities(api: ChainApi, _: dict[str, str], __: Query) -> Values:
-    reading = await api.chain_get_authorities()
+    reading, upgrade = await asyncio.gather(api.chain_get_authorities(), api.chain_get_upgrades())
     headers = await api.chain_get_headers(limit=LIST_BLOCKS)
     led = {a.index: sum(h.proposer_index == a.index for h in headers) for a in reading.value}
     columns = ["index", "session_key", "active", "disabled", "skipped", "led", "missed", "signed"]
     table = columns, [[getattr(a, c) for c in columns] for a in reading.value]
-    return Values(reading, {"authorities": reading.value, "led": led, "window": len(headers)}, table)
+    show = {"authorities": reading.value, "led": led, "window": len(headers), "upgrade": upgrade.value}
+    return Values(reading, show, table)
 
 
 async def events(api: ChainApi, _: dict[str, str], query: Query) -> Values:
