@@ -2,6 +2,8 @@
 
 Hashes of the last 4,096 blocks are kept in a ring, since an extrinsic is bound to the hash of its birth block and may live
 that long. The state after block h knows the hashes up to h - 1; the hash of h itself comes with block h + 1.
+
+Rules: BLK-11 recent hashes
 """
 
 from __future__ import annotations

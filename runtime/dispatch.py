@@ -1,6 +1,8 @@
 """Finding, checking, weighing and running calls: from outside, inside a batch, or through sudo.
 
 A call that refuses leaves no trace but its error: `attempt` undoes every write, event and sum since its start.
+
+Rules: BLK-6 a refused call · BLK-7 calls within calls
 """
 
 from __future__ import annotations

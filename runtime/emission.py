@@ -7,6 +7,9 @@
 
 Every pot is paid out whole by largest remainder. A pot without receiver is carried once and then recycled. What the
 owner's own neurons would earn as miners is recycled, and the subnet's part of the emission shrinks by that fraction.
+
+Rules: EMI-5 payout of the pots · EMI-6 the owner's miners · EMI-7 pots without receiver · EMI-8 root dividends ·
+    SCH-3 epochs in one block
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The history row holds the complete trace, the hotkeys as they were and what each uid was paid, so that any epoch can be
 explained later. It lives outside the state root; the event of the epoch carries its hash.
+
+Rules: EPO-1 inputs · EPO-18 history rows
 """
 
 from __future__ import annotations

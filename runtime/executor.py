@@ -8,6 +8,8 @@
              state is small · number of keys
 
 Pure: same view and block, same result. All rules are in the modules; they are registered by being imported here.
+
+Rules: BLK-1 order of a block · BLK-2 what is admitted · BLK-3 nonces · BLK-4 inherents · BLK-5 weight of a block
 """
 
 from __future__ import annotations

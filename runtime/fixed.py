@@ -4,6 +4,8 @@ A Q32 number is an integer that stands for itself divided by 2^32. Products and 
 u16 and to rao are floored; the one place that rounds is the scaling of weights (`weightcheck.max_upscale`). All values
 are non-negative unless a function says otherwise. Stakes are whole rao and are never turned into Q32 before they are
 compared, ranked or summed: very unequal stakes and exact ties come out right only on the raw numbers.
+
+Rules: FIX-1 products and quotients · FIX-2 shares · FIX-3 powers and the exponential · FIX-4 largest remainder
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@
       I1r what an account has reserved is explained by the deposits of the modules               (hooks.deposit)
       I2.. the rules of the modules                                                              (hooks.invariant)
       deep: every key belongs to a known table, its value is the one encoding of itself, the key count is right
+
+Rules: INV-1 every unit has one place · INV-2 conservation of a block · INV-3 nonces never go back · INV-4 rows of modules ·
+    INV-5 a violation halts with a dump
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A migration belongs to the version that needs it. It is small (MAX_MIGRATED_KEYS), and it says what must hold before and
 after; if that does not hold, the node stops instead of going on with a state that the rules do not expect. Whoever starts
 at a later version than the next one runs the migrations of all versions between, in order.
+
+Rules: UPG-3 migrations
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ A *subnet* parameter has a value per subnet, a *global* one has one value. A val
 the default of this table counts (a changed default is a migration). Numbers are never reused. Bounds hold for all;
 `owner_low`/`owner_high` narrow them for a subnet's owner. Combinations that must hold together (`conflicts`) are
 checked wherever a value is set: in genesis, by owners, by root, and when the authority set changes.
+
+Rules: PAR-1 bounds and combinations
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Lowest (score, registration block, uid) goes first, among the neurons whose immunity has passed; immune ones only when
 too few others remain. Keys that are protected never go.
+
+Rules: REG-7 who is replaced · REG-8 how many are replaced
 """
 
 from __future__ import annotations

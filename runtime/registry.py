@@ -3,6 +3,8 @@
 The `@call` registry feeds the dispatcher, the pool's checks, the RPC metadata, the docs and the fuzzers. Numbers are never
 reused. A call function takes the `Context` and its decoded positional arguments; it raises `Rejected` (through `refuse`)
 to fail, in which case all its writes are undone and only the fee is kept.
+
+Rules: BLK-12 one registry
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@
     share  moves towards its target by blocks / window
 
 So a minority of the root stake that votes for its own subnet gains nothing by the clipping of its votes.
+
+Rules: EMI-9 shares by root votes · EMI-10 shares without votes
 """
 
 from __future__ import annotations

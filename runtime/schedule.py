@@ -2,6 +2,8 @@
 
 Epochs are stateful, not a modulo of the height: a subnet keeps the block of its last epoch, so its tempo may change and
 a deferred epoch is simply late.
+
+Rules: SCH-1 when an epoch is due · SCH-2 stagger
 """
 
 from __future__ import annotations

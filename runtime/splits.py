@@ -4,6 +4,8 @@
     a subnet's part -> owner cut; of the rest the miners' share; of the validators' rest the root's share
 
 Every split is exact: what is floored off one part is in the next one, so the pots sum to what was minted.
+
+Rules: EMI-2 split over subnets · EMI-3 four pots · EMI-4 root's part
 """
 
 from __future__ import annotations

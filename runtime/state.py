@@ -6,6 +6,8 @@ Every write goes through `put` or `put_value`, which journal what was there. A c
 Tables whose values cannot be changed in place keep them here as objects (`value`, `put_value`): a row is decoded once a
 block, and encoded once, at the block's end, however often it changes in between. Everything else is byte strings. Nothing
 that is stored here may be changed in place.
+
+Rules: BLK-10 the overlay of a block
 """
 
 from __future__ import annotations

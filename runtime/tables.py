@@ -8,6 +8,8 @@ declare their tables next to their rules, with numbers from the ranges below; `T
 
     1..19 accounts, fees, blocks · 20..39 subnets, neurons · 40..59 stake · 60..79 weights, epochs · 80..89 serving
     90..109 authorities · 110..134 governance, parameters, proxies · 135..149 challenges, coldkey swaps
+
+Rules: BLK-9 state keys and values
 """
 
 from __future__ import annotations

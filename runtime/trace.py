@@ -7,6 +7,8 @@ one division or comparison (shares, trust, clipped weights) are not stored but c
 
 Units: `_rao` whole rao; weights, consensus, ranks, trust, incentive, dividends and bonds are Q32 unless their name ends
 in `_u16`. A row is a list of (uid, value) sorted by uid.
+
+Rules: EPO-17 the trace
 """
 
 from __future__ import annotations

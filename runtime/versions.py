@@ -9,6 +9,8 @@
 
 This module is the program's, not the rules': it is not frozen. It reads the two rows that are the same in all versions
 (`modules/upgrades.py`).
+
+Rules: UPG-4 unknown versions
 """
 
 from __future__ import annotations

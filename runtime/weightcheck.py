@@ -3,6 +3,8 @@
 Each check returns the name of the error that a bad input earns, or None. `row_fault` runs them in the order in which a
 caller sees them; `prepared_row` makes the row that is stored. The `weights` module calls these with values it has read;
 pool, dispatcher and the replay of vectors therefore run the same code.
+
+Rules: WGT-1 checks of a row · WGT-2 the stored row · WGT-3 rate limits
 """
 
 from __future__ import annotations

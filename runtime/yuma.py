@@ -12,6 +12,10 @@ everything else is Q32. These whole numbers are the law: a faster engine has to 
     pay by largest remainder                         (1.10)
 
 A row of the matrices is a list of (uid, value) sorted by uid; a missing entry is 0.
+
+Rules: EPO-2 voting stake and threshold · EPO-3 permits · EPO-4 activity · EPO-5 rows that count · EPO-6 consensus ·
+    EPO-7 clip, rank, incentive, trust · EPO-8 weights for bonds · EPO-9 classic bonds · EPO-10 bonds of Yuma 3 ·
+    EPO-11 liquid alpha · EPO-12 bond rows kept · EPO-13 forfeits in the epoch · EPO-14 pay · EPO-15 an extra voter
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ silently, so the bound of every product stands beside it; nothing here is a floa
     Q32 numbers are at most 2^32, stakes at most 2^55 rao (all of a supply of 21e15), uids below 2^12.
 
 Vectors over uids stay lists of Python integers: they are short, and their products need more than 64 bits.
+
+Rules: EPO-16 the engine on arrays
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ all of it up.
 Amounts are u64 rao (1 Q = 10^9 rao). All arithmetic is checked: too little, or too much for u64, fails the call.
 An account whose balance falls below the existential deposit (with nothing reserved) is reaped: the dust is recycled and
 only the nonce stays, as a tombstone, until every extrinsic signed before has expired.
+
+Rules: ACC-1 double entry · ACC-2 existential deposit · ACC-3 transfers · ACC-4 faucet
 """
 
 from __future__ import annotations

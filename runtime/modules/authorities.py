@@ -8,6 +8,8 @@ blocks. Who may lead in a round is the full list minus the *disabled* (convicted
     heartbeats.py   missed turns, leader skip, uptime, signs of life of members and candidates
     evidence.py     two signed things of one key: disabled at once, removed and slashed at the session's end
     bonds.py        what an authority's account has put down
+
+Rules: AUT-1 the set
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ sessions as evidence may come in. While the account is that of a member or candi
 
     slash   from the bond first, then from what unbonds, the longest waiting last; 5 % go to the account of the authority
             whose block brought the evidence, the rest is recycled
+
+Rules: AUT-6 bonds of authorities
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ the child's take. Only a hotkey's own stake is lent, so there are no grandchildr
     set      pending for some tempos, then in force from the end of the subnet's next epoch on
     votes    own stake - lent parts + parts of all parents, each floored to whole rao
     pay      a child's dividend is split by contributions; from a parent's part the take, unless both have one owner
+
+Rules: CHD-1 naming children · CHD-2 when children count · CHD-3 voting stake · CHD-4 pay of a child · CHD-5 take of a child
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ What moves: balances, stake, removed stake, hotkeys and their bonds, subnets, id
 Each module moves its own rows (`hooks.coldkey_swapped`) and says how much of the reserved balance they explain. What the
 old key announced as a delegate of others stays, with its deposits. The account of an authority does not swap: evidence
 names it, and its bond must not leave.
+
+Rules: KEY-5 announcement of a coldkey swap · KEY-6 delays of a coldkey swap · KEY-7 what a coldkey swap moves ·
+    KEY-8 who can swap to what
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The price is a lock: it doubles with every creation and falls back over `network_lock_reduction_interval` blocks. Who pays
 it owns the subnet and gets uid 0. Until the owner starts it the subnet has no emission and takes no stake. A netuid is
 never given twice; at `subnet_limit` the creation fails (`evictions.py` has what can be done then).
+
+Rules: NET-2 creation · NET-3 start
 """
 
 from __future__ import annotations

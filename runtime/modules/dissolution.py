@@ -4,6 +4,8 @@ From that block on the subnet has no emission, takes no stake and no neurons, an
 share of the emission goes to the others. What people have in it is given back bit by bit, a bounded number of rows a block:
 neurons leave with the whole rest of their bonds, stake goes to the unbondings of its coldkeys. When nothing is left the
 record goes, and the lock is returned but for a tenth. The netuid is never used again.
+
+Rules: NET-7 dissolution · NET-8 return of the lock
 """
 
 from __future__ import annotations

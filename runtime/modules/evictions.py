@@ -8,6 +8,8 @@
 
 Every challenge counts as a creation for the price and its rate limit, so that asking again and again gets dearer. If the
 subnet goes for another reason the challenger gets the slot as well.
+
+Rules: NET-4 challenges · NET-5 keeping a subnet · NET-6 eviction
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@
 
 Evidence is valid for heights inside the window, of keys that were in the set of that height, under the domain of that height.
 Nobody files it on itself.
+
+Rules: AUT-4 evidence · AUT-5 slashes
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ The multiplier, between 1 and 100, follows how full blocks are: above half of th
 by at most an eighth a block. The fee is charged also when the call fails. It is recycled; the tip goes to the block's
 author. Calls marked free in the registry cost nothing within their rate limit, but a key whose free calls keep failing
 pays like everybody else for a while.
+
+Rules: FEE-1 fee · FEE-2 multiplier · FEE-3 free calls · FEE-4 where fees go
 """
 
 from __future__ import annotations

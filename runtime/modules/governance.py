@@ -4,6 +4,8 @@ The sudo key, named in genesis and possibly nobody's, runs calls with root origi
 that the table gives to owners, within the owner's bounds; not in the last blocks before an epoch (validators have committed
 weights by the old rules), and each parameter only once in two tempos. Root is bound by neither. Every change emits the old
 and the new value.
+
+Rules: PAR-2 what owners may set and when · GOV-1 sudo
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@
                    so nothing hangs on it but who may send heartbeats
     heartbeat      signed by the session key, without fee or nonce: one for each key and session, and one more for each skip;
                    accepted of members that were skipped, sign little or have new versions to tell, and of candidates
+
+Rules: AUT-2 missed turns · AUT-3 heartbeats
 """
 
 from __future__ import annotations

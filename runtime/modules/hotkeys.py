@@ -1,6 +1,8 @@
 """Who owns a hotkey: a coldkey owns money and hotkeys, a hotkey is the identity of a neuron.
 
 A hotkey has exactly one owner for ever, unless its coldkey is swapped. It gets one when it first registers (0.2).
+
+Rules: KEY-1 one owner
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ An identity holds a few short texts and the hash of a longer document that lives
 long as it stands. A subnet's identity also names its kind of task, by which validators choose how to judge. A commitment
 is data that a neuron publishes, such as the hash of its model: a few fields, within a space per epoch. With
 `bonds_reset_on`, a commitment may say that the neuron is something new: the bonds on it are dropped.
+
+Rules: IDN-1 identities · IDN-2 identity of a subnet · IDN-3 commitments · IDN-4 reset of bonds
 """
 
 from __future__ import annotations

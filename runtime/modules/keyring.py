@@ -2,6 +2,8 @@
 
 `batch` is atomic: the first refusal undoes all of it and is its error. `batch_each` runs every item on its own and reports
 each refusal in an event. Neither holds batches or sudo.
+
+Rules: BLK-8 batches
 """
 
 from __future__ import annotations

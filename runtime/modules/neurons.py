@@ -3,6 +3,8 @@
 Uids are dense, 0..n-1. A new neuron takes the lowest vacant uid, else the next one, else (registration) the uid of a
 neuron that is pruned. Nobody's uid ever changes. Others' weights towards a uid stay where they are: an epoch ignores those
 that are not younger than the registration of the neuron that has the uid now.
+
+Rules: REG-6 uids
 """
 
 from __future__ import annotations

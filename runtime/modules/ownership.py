@@ -2,6 +2,8 @@
 
 A hotkey agrees to its coldkey by a signature, so nobody can claim one that is not his. What a subnet's owner changes about
 ownership can be changed again only after `owner_change_rate_limit` blocks; the new owner names a hotkey of its own.
+
+Rules: KEY-2 association by signature · NET-9 change of owner
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ coldkey is its shares' part of the value, so a dividend to everybody is one addi
 
 Shares are units of 2^-32 rao at a pool's first deposit. Deposits floor the shares they mint and withdrawals ceil those
 they burn, so a pool never owes more than its value; what rounding leaves belongs to those who stay.
+
+Rules: STK-1 share pools · STK-2 first deposits · STK-3 pending deposits · STK-4 removal · STK-7 consensus stake ·
+    STK-8 no schedule beats staying
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@
 
 Weights are taken when votes are counted, so a seat that is lost loses its vote. A call that is refused when it is enacted
 leaves only its event.
+
+Rules: GOV-2 weight of a vote · GOV-3 approval · GOV-4 cancellation · GOV-5 enactment and deposit
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ delegate first announces the hash of the call and runs it that many blocks later
 delegate pays the fees. A call runs as if `real` had signed it, so neither more nor less is possible.
 
     deposits   of `real`: a base and a part for each proxy; of the delegate: a part for each open announcement
+
+Rules: PRX-1 allow-lists · PRX-2 delays · PRX-3 deposits of proxies
 """
 
 from __future__ import annotations

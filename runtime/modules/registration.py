@@ -8,6 +8,8 @@
 The order of transactions inside a block buys nothing. Ties are broken by a hash over the certificate of block b, which
 nobody knows when bidding. A full subnet replaces the neuron with the lowest score, at most a sixteenth of its uids per
 immunity period; who is replaced gets the rest of the bond back.
+
+Rules: REG-3 bids · REG-4 settlement · REG-5 bond of a neuron · REG-10 root seats
 """
 
 from __future__ import annotations

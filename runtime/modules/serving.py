@@ -3,6 +3,8 @@
 A record is [ip, port, tls_spki_hash or empty, capabilities_hash]. Whoever dials it checks the address again. A receipts
 root commits a hotkey to all receipts of one epoch of a subnet, once; roots are kept for 64 epochs. Receipts mint nothing:
 no formula of pay counts them.
+
+Rules: SRV-1 serving records · SRV-2 rate of serving records · SRV-3 roots of receipts
 """
 
 from __future__ import annotations

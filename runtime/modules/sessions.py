@@ -8,6 +8,8 @@
     conviction     at most max(1, f) of the disabled lose their seats on top of that; the others stay disabled
 
 The set never becomes empty. A chain that seals on demand keeps its only authority.
+
+Rules: AUT-7 sessions · AUT-8 rotation of session keys
 """
 
 from __future__ import annotations

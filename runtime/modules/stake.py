@@ -3,6 +3,8 @@
 Added, moved or transferred stake is pending until the subnet's next payout. Removed stake goes to the coldkey's list of
 unbondings and is paid out on request once it has matured (`unbond_blocks`; 0 pays at once). A raise of a take acts one epoch
 after it was announced, a decrease at once.
+
+Rules: STK-5 unbonding · STK-6 moves and transfers · STK-9 takes · STK-10 amounts
 """
 
 from __future__ import annotations

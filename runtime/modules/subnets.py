@@ -3,6 +3,8 @@
 A subnet is one market: neurons under uids, a registration price, parameters, a tempo and pots that fill block by block
 and are paid at its epochs. Netuid 0 is root: its members vote on the subnets' shares of emission, its epochs pay root
 dividends. A netuid is never used twice.
+
+Rules: NET-10 records of a subnet
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Everything that stands under the hotkey moves: uid, stake of all coldkeys, avera
 record, receipts, commitments. The uid and the block of its registration stay, so a swap renews no immunity. What the old
 hotkey committed to and has not revealed cannot be revealed by the new one: reveal first. Each module moves its own rows
 (`hooks.hotkey_swapped`).
+
+Rules: KEY-3 hotkey swap · KEY-4 limits of hotkey swaps
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@
 
 Keys, seals and secrets of an epoch go when its reveal window closes. The work of a block is bounded by the boxes that it
 opens; what waits longest is opened at the latest in the block in which the epoch runs, before it.
+
+Rules: TLK-1 sealing · TLK-2 keys and secrets · TLK-3 opening · TLK-4 too few secrets · TLK-5 beacon
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@
 `VERSION` names the rules whose form the state has: those of the last block. A certain upgrade makes the next block's rules
 others (`next_version`). Programs without them must be able to find that out: the keys, values and meaning of both tables
 are the same in all versions for ever.
+
+Rules: UPG-1 schedule of an upgrade · UPG-2 readiness
 """
 
 from __future__ import annotations

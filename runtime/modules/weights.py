@@ -8,6 +8,8 @@
 A commit may carry its row sealed to the authorities (`timelock.py`): then they open it, and nobody reveals it by hand.
 
 A row is stored scaled to a largest value of 65535, sorted by uid, without zeros. Who commits nothing keeps the row.
+
+Rules: WGT-4 commitments · WGT-5 windows · WGT-6 the last commit counts · WGT-7 forfeits · WGT-8 root votes
 """
 
 from __future__ import annotations

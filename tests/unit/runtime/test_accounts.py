@@ -17,6 +17,7 @@ def key(n):
     return KeyPair.from_seed(bytes([n]) * 32)
 
 
+# rule: ACC-3, FEE-1
 def test_transfer_moves_money_and_recycles_the_fee(devnet):
     alice, bob = devnet.cold("neuron code"), devnet.cold("neuron json")
     before, issued = devnet.free(alice.public), accounts.issuance(devnet.view)
@@ -39,6 +40,7 @@ def test_transfer_of_all(devnet, keep_alive):
     assert devnet.free(new.public) > 999 * Q
 
 
+# rule: ACC-2
 def test_reaped_account_keeps_its_nonce_until_its_extrinsics_are_dead(devnet):
     alice, new = devnet.cold("neuron code"), key(9)
     devnet.call(alice, "accounts.transfer", new.public, None, False)
@@ -53,6 +55,7 @@ def test_reaped_account_keeps_its_nonce_until_its_extrinsics_are_dead(devnet):
     assert accounts.account(context.state, alice.public).nonce == 1  # in use again: the nonce stays
 
 
+# rule: ACC-2
 def test_unused_tombstone_is_forgotten(devnet):
     alice, new = devnet.cold("neuron code"), key(9)
     devnet.call(alice, "accounts.transfer", new.public, None, False)
@@ -73,6 +76,7 @@ def test_a_removed_hotkey_s_nonce_is_forgotten_unless_it_goes_on(devnet):
     assert fees.FREE_FAILURES.get(context.state, hot.public) is None
 
 
+# rule: ACC-3
 @pytest.mark.parametrize(
     ("to", "amount", "keep_alive", "error"),
     [
@@ -102,6 +106,7 @@ def test_malformed_amounts_never_reach_the_call(devnet, amount):
     assert caught.value.data["index"] == 0
 
 
+# rule: ACC-4
 def test_faucet_has_a_limit_per_session(devnet):
     new = key(9)
     assert devnet.call(new, "accounts.faucet", 600 * Q) == ""
@@ -132,6 +137,7 @@ def test_a_faucet_call_that_gives_nothing_leaves_no_row_of_an_unknown_key(devnet
 OPS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3), st.integers(0, 3), st.integers(0, 2000)), max_size=40)
 
 
+# rule: ACC-1
 @given(OPS)
 def test_no_sequence_of_entries_creates_or_loses_money(ops):
     from genesis.build import empty_context
@@ -178,6 +184,7 @@ def refuse_now():
     raise Rejected("InsufficientBalance")
 
 
+# rule: ACC-1
 def test_more_than_u64_is_refused(devnet):
     context = devnet.context()
     accounts.ACCOUNT.put(context.state, bytes(32), value=Account((1 << 64) - 1, 0, 0))

@@ -44,6 +44,7 @@ def active(devnet):
 # --- leaders -----------------------------------------------------------------------------------------------------
 
 
+# rule: AUT-2
 def test_three_missed_turns_skip_a_leader_and_a_heartbeat_brings_it_back(devnet):
     for _ in range(2):
         devnet.block(proposer=1, round_=1, missed=[0])
@@ -64,6 +65,7 @@ def test_leading_a_block_forgives_missed_turns(devnet):
     assert active(devnet) == (0, 1, 2, 3)
 
 
+# rule: AUT-2
 def test_at_most_f_are_skipped_at_once(devnet):
     for _ in range(6):
         devnet.block(proposer=3, round_=3, missed=[0, 1, 2])
@@ -80,6 +82,7 @@ def test_uptime_counts_signers_and_leaders(devnet):
 # --- heartbeats --------------------------------------------------------------------------------------------------
 
 
+# rule: AUT-3
 def test_heartbeats_are_only_for_those_who_need_them(devnet):
     devnet.skip(3)
     first = heartbeat(devnet, 0)  # advertises versions for the first time
@@ -103,6 +106,7 @@ def test_silent_authorities_may_send_one_heartbeat_a_session(devnet):
     devnet.block(signers=[0, 1, 2], inherents=[heartbeat(devnet, 3)])
 
 
+# rule: AUT-3
 @pytest.mark.parametrize("change", ["session", "stranger", "domain", "garbage", "tampered"])
 def test_bad_heartbeats_are_refused(devnet, change):
     kind, payload = heartbeat(devnet, 0)
@@ -120,6 +124,7 @@ def test_bad_heartbeats_are_refused(devnet, change):
 # --- evidence ----------------------------------------------------------------------------------------------------
 
 
+# rule: AUT-4
 @pytest.mark.parametrize("kind", [votes.PREVOTE, votes.PRECOMMIT, votes.PROPOSAL])
 def test_evidence_disables_at_once_and_for_good(devnet, kind):
     devnet.skip(2)
@@ -132,6 +137,7 @@ def test_evidence_disables_at_once_and_for_good(devnet, kind):
         devnet.block(inherents=[double_vote(devnet, devnet.session(2), kind=kind)])
 
 
+# rule: AUT-4
 def test_bad_evidence_is_refused(devnet):
     devnet.skip(3)
     key = devnet.session(1)
@@ -178,6 +184,7 @@ def test_evidence_leaves_the_window(devnet):
     assert devnet.audit() == []
 
 
+# rule: BLK-4
 def test_the_proposer_chooses_valid_inherents_in_the_one_order(devnet):
     devnet.skip(2)
     good = [heartbeat(devnet, 1), double_vote(devnet, devnet.session(2)), heartbeat(devnet, 0)]

@@ -12,6 +12,7 @@ from runtime.modules import accounts, coldkeys
 Q = 10**9
 
 
+# rule: KEY-5
 def test_other_calls_are_not_even_admitted(devnet):
     thief, new = devnet.cold("neuron code"), KeyPair.from_seed(b"\x07" * 32).public
     assert devnet.call(thief, coldkeys.ANNOUNCE, coldkeys.swap_hash(new)) == ""

@@ -27,6 +27,7 @@ rao = st.integers(0, 21 * 10**15)
 # --- prices
 
 
+# rule: REG-1
 @pytest.mark.parametrize(
     ("half_life", "factor"),
     [(1, 2147483648), (10, 4007346185), (100, 4265299790), (360, 4286705684), (7200, 4294553838), (36100, 4294884830)],
@@ -36,6 +37,7 @@ def test_decay_factor_is_the_greatest_that_halves(half_life: int, factor: int) -
     assert fpow(factor, half_life) <= HALF < fpow(factor + 1, half_life)
 
 
+# rule: REG-1
 def test_price_halves_in_a_half_life_in_one_step_or_in_many() -> None:
     factor, price = decay_factor_q32(360), Q
     for _ in range(360):
@@ -52,6 +54,7 @@ def test_decay_never_rises_and_stays_in_bounds(price: int, blocks: int, more: in
     assert 500_000 <= later <= first <= 100 * Q
 
 
+# rule: REG-2
 def test_registrations_bump_the_price_and_are_clamped() -> None:
     assert bumped_price_rao(Q, 1_260_000, 1, 0, MOST) == 1_260_000_000
     assert bumped_price_rao(Q, 1_260_000, 3, 0, MOST) == 2_000_376_000
@@ -60,6 +63,7 @@ def test_registrations_bump_the_price_and_are_clamped() -> None:
     assert bumped_price_rao(7, 1_260_000, 0, 10, MOST) == 7
 
 
+# rule: NET-1
 def test_subnet_lock_doubles_and_falls_linearly() -> None:
     args = {"floor_rao": Q, "interval_blocks": 1000, "emission_rao": Q}
     assert subnet_lock_rao(5 * Q, None, 77, **args) == 5 * Q
@@ -73,6 +77,7 @@ def test_subnet_lock_doubles_and_falls_linearly() -> None:
 # --- emission
 
 
+# rule: EMI-1
 @pytest.mark.parametrize(
     ("issuance", "emission"),
     [(0, Q), (10_500_000 * Q, Q // 2), (15_750_000 * Q, Q // 4), (18_375_000 * Q, Q // 8), (10_500_000 * Q - 1, Q)],
@@ -114,6 +119,7 @@ def test_average_stays_between_value_and_target(value: int, target: int, blocks:
     assert min(value, target) <= step_average(value, target, blocks, window) <= max(value, target)
 
 
+# rule: REG-9
 def test_pruning_score_follows_pay_in_basis_points() -> None:
     full = 10_000 << 16
     assert pruning_score(0, 5, 5) == full // 10
@@ -133,6 +139,7 @@ def due(block: int, **given_: int | None) -> bool:
     return epoch_due(block, **settings)  # type: ignore[arg-type]
 
 
+# rule: SCH-1
 def test_epoch_is_due_after_a_tempo_when_deferred_or_when_overdue() -> None:
     assert not due(114) and due(115) and due(200)
     assert due(103, pending_at=103) and not due(102, pending_at=103)
@@ -140,6 +147,7 @@ def test_epoch_is_due_after_a_tempo_when_deferred_or_when_overdue() -> None:
     assert not due(999, tempo=0, pending_at=5)
 
 
+# rule: SCH-2
 def test_blocks_left_and_stagger() -> None:
     assert blocks_until_epoch(100, tempo=15, last_epoch_block=100) == 15
     assert blocks_until_epoch(130, tempo=15, last_epoch_block=100) == 0
@@ -148,6 +156,7 @@ def test_blocks_left_and_stagger() -> None:
     assert commit_epoch(7, due=False) == 7 and commit_epoch(7, due=True) == 8
 
 
+# rule: WGT-5
 def test_reveal_is_open_in_exactly_one_epoch() -> None:
     assert [reveal_window(4, epoch, 2) for epoch in (4, 5, 6, 7)] == [
         Window.EARLY, Window.EARLY, Window.OPEN, Window.EXPIRED,
@@ -162,10 +171,12 @@ def prune(*rows: tuple[int, int, int], **given_: object) -> int | None:
     return uid_to_prune([Candidate(*row) for row in rows], 1000, **settings)  # type: ignore[arg-type]
 
 
+# rule: REG-7
 def test_lowest_score_goes_then_the_oldest_then_the_lowest_uid() -> None:
     assert prune((5, 1, 0), (4, 9, 1), (4, 8, 2), (4, 8, 3)) == 2
 
 
+# rule: REG-7
 def test_immune_neurons_go_only_when_too_few_others_remain() -> None:
     assert prune((9, 1, 0), (0, 950, 1)) == 0
     assert prune((9, 1, 0), (0, 950, 1), min_non_immune=1) == 1
@@ -179,6 +190,7 @@ def test_protected_neurons_never_go() -> None:
     assert prune((9, 1, 0), min_non_immune=1) is None
 
 
+# rule: REG-8
 def test_few_may_be_replaced_in_one_period() -> None:
     assert [prune_limit(count) for count in (0, 1, 16, 31, 32, 256)] == [1, 1, 1, 1, 2, 16]
 
@@ -186,6 +198,7 @@ def test_few_may_be_replaced_in_one_period() -> None:
 # --- splits
 
 
+# rule: EMI-3
 @given(rao, st.integers(0, 11796), st.integers(16384, 49151), st.integers(0, ONE))
 def test_pots_sum_to_the_emission(emission: int, cut: int, miners: int, root: int) -> None:
     pots = split_emission(emission, owner_cut=cut, miner_share=miners, root_share_q32=root)
@@ -198,6 +211,7 @@ def test_pots_of_a_whole_emission() -> None:
     assert part_u16(Q, 6553) == 99_992_370
 
 
+# rule: EMI-2
 @given(rao, st.lists(st.tuples(st.integers(0, ONE), st.integers(0, ONE)), max_size=8))
 def test_mint_is_split_without_loss_or_not_minted(mint: int, rows: list[tuple[int, int]]) -> None:
     shares, withheld = [row[0] for row in rows], [row[1] for row in rows]
@@ -207,6 +221,7 @@ def test_mint_is_split_without_loss_or_not_minted(mint: int, rows: list[tuple[in
         assert sum(parts) == mint
 
 
+# rule: EMI-4
 def test_root_share_weighs_root_stake() -> None:
     half = 1 << 63
     assert root_share_q32(half, 100, 50) == ONE // 2

@@ -28,6 +28,7 @@ def transfer(devnet, amount=Q, **options):
 # --- pure --------------------------------------------------------------------------------------------------------
 
 
+# rule: BLK-1
 def test_the_same_block_gives_the_same_result_and_leaves_the_view_alone(devnet):
     devnet.skip(3)
     before, extrinsic = dict(devnet.rows), transfer(devnet)
@@ -72,6 +73,7 @@ def test_invariants_hold_through_epochs(devnet):
 # --- admission ---------------------------------------------------------------------------------------------------
 
 
+# rule: BLK-2
 def test_admission_tells_what_the_pool_needs(devnet):
     extrinsic = transfer(devnet, tip=7, nonce=3)
     admission = devnet.runtime.admit(devnet.view, extrinsic, devnet.next_height)
@@ -80,6 +82,7 @@ def test_admission_tells_what_the_pool_needs(devnet):
     assert admission.fee_rao == outcome.fee_rao and admission.priority == Priority.NORMAL and admission.weight == 18
 
 
+# rule: BLK-2
 @pytest.mark.parametrize(
     ("change", "error"),
     [
@@ -110,6 +113,7 @@ def test_inadmissible_extrinsics_are_named_and_invalidate_a_block(devnet, change
     assert caught.value.data["index"] == 1
 
 
+# rule: BLK-3
 def test_a_nonce_gap_waits_in_the_pool_and_invalidates_a_block(devnet):
     gap = transfer(devnet, nonce=1)
     assert devnet.runtime.admit(devnet.view, gap, 1).ready_nonce == 0
@@ -118,6 +122,7 @@ def test_a_nonce_gap_waits_in_the_pool_and_invalidates_a_block(devnet):
     assert [o.error for o in devnet.block(transfer(devnet), gap).outcomes] == ["", ""]
 
 
+# rule: BLK-2
 def test_an_extrinsic_lives_exactly_its_period(devnet):
     extrinsic = transfer(devnet, period=8)
     devnet.skip(7)
@@ -127,6 +132,7 @@ def test_an_extrinsic_lives_exactly_its_period(devnet):
         devnet.block(extrinsic)
 
 
+# rule: BLK-11
 def test_birth_blocks_are_remembered_in_a_ring(devnet):
     devnet.skip(3)
     assert [devnet.runtime.birth_hash(devnet.view, h) for h in range(4)] == [*[devnet.hashes[h] for h in range(3)], None]
@@ -147,6 +153,7 @@ def test_rate_limited_prechecks_run_in_the_pool(devnet):
 # --- fees and undo -----------------------------------------------------------------------------------------------
 
 
+# rule: BLK-6
 def test_a_refused_call_keeps_its_fee_and_nothing_else(devnet):
     alice = devnet.cold(CODE)
     before = devnet.free(alice.public)
@@ -157,6 +164,7 @@ def test_a_refused_call_keeps_its_fee_and_nothing_else(devnet):
     assert "Transfer" not in devnet.names(result)
 
 
+# rule: BLK-1
 def test_outcomes_point_at_their_events(devnet):
     result = devnet.block(transfer(devnet), transfer(devnet, amount=10**6 * Q, nonce=1), transfer(devnet, nonce=2))
     names = devnet.names(result)
@@ -164,6 +172,7 @@ def test_outcomes_point_at_their_events(devnet):
     assert spans == [["Transfer"], [], ["Transfer"]]
 
 
+# rule: FEE-4
 def test_the_tip_goes_to_the_author_and_the_fee_is_recycled(devnet):
     author = devnet.cold("authority 2").public
     before = devnet.free(author)
@@ -173,6 +182,7 @@ def test_the_tip_goes_to_the_author_and_the_fee_is_recycled(devnet):
     assert recycled == [["fees", result.outcomes[0].fee_rao - 5 * Q]]
 
 
+# rule: FEE-2
 def test_fees_rise_in_full_blocks_and_fall_again(devnet):
     context = devnet.context()
     full = chain.info(context.state).max_block_weight
@@ -191,6 +201,7 @@ def test_fees_rise_in_full_blocks_and_fall_again(devnet):
     assert fees.multiplier_ppm(context.state) == fees.ONE_PPM
 
 
+# rule: FEE-3
 def test_failing_free_calls_cost_in_the_end(devnet):
     hot = devnet.hot(CODE)
     for _ in range(fees.FREE_FAILURES_ALLOWED):
@@ -216,6 +227,7 @@ def test_a_dry_run_says_what_would_happen(devnet):
 # --- blocks as a whole -------------------------------------------------------------------------------------------
 
 
+# rule: BLK-5
 def test_a_block_has_a_weight_limit(devnet):
     genesis = build_genesis(replace(devnet.spec, max_block_weight=30))
     devnet.genesis, devnet.rows = genesis, dict(genesis.state)
@@ -232,6 +244,7 @@ def test_a_block_of_a_wrong_session_is_invalid(devnet):
         devnet.runtime.apply_block(devnet.view, context, [], [])
 
 
+# rule: BLK-4
 @pytest.mark.parametrize("inherents", [[(99, b"")], [(HEARTBEAT, b"\xff")], [(1, b"")]])
 def test_unknown_and_malformed_inherents_invalidate_a_block(devnet, inherents):
     with pytest.raises(Rejected, match="Inherent|Heartbeat|Evidence"):
@@ -245,6 +258,7 @@ def test_an_unknown_runtime_version_stops_the_node(devnet):
     assert caught.value.exit_code == 8
 
 
+# rule: INV-2
 def test_money_from_nowhere_stops_the_node(devnet, monkeypatch):
     def steal(context, to, amount, keep_alive):
         accounts.credit(context, to, amount, "nowhere")
@@ -267,6 +281,7 @@ def test_an_overflow_inside_a_call_is_a_refusal(devnet, monkeypatch):
 # --- batches -----------------------------------------------------------------------------------------------------
 
 
+# rule: BLK-8
 def test_batch_is_atomic_and_batch_each_is_not(devnet):
     alice, bob = devnet.cold(CODE), devnet.cold(JSON).public
     good, bad = (devnet.inner("accounts.transfer", bob, amount, True) for amount in (Q, 10**6 * Q))
@@ -280,6 +295,7 @@ def test_batch_is_atomic_and_batch_each_is_not(devnet):
     assert devnet.audit() == []
 
 
+# rule: BLK-7
 def test_a_batch_weighs_what_it_holds(devnet):
     item = devnet.inner("accounts.transfer", devnet.cold(JSON).public, Q, True)
     one = devnet.execute(devnet.sign(devnet.cold(CODE), "keyring.batch", [item])).weight
@@ -287,6 +303,7 @@ def test_a_batch_weighs_what_it_holds(devnet):
     assert three - one == 16
 
 
+# rule: BLK-7
 @pytest.mark.parametrize(
     ("calls", "error"),
     [

@@ -25,6 +25,7 @@ def after_an_epoch(devnet):
 # --- sudo --------------------------------------------------------------------------------------------------------
 
 
+# rule: GOV-1
 def test_sudo_runs_calls_as_root_for_its_key_only(devnet):
     inner = devnet.inner("governance.set_global_param", "fee_base_rao", 5)
     assert devnet.call(devnet.cold("neuron code"), "governance.sudo", inner) == "RequireSudo"
@@ -56,6 +57,7 @@ def test_sudo_runs_a_batch_but_no_sudo(devnet):
         devnet.root("governance.sudo", first)
 
 
+# rule: GOV-1
 def test_root_origin_ends_with_the_call(devnet):
     bad = devnet.inner("governance.set_global_param", "fee_base_rao", -1)
     good = devnet.inner("governance.set_global_param", "fee_base_rao", 5)
@@ -79,12 +81,14 @@ def test_the_sudo_key_can_be_given_away_and_thrown_away(devnet):
 # --- parameters --------------------------------------------------------------------------------------------------
 
 
+# rule: PAR-1
 def test_every_default_is_within_its_bounds_and_documented():
     for param in params.PARAMS.values():
         assert params.bounds_problem(param, param.default) == "" and param.about, param.name
         assert param.low <= (param.owner_low or param.low) <= (param.owner_high or param.high) <= param.high
 
 
+# rule: PAR-1
 @pytest.mark.parametrize(
     ("name", "value", "error"),
     [
@@ -126,6 +130,7 @@ def test_genesis_constants_stay(devnet):
     assert devnet.root("governance.set_global_param", "tempo", 20) == "UnknownParam"
 
 
+# rule: PAR-2
 def test_an_owner_sets_what_the_table_gives_to_owners(devnet):
     nobody_is_sudo(devnet)
     after_an_epoch(devnet)
@@ -144,6 +149,7 @@ def test_nobody_owns_root_or_what_is_not_there(devnet):
     assert owner_sets(devnet, "immunity_period", 100, netuid=9) == "SubnetNotExists"
 
 
+# rule: PAR-2
 def test_owners_change_nothing_shortly_before_an_epoch(devnet):
     nobody_is_sudo(devnet)
     after_an_epoch(devnet)
@@ -160,6 +166,7 @@ def _set(devnet, name, value):
     return devnet.sign(devnet.cold("owner"), "governance.set_subnet_param", 1, name, value)
 
 
+# rule: PAR-2
 def test_owners_change_each_parameter_once_in_two_tempos(devnet):
     nobody_is_sudo(devnet)
     after_an_epoch(devnet)

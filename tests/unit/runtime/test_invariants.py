@@ -19,6 +19,7 @@ def test_a_devnet_is_healthy_through_its_first_epochs(devnet):
     assert audit(devnet, deep=True) == []
 
 
+# rule: INV-1
 def test_every_unit_of_the_issuance_has_a_place(devnet):
     devnet.skip(20)
     held = invariants.holdings_rao(devnet.view)
@@ -26,6 +27,7 @@ def test_every_unit_of_the_issuance_has_a_place(devnet):
     assert held["account"] == (18 * 1_000 + 4 * 100) * 10**9
 
 
+# rule: INV-1
 @pytest.mark.parametrize(
     ("damage", "rule"),
     [
@@ -50,6 +52,7 @@ def test_damage_is_found_and_named(devnet, damage, rule):
     assert rule in {violation.rule for violation in found}
 
 
+# rule: INV-5
 def test_the_next_block_halts_on_damage(devnet):
     who = devnet.cold("neuron code").public
     devnet.rows[ACCOUNT.key(who)] = ACCOUNT.encode(Account(1, 0, 0))
@@ -58,6 +61,7 @@ def test_the_next_block_halts_on_damage(devnet):
     assert caught.value.exit_code == 22 and "I1" in caught.value.data["violations"][0]
 
 
+# rule: INV-2
 def test_conservation_counts_only_what_the_block_touched(devnet):
     context = devnet.context()
     accounts.mint(context, 700, "test")

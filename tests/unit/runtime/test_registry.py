@@ -11,6 +11,7 @@ from runtime import registry
 from runtime.registry import CALLS, ERRORS, EVENTS, call, decode_args, error, event, refuse
 
 
+# rule: BLK-12
 def test_every_call_is_documented_and_its_function_takes_its_arguments():
     for entry in CALLS.values():
         assert entry.about.endswith(".") and entry.name.count(".") == 1 and entry.work > 0, entry.name
@@ -26,6 +27,7 @@ def test_every_error_says_what_happened():
         assert rule.cause, rule.name
 
 
+# rule: BLK-12
 def test_numbers_of_events_and_errors_are_unique():
     assert len({kind.name for kind in EVENTS.values()}) == len(EVENTS)
     assert len({rule.number for rule in ERRORS.values()}) == len(ERRORS)

@@ -24,6 +24,7 @@ def v6(text):
 # --- addresses ---------------------------------------------------------------------------------------------------
 
 
+# rule: SRV-1
 @pytest.mark.parametrize(
     ("ip", "port", "private", "problem"),
     [
@@ -63,6 +64,7 @@ def test_serve_is_free_and_readable(devnet):
     assert devnet.audit() == []
 
 
+# rule: SRV-1
 @pytest.mark.parametrize(
     ("netuid", "given", "error"),
     [
@@ -85,6 +87,7 @@ def test_malformed_records_never_reach_the_call(devnet, given):
         devnet.call(devnet.hot("neuron code"), "serving.serve", 1, given)
 
 
+# rule: SRV-2
 def test_records_change_only_so_often_even_around_an_unserve(devnet):
     hot = devnet.hot("neuron code")
     assert devnet.root("governance.set_subnet_param", 1, "serving_rate_limit", 5) == ""
@@ -132,6 +135,7 @@ def commit(devnet, epoch, who="validator 0", count=5, netuid=1):
     return devnet.call(key, "serving.commit_receipts", netuid, epoch, ROOT, count)
 
 
+# rule: SRV-3
 def test_receipts_are_committed_once_for_the_running_or_last_epoch(devnet):
     assert commit(devnet, 1) == "InvalidReceiptEpoch"
     assert commit(devnet, 0, count=0) == "NoReceipts"
@@ -157,6 +161,7 @@ def test_receipts_are_free(devnet):
     assert (result.outcomes[0].error, result.outcomes[0].fee_rao) == ("", 0)
 
 
+# rule: SRV-3
 def test_roots_are_kept_for_64_epochs(devnet):
     context = devnet.context()
     value = serving.ReceiptsRoot(ROOT, 1, 1)

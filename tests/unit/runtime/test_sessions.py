@@ -88,6 +88,7 @@ def bond_of(devnet, account):
 # --- the proposed set ----------------------------------------------------------------------------------------------
 
 
+# rule: AUT-7
 def test_a_newcomer_gets_its_seat_after_heartbeat_and_bond(short):
     owner = short.cold("owner")
     assert short.root("authorities.propose_set", [*seats(short), newcomer(short, 0)]) == ""
@@ -110,6 +111,7 @@ def test_a_newcomer_gets_its_seat_after_heartbeat_and_bond(short):
     assert authorities.candidates(short.view) == [] and short.audit() == []
 
 
+# rule: AUT-7
 def test_from_four_to_seven_to_one_over_sessions(short):
     """Each session adds and removes max(1, f): a light client that knows one set always knows a quorum of the next."""
     for who in ("owner", "validator 0", "validator 1"):
@@ -141,6 +143,7 @@ def test_one_authority_can_hand_over_to_another(devnet):
     assert keys_of(short) == [NEW[0].public]
 
 
+# rule: AUT-1
 @pytest.mark.parametrize("change", ["unproven", "not a point", "twice", "offender", "another's", "announced", "empty tempo"])
 def test_sets_that_cannot_be_are_refused(short, change):
     owner = short.cold("owner").public
@@ -206,6 +209,7 @@ def test_a_chain_that_seals_on_demand_keeps_its_authority(devnet):
 # --- rotation ------------------------------------------------------------------------------------------------------
 
 
+# rule: AUT-8
 def test_a_session_key_is_replaced_in_its_place(short):
     account, old = short.cold("authority 1"), short.session(1)
     args = (old.public, NEW[0].public, proof(short, account.public, NEW[0]))
@@ -222,6 +226,7 @@ def test_a_session_key_is_replaced_in_its_place(short):
     assert short.audit() == []
 
 
+# rule: AUT-8
 def test_a_rotated_key_still_answers_for_what_it_signed(short):
     account, old = short.cold("authority 1"), short.session(1)
     args = (old.public, NEW[0].public, proof(short, account.public, NEW[0]))
@@ -259,6 +264,7 @@ def test_an_offender_loses_its_seat_and_a_part_of_its_bond_at_the_sessions_end(s
     assert short.call(short.cold("authority 2"), "authorities.unbond", 95 * Q) == "", "no seat, no duty"
 
 
+# rule: AUT-5
 def test_a_third_of_the_set_loses_everything_also_what_is_unbonding(short):
     short.skip(2)
     first, second = short.cold("authority 2"), short.cold("authority 3")
@@ -312,6 +318,7 @@ def test_the_last_authority_stays_though_convicted(devnet):
     assert sessions._next_set(context, 0) == [short.session(0).public]
 
 
+# rule: AUT-5
 @pytest.mark.parametrize(("offenders", "n", "ppm"), [
     (1, 4, 50_000), (2, 4, 1_000_000), (1, 3, 1_000_000), (1, 1, 1_000_000), (1, 7, 50_000), (2, 7, 525_000),
     (3, 7, 1_000_000), (33, 100, 1_000_000 - 950_000 // 33 - 1), (34, 100, 1_000_000),
@@ -323,6 +330,7 @@ def test_shares_of_a_slash(offenders, n, ppm):
 # --- bonds ---------------------------------------------------------------------------------------------------------
 
 
+# rule: AUT-6
 def test_bonds_are_put_down_and_taken_back_after_their_time(short):
     short.root("governance.set_global_param", "authority_unbond_sessions", 1)
     member, other = short.cold("authority 0"), short.cold("validator 0")

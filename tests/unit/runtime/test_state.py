@@ -22,6 +22,7 @@ VALUES = st.one_of(st.none(), st.binary(max_size=2))
 WRITES = st.lists(st.tuples(KEYS, VALUES), max_size=12)
 
 
+# rule: BLK-10
 @given(st.dictionaries(KEYS, st.binary(max_size=2)), WRITES, WRITES)
 def test_overlay_behaves_like_a_copied_dictionary(below, kept, undone):
     state, model = State(Below(below)), dict(below)

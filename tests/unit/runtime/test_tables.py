@@ -41,6 +41,7 @@ def table(monkeypatch):
     return Table(999, "test", Row, u16_field("netuid"), key_field("key"))
 
 
+# rule: BLK-9
 def test_rows_round_trip_in_numeric_order(table):
     state = State(Empty())
     for netuid in (256, 1, 300, 2):
@@ -58,6 +59,7 @@ def test_deleting_what_is_not_there_writes_nothing(table):
     assert state.changes() == {} and state.mark() == 0
 
 
+# rule: BLK-9
 def test_keys_and_values_are_checked(table):
     with pytest.raises(AssertionError):
         table.key(1, b"short")

@@ -30,6 +30,7 @@ def sample(n: int = 6, *, seed: int = 1, yuma3: bool = True, density: float = 0.
     return epoch(inputs, EpochParams(yuma3=yuma3))
 
 
+# rule: EPO-17
 @pytest.mark.parametrize("seed", range(20))
 def test_a_record_restores_every_value(seed: int) -> None:
     trace = sample(seed % 9, seed=seed, yuma3=seed % 2 == 0)
@@ -119,6 +120,7 @@ def damaged() -> list[tuple[str, Any]]:
     ]
 
 
+# rule: EPO-17
 @pytest.mark.parametrize(("what", "record"), damaged(), ids=[what for what, _ in damaged()])
 def test_a_damaged_record_is_refused(what: str, record: Any) -> None:
     with pytest.raises(DecodeError):

@@ -57,6 +57,7 @@ def waiting(chain):
 # --- calls -------------------------------------------------------------------------------------------------------
 
 
+# rule: UPG-1
 def test_root_schedules_one_upgrade_to_newer_rules_a_session_ahead(chain):
     height = chain.next_height + SESSION
     assert chain.call(chain.cold("owner"), "governance.schedule_upgrade", NEXT, height) == "RequireSudo"
@@ -87,6 +88,7 @@ def test_ready_are_those_who_told_and_can_act(chain):
     assert found.ready == (keys[3],) and not found.is_enough
 
 
+# rule: UPG-2
 def test_an_upgrade_becomes_certain_when_enough_are_ready(chain):
     tell(chain, 0, 1, 2)
     at = chain.next_height + SESSION
@@ -96,6 +98,7 @@ def test_an_upgrade_becomes_certain_when_enough_are_ready(chain):
     assert upgrades.state_version(chain.view) == upgrades.CURRENT and chain.audit() == []
 
 
+# rule: UPG-2
 def test_it_is_postponed_by_sessions_while_too_few_are_ready_and_follows_when_they_are(chain):
     tell(chain, 0, 1)
     at = chain.next_height + SESSION
@@ -143,6 +146,7 @@ def test_rules_do_not_execute_a_block_of_other_rules(chain):
         certain(chain).block()
 
 
+# rule: UPG-4
 def test_a_program_without_the_version_stops_before_its_first_block_and_says_what_to_do(chain):
     runtime, view = VersionedRuntime(chain.genesis.genesis_hash), certain(chain).view
     assert runtime.version_at(view) == NEXT and runtime.known == tuple(sorted(RULES))
@@ -186,6 +190,7 @@ def migration(version, log, *, before=(), after=(), keys=1):
     return Migration(version, f"to {version}", lambda state: before, run, lambda state: after)
 
 
+# rule: UPG-3
 def test_migrations_of_all_versions_between_run_in_order(chain):
     log, context = [], certain(chain).context()
     upgrades.UPGRADE.put(context.state, value=replace(waiting(chain), version=NEXT + 1))
@@ -201,6 +206,7 @@ def test_migrations_of_all_versions_between_run_in_order(chain):
 FAULTS = [{"before": ["a row is missing"]}, {"after": ["a row is left"]}, {"keys": MAX_MIGRATED_KEYS + 1}]
 
 
+# rule: UPG-3
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_migration_that_does_not_fit_stops_the_node(chain, fault):
     with pytest.raises(InvariantBroken, match="is missing|is left|touched 5001 keys"):

@@ -16,6 +16,7 @@ def test_a_good_row_has_no_fault() -> None:
     assert wc.row_fault([], [], 0, RULES._replace(min_allowed=0)) == "InvalidValue"
 
 
+# rule: WGT-1
 @pytest.mark.parametrize(
     ("uids", "values", "version", "changes", "fault"),
     [
@@ -36,6 +37,7 @@ def test_every_fault_has_its_name(uids: list[int], values: list[int], version: i
     assert wc.row_fault(uids, values, version, RULES._replace(**changes)) == fault
 
 
+# rule: WGT-1
 def test_the_first_fault_counts() -> None:
     """A row with every fault loses them one by one, in the order of the rules."""
     rules = RULES._replace(permit=False, stake_threshold=1, version_required=1, min_allowed=6, weight_limit=1)
@@ -75,10 +77,12 @@ def test_minimum_length_follows_a_small_subnet() -> None:
     assert wc.minimum_fault([1], 0, 2, 1024) == "WeightVecLengthIsLow"
 
 
+# rule: WGT-2
 def test_the_stored_row_is_scaled_sorted_and_without_zeros() -> None:
     assert wc.prepared_row([5, 1, 3], [10, 20, 0]) == [(1, 65535), (5, 32768)]
 
 
+# rule: WGT-2
 @given(st.lists(u16, max_size=40))
 def test_scaling_rounds_half_up_and_keeps_the_order(values: list[int]) -> None:
     scaled, top = wc.max_upscale(values), max(values, default=0)
@@ -97,6 +101,7 @@ def test_share_limit_is_exact(values: list[int], limit: int) -> None:
     assert wc.share_within(values, limit) == all(value * 65535 <= limit * sum(values) for value in values)
 
 
+# rule: WGT-3
 def test_rate_limit_passes_at_the_limit_and_the_first_time() -> None:
     assert wc.rate_fault(150, 50, 100) is None and wc.rate_fault(5, None, 100) is None
     assert wc.rate_fault(149, 50, 100) == "SettingWeightsTooFast"

@@ -36,6 +36,7 @@ def five(**given_: Any) -> EpochInputs:
 # --- literal numbers
 
 
+# rule: EPO-7
 def test_classic_epoch() -> None:
     trace = yuma.epoch(five(), EpochParams(yuma3=False))
     assert trace.stake_share[:3] == [2576980377, 1288490188, 429496729]
@@ -63,12 +64,14 @@ def test_classic_epoch_with_the_peers_payout_loses_a_little() -> None:
     assert all(0 <= ours - theirs < 250 for ours, theirs in zip(trace.pay_rao, peer, strict=True))
 
 
+# rule: EPO-9
 def test_second_classic_epoch_builds_on_stored_bonds() -> None:
     params = EpochParams(yuma3=False)
     first = yuma.epoch(five(), params)
     assert yuma.epoch(five(bonds=first.bonds_u16), params).dividends[:3] == [2748773968, 1202595385, 343597942]
 
 
+# rule: EPO-10
 def test_yuma3_epoch() -> None:
     trace = yuma.epoch(five(), EpochParams())
     assert trace.dividends[:3] == [3006467497, 1073749251, 214750547]
@@ -78,6 +81,7 @@ def test_yuma3_epoch() -> None:
     assert trace.validator_rao[:3] == [349998881307, 125000864646, 25000254047]
 
 
+# rule: EPO-13
 def test_forfeiting_minority_votes_zero_and_is_not_paid() -> None:
     trace = yuma.epoch(five(forfeit=[False, True, False, False, False]), EpochParams())
     assert trace.consensus == yuma.epoch(five(), EpochParams()).consensus
@@ -88,6 +92,7 @@ def test_forfeiting_minority_votes_zero_and_is_not_paid() -> None:
     assert trace.validator_rao[:3] == [470085194560, 0, 29914805440]
 
 
+# rule: EPO-13
 def test_forfeiting_majority_leaves_the_pot() -> None:
     trace = yuma.epoch(five(forfeit=[True, False, False, False, False]), EpochParams())
     assert not any(trace.consensus) and not any(trace.pay_rao) and not any(trace.pay_weights)
@@ -97,17 +102,20 @@ def test_forfeiting_majority_leaves_the_pot() -> None:
 # --- each rule on its own
 
 
+# rule: EPO-2
 def test_stake_below_the_threshold_counts_nothing() -> None:
     assert yuma.voting_stake([9, 10, 11], 10) == [0, 10, 11]
     assert yuma.voting_stake([9, 10, 11], 10, exempt=0) == [9, 10, 11]
 
 
+# rule: EPO-3
 def test_permits_go_to_the_largest_stakes_and_ties_to_the_higher_uid() -> None:
     assert yuma.topk_nonzero([5, 7, 5, 0, 5], 2) == [False, True, False, False, True]
     assert yuma.topk_nonzero([5, 0, 0], 3) == [True, False, False]
     assert yuma.topk_nonzero([5, 7], 0) == [False, False]
 
 
+# rule: EPO-3
 def test_a_vote_needs_both_permits() -> None:
     subnet = inputs([5, 7, 0], [[(2, 1)], [(2, 1)], []], permit=[True, False, False])
     assert yuma.epoch(subnet, EpochParams()).active_stake_rao == [5, 0, 0]
@@ -117,12 +125,14 @@ def test_a_vote_needs_both_permits() -> None:
     assert yuma.epoch(subnet, one).permit == [False, True, False]
 
 
+# rule: EPO-4
 def test_inactivity_starts_after_the_cutoff() -> None:
     subnet = inputs([5, 5, 0], [[(2, 1)], [(2, 1)], []], active_at=[150, 149, 0])
     trace = yuma.epoch(subnet, EpochParams(activity_cutoff=50))
     assert trace.active == [True, False, False] and trace.active_stake_rao == [5, 0, 0]
 
 
+# rule: EPO-5
 def test_weights_that_do_not_count() -> None:
     every: list[Row] = [[(0, 7), (1, 7), (2, 7), (3, 7)] for _ in range(4)]
     subnet = inputs(
@@ -141,17 +151,20 @@ def test_zero_weights_are_no_votes() -> None:
     assert yuma.epoch(inputs([5, 0, 0], [[(1, 0), (2, 9)], [], []]), EpochParams()).raw_weights[0] == [(2, 9)]
 
 
+# rule: EPO-6
 @pytest.mark.parametrize(("kappa", "total", "need"), [(32767, 2, 1), (32768, 2, 2), (65535, 7, 7), (0, 7, 0), (1, 0, 0)])
 def test_need_is_the_least_support_that_suffices(kappa: int, total: int, need: int) -> None:
     assert yuma.support_needed(kappa, total) == need
     assert 65535 * need >= kappa * total and (need == 0 or 65535 * (need - 1) < kappa * total)
 
 
+# rule: EPO-6
 def test_threshold_is_exact_where_64_bits_would_wrap() -> None:
     supply = 21 * 10**15
     assert yuma.support_needed(32767, supply) == -(-32767 * supply // 65535) > supply // 2 - supply // 10**4
 
 
+# rule: EPO-6
 def test_consensus_counts_support_that_is_exactly_enough() -> None:
     voters: list[tuple[Row, int]] = [([(0, 9)], 2), ([(0, 5)], 1), ([], 1)]
     assert yuma.consensus(voters, 2, 1) == [9] and yuma.consensus(voters, 3, 1) == [5]
@@ -159,12 +172,14 @@ def test_consensus_counts_support_that_is_exactly_enough() -> None:
     assert yuma.consensus([([(0, 9)], 0)], 0, 1) == [0]  # without stake there is no vote
 
 
+# rule: EPO-8
 def test_bond_weights_lie_between_given_and_clipped() -> None:
     given_, cut = [[(0, 100), (1, 50)]], [[(0, 40), (1, 50)]]
     assert yuma.blended(given_, cut, 0) is given_ and yuma.blended(given_, cut, 65535) is cut
     assert yuma.blended(given_, cut, 1, 4) == [[(0, 85), (1, 50)]]
 
 
+# rule: EPO-12
 def test_bonds_towards_a_replaced_neuron_are_void() -> None:
     subnet = inputs(
         [5, 0, 0], [[(1, 1)], [], []], bonds=[[(1, 30000), (2, 30000)], [], []], registered_at=[0, 50, 89],
@@ -175,6 +190,7 @@ def test_bonds_towards_a_replaced_neuron_are_void() -> None:
     assert yuma.bonds_from(200, 15, None) == 185 and yuma.bonds_from(5, 15, None) == 0
 
 
+# rule: EPO-10
 def test_a_bond_whose_weight_is_left_out_decays() -> None:
     alpha = ONE // 4
     moved = yuma.ema_rows([[(1, ONE), (2, ONE)]], [[(2, ONE), (3, ONE)]], alpha)
@@ -189,6 +205,7 @@ def test_bonds_never_exceed_one() -> None:
     assert yuma.ema_rows([[(0, 3 * ONE)]], [[(0, 3 * ONE)]], ONE // 2) == [[(0, ONE)]]
 
 
+# rule: EPO-9
 def test_a_resting_bond_keeps_its_value() -> None:
     """3/5 of a column in every epoch: stored, loaded and stored again without loss."""
     params, subnet = EpochParams(yuma3=False), inputs([3, 2, 0], [[(2, 1)], [(2, 1)], []])
@@ -199,12 +216,14 @@ def test_a_resting_bond_keeps_its_value() -> None:
     assert first == later == [[(2, 65535)], [(2, 43690)], []]
 
 
+# rule: EPO-12
 def test_bond_rows_are_kept_with_a_new_permit_only() -> None:
     subnet = inputs([5, 7, 0], [[(2, 1)], [(2, 1)], []])
     trace = yuma.epoch(subnet, EpochParams(max_validators=1, permit_twice=False))
     assert trace.bonds_u16[0] == [] and trace.bonds_u16[1] and trace.bonds_after[0]
 
 
+# rule: EPO-11
 def test_liquid_alpha_is_a_sigmoid_between_its_bounds() -> None:
     low, high = ONE // 10, ONE * 3 // 10
     near = yuma.liquid_alpha(ONE // 5, ONE // 5, ONE // 5, low, high, 1000)
@@ -214,6 +233,7 @@ def test_liquid_alpha_is_a_sigmoid_between_its_bounds() -> None:
     assert yuma.liquid_alpha(ONE, 0, 0, low, high, 0) == low + (high - low) // 2
 
 
+# rule: EPO-14
 def test_without_scores_validators_are_paid_by_stake() -> None:
     empty = inputs([3, 1, 0], [[], [], []])
     trace = yuma.epoch(empty, EpochParams())
@@ -225,6 +245,7 @@ def test_without_scores_validators_are_paid_by_stake() -> None:
     assert yuma.epoch(gone, EpochParams()).validator_rao == [0, E12, 0]
 
 
+# rule: EPO-15
 def test_an_extra_voter_counts_without_a_uid() -> None:
     """A row without uid, a third as strong as the others together, tips the balance and is not paid."""
     subnet = inputs([2, 1, 0, 0], [[(2, 1)], [(3, 1)], [], []])
@@ -290,6 +311,7 @@ def random_subnet(seed: int, *, forfeits: bool = False, distinct: bool = False) 
     return subnet, params
 
 
+# rule: EPO-14
 @given(seeds)
 @settings(max_examples=150, deadline=None)
 def test_pay_is_the_pot_exactly_or_nothing_and_never_for_who_forfeits(seed: int) -> None:
@@ -349,6 +371,7 @@ def test_a_validator_without_stake_changes_nothing(seed: int) -> None:
     assert two.incentive[-1] == two.dividends[-1] == 0
 
 
+# rule: EPO-6
 @given(seeds)
 @settings(max_examples=150, deadline=None)
 def test_consensus_is_the_pivot_of_the_weighted_quantile(seed: int) -> None:

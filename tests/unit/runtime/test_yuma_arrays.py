@@ -52,6 +52,7 @@ def params(chance: random.Random, n: int) -> EpochParams:
     )
 
 
+# rule: EPO-16
 @pytest.mark.parametrize("seed", range(6))
 def test_every_value_of_random_epochs_agrees_with_the_law(seed: int) -> None:
     chance = random.Random(seed)
@@ -109,6 +110,7 @@ def edges() -> Iterator[int]:
         yield from (max(0, (1 << power) - 1), 1 << power, min(ONE, (1 << power) + 1))
 
 
+# rule: EPO-16
 def test_products_and_quotients_at_their_edges() -> None:
     values = sorted(dict.fromkeys(edges()))
     a, b = (np.array(part, dtype=np.int64) for part in zip(*[(x, y) for x in values for y in values]))

@@ -51,6 +51,7 @@ def broken(chain, devnet, monkeypatch):
     return caught.value
 
 
+# rule: INV-5
 def test_a_dump_reproduces_the_violation_without_a_database(broken, tmp_path, monkeypatch):
     file = tmp_path / "1-22.block"
     file.write_bytes(broken.dump)

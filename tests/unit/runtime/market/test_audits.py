@@ -77,6 +77,7 @@ DAMAGE = {
 }
 
 
+# rule: INV-4, REG-6
 @pytest.mark.parametrize("what", DAMAGE)
 def test_damage_is_found_and_named(healthy, what):
     rule, text, damage = DAMAGE[what]
@@ -84,6 +85,7 @@ def test_damage_is_found_and_named(healthy, what):
     assert any(found.rule == rule and text in found.what for found in invariants.audit(healthy.state)), what
 
 
+# rule: INV-3
 def test_a_nonce_never_goes_back(healthy):
     who = healthy.key("miner 0")
     accounts.ACCOUNT.put(healthy.state, who, value=accounts.Account(healthy.free(who), 0, 5))

@@ -37,6 +37,7 @@ def votes(world, index):
     return children.voting_stake_parts(world.state, 1, hot(world, index))
 
 
+# rule: CHD-2
 def test_children_count_after_their_waiting_time_at_the_end_of_an_epoch(family):
     before = votes(family, 0), votes(family, 1)
     family.call("children.set", cold(family, 1), hot(family, 1), 1, [[HALF, hot(family, 0)]])
@@ -51,6 +52,7 @@ def test_children_count_after_their_waiting_time_at_the_end_of_an_epoch(family):
     family.next_block()
 
 
+# rule: CHD-3
 def test_lent_stake_votes_once(family):
     lend(family)
     parent = pools.pool(family.state, 1, hot(family, 1)).consensus_rao
@@ -85,6 +87,7 @@ def value(world, index, netuid=1):
     return pools.pool(world.state, netuid, hot(world, index)).value_rao
 
 
+# rule: CHD-4
 def test_a_child_s_dividend_is_its_parents_by_their_stake(family):
     lend(family)
     stage = children.contributions(family.state, 1, hot(family, 0))
@@ -104,6 +107,7 @@ def test_a_child_s_dividend_is_its_parents_by_their_stake(family):
     family.next_block()
 
 
+# rule: CHD-4
 def test_a_child_keeps_its_take_of_what_is_not_its_owner_s(family):
     lend(family, share=WHOLE)
     family.set("delegate_take_rate_limit", 0)
@@ -119,6 +123,7 @@ def test_a_child_keeps_its_take_of_what_is_not_its_owner_s(family):
     assert 0.88 < share < 0.92
 
 
+# rule: CHD-4
 def test_one_owner_pays_itself_no_take(family):
     hotkeys.OWNERS.put(family.state, hot(family, 0), value=cold(family, 1))
     hotkeys.OWNED.delete(family.state, cold(family, 0), hot(family, 0))
@@ -130,6 +135,7 @@ def test_one_owner_pays_itself_no_take(family):
     assert value(family, 1) - before > row.paid.validator_rao[0] * 38 // 100
 
 
+# rule: CHD-5
 def test_a_raise_of_a_child_s_take_is_announced_and_limited(family):
     family.call("children.set_take", cold(family, 0), hot(family, 0), 1, 5000)
     take = children.child_take(family.state, 1, hot(family, 0))
@@ -142,6 +148,7 @@ def test_a_raise_of_a_child_s_take_is_announced_and_limited(family):
     assert family.refused("children.set_take", cold(family, 0), hot(family, 0), 0, 5) == "InvalidChildkeyTake"
 
 
+# rule: CHD-1
 def test_refusals(family):
     signer, parent, child = cold(family, 1), hot(family, 1), hot(family, 0)
 
@@ -163,6 +170,7 @@ def test_refusals(family):
     assert refused([]) == "ChildrenRateLimitExceeded"
 
 
+# rule: CHD-1
 def test_parent_and_child_cannot_be_each_other_s(family):
     lend(family)
     error = family.refused("children.set", cold(family, 0), hot(family, 0), 1, [[1, hot(family, 1)]])
@@ -217,6 +225,7 @@ def test_a_full_child_keeps_those_who_lend_most(family, monkeypatch):
     family.next_block()
 
 
+# rule: CHD-3
 @settings(max_examples=25, deadline=None)
 @given(st.lists(
     st.tuples(st.integers(0, 3), st.lists(st.tuples(st.integers(1, 1 << 62), st.integers(0, 3)), max_size=3)), max_size=8

@@ -39,6 +39,7 @@ def announce(world, cold, new):
     world.call(ANNOUNCE, cold, coldkeys.swap_hash(new))
 
 
+# rule: KEY-7
 def test_everything_that_an_account_has_moves(ready):
     cold, hot, new, other = ready.key("validator 0"), ready.key("validator 0 hot"), ready.key("new"), ready.key("miner 1")
     state = ready.state
@@ -74,6 +75,7 @@ def test_everything_that_an_account_has_moves(ready):
     ready.call("stake.remove", new, hot, 1, None)
 
 
+# rule: KEY-5
 def test_an_announced_account_does_nothing_else(ready):
     cold, hot, new, friend = ready.key("validator 0"), ready.key("validator 0 hot"), ready.key("new"), ready.key("miner 0")
     ready.call("proxies.add", cold, friend, proxies.ANY, 0)
@@ -105,6 +107,7 @@ def test_no_fee_is_taken_from_an_announced_account(ready):
         hooks.run_call_guards(ready.context, entry)
 
 
+# rule: KEY-6
 def test_delays(ready):
     cold, new = ready.key("validator 0"), ready.key("new")
     assert ready.refused(SWAP, cold, new) == ready.refused(CLEAR, cold) == "ColdkeySwapNotAnnounced"
@@ -124,6 +127,7 @@ def test_delays(ready):
     assert coldkeys.announcement_of(ready.state, cold) is None
 
 
+# rule: KEY-8
 @pytest.mark.parametrize("use", ["hotkey", "owner", "staker", "reserved", "unbonding", "announced", "same", "authority"])
 def test_the_new_key_is_fresh(ready, use):
     cold, new = ready.key("validator 0"), ready.key("fresh")
@@ -151,6 +155,7 @@ def test_the_new_key_is_fresh(ready, use):
     assert ready.refused(SWAP, cold, new) == "NewColdkeyInUse"
 
 
+# rule: KEY-8
 def test_refusals(ready, monkeypatch):
     cold, poor = ready.key("validator 0"), ready.key("poor")
     assert ready.refused(ANNOUNCE, poor, bytes(32)) == "NotEnoughBalanceToPaySwap"
@@ -166,6 +171,7 @@ def test_refusals(ready, monkeypatch):
     assert ready.refused(SWAP, ready.key("validator 1"), ready.key("new")) == "TooMuchToSwap"
 
 
+# rule: KEY-7
 def test_what_was_announced_as_a_delegate_stays_with_its_deposit(ready):
     cold, new, real = ready.key("validator 0"), ready.key("new"), ready.key("miner 0")
     ready.call("proxies.add", real, cold, proxies.ANY, 2)

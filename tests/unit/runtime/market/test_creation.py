@@ -20,6 +20,7 @@ def create(world, who="a", hot="a hot", most=10**12, name="images"):
     return world.refused("subnets.register_network", world.key(who), world.key(hot), most, name)
 
 
+# rule: NET-2
 def test_a_created_subnet_waits_for_its_start(rich):
     assert create(rich) == ""
     row = subnets.subnet(rich.state, 2)
@@ -41,6 +42,7 @@ def test_a_created_subnet_waits_for_its_start(rich):
     assert sum(emission.pots(rich.state, 2).amounts_rao) == rich.Q // 2
 
 
+# rule: NET-2
 def test_price_limits_and_refusals(rich):
     assert create(rich, hot="owner hot") == "NonAssociatedColdKey"
     assert create(rich, most=10 * rich.Q - 1) == "CannotAffordLockCost"
@@ -57,6 +59,7 @@ def test_price_limits_and_refusals(rich):
     assert subnets.subnet(rich.state, 3).lock_rao == after
 
 
+# rule: NET-3
 def test_a_subnet_created_by_call_runs_epochs_with_the_default_parameters(rich):
     assert create(rich) == ""
     assert subnets.next_epoch(rich.state, 2, rich.height).blocks_left <= 360

@@ -39,6 +39,7 @@ def rows_of(world, netuid):
     }
 
 
+# rule: NET-7
 def test_all_stake_and_bonds_come_back_and_nothing_remains(ending):
     miner, owner = ending.key("miner 0"), ending.key("owner")
     ending.call("stake.add", miner, ending.key("validator 0 hot"), 1, 7 * ending.Q)
@@ -84,6 +85,7 @@ def test_a_full_list_of_unbondings_is_paid_at_once(ending, monkeypatch):
     assert stake.unbonding_rao(ending.state, cold) == 0 and ending.free(cold) > before
 
 
+# rule: NET-8
 def test_the_lock_comes_back_but_for_a_tenth_and_the_netuid_never(ending):
     cold, hot = ending.key("miner 0"), ending.key("miner 0 hot")
     ending.set("network_min_lock_rao", 100 * ending.Q)
@@ -118,6 +120,7 @@ def test_emission_goes_to_the_others_from_that_block_on(ending):
     assert sum(emission.pots(ending.state, 2).amounts_rao) - before == ending.Q
 
 
+# rule: NET-7
 def test_while_it_ends_nothing_new_begins(ending):
     owner, miner = ending.key("owner"), ending.key("miner 0")
     ending.call("neurons.register", miner, 1, ending.key("late"), 50 * ending.Q)  # settled in the next block
@@ -133,6 +136,7 @@ def test_while_it_ends_nothing_new_begins(ending):
     assert ending.epoch(1) == epoch  # no epoch runs
 
 
+# rule: NET-7
 def test_who_may(market):
     owner = market.key("owner")
     assert params.get(market.state, "network_immunity_period") > 0

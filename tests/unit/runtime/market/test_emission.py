@@ -30,6 +30,7 @@ def pots(world, netuid=1):
 # --- minting -----------------------------------------------------------------------------------------------------
 
 
+# rule: EMI-3
 def test_each_block_fills_the_four_pots(market):
     market.next_block()
     owner, server, validator, root = pots(market).amounts_rao
@@ -50,6 +51,7 @@ def test_parameters_of_the_split(market):
     assert (owner, server) == (0, market.Q * 16384 // 65535)
 
 
+# rule: EMI-1
 def test_emission_halves_with_the_issuance_and_never_exceeds_the_cap(market):
     market.set("supply_cap", 4000 * market.Q)
     issued = accounts.issuance(market.state)
@@ -61,6 +63,7 @@ def test_emission_halves_with_the_issuance_and_never_exceeds_the_cap(market):
     assert market.context.minted_rao == 0 and accounts.issuance(market.state) == issued
 
 
+# rule: EMI-2
 def test_nothing_is_minted_without_a_started_subnet(make_empty):
     world = make_empty()
     world.set("initial_block_emission", world.Q)
@@ -81,6 +84,7 @@ def many(world, count, tempo=10):
         )
 
 
+# rule: SCH-3
 def test_epochs_beyond_the_limit_wait_for_the_next_block(market):
     many(market, 4)
     market.set("max_epochs_per_block", 2)
@@ -99,6 +103,7 @@ def test_epochs_beyond_the_limit_wait_for_the_next_block(market):
     assert all(subnets.tempo(market.state, netuid).pending_at is None for netuid in range(1, 6))
 
 
+# rule: NET-10
 def test_epoch_state_after_an_epoch(market):
     market.next_block(10)
     assert vars(subnets.tempo(market.state, 1)) == {
@@ -114,6 +119,7 @@ def test_epoch_state_after_an_epoch(market):
 # --- payouts -----------------------------------------------------------------------------------------------------
 
 
+# rule: EMI-5
 def test_a_payout_empties_the_pots_and_everybody_gets_the_part_of_the_trace(market):
     market.next_block()
     vote(market, [(2, 3), (3, 1)])
@@ -134,6 +140,7 @@ def test_a_payout_empties_the_pots_and_everybody_gets_the_part_of_the_trace(mark
     assert pools.pool(market.state, 1, market.key("owner hot")).value_rao == row.paid.owner_rao > 0
 
 
+# rule: EMI-5
 def test_dividends_pay_the_take_to_the_owner_and_the_rest_to_all(market):
     stake.genesis_stake(market.context, market.key("validator 0 hot"), 1, market.key("nominator"), 600 * market.Q)
     market.next_block()
@@ -152,6 +159,7 @@ def test_dividends_pay_the_take_to_the_owner_and_the_rest_to_all(market):
     assert got["validator 0"] == pytest.approx((dividend - cut) / 2 + cut, abs=3)
 
 
+# rule: EMI-7
 def test_unpaid_server_pot_is_carried_once_then_recycled(market):
     market.to_next_epoch(1)
     server = pots(market).amounts_rao[1]
@@ -167,6 +175,7 @@ def test_unpaid_server_pot_is_carried_once_then_recycled(market):
     assert sum(market.row(1, 3).paid.server_rao) == 2 * server  # the carried part is paid with the new one
 
 
+# rule: EMI-6
 def test_what_the_owners_miners_earn_is_recycled_and_lowers_the_emission(market):
     many(market, 1)
     neurons.genesis_register(market.context, 1, market.key("owner hot"), market.key("owner"))
@@ -184,6 +193,7 @@ def test_what_the_owners_miners_earn_is_recycled_and_lowers_the_emission(market)
     assert sum(pots(market).amounts_rao) == pytest.approx(market.Q * .75 / 1.75, rel=1e-6)
 
 
+# rule: EMI-7
 def test_a_subnet_without_validators_carries_then_recycles_everything_but_the_owners_cut(empty):
     empty.set("initial_block_emission", empty.Q)
     empty.to_next_epoch(1)
@@ -193,6 +203,7 @@ def test_a_subnet_without_validators_carries_then_recycles_everything_but_the_ow
     assert pots(empty).amounts_rao == [0, 0, 0, 0]
 
 
+# rule: REG-9
 def test_pruning_score_follows_the_part_of_the_pot(market):
     market.next_block()
     vote(market, [(2, 1)])
@@ -209,6 +220,7 @@ def test_pruning_score_follows_the_part_of_the_pot(market):
 # --- root --------------------------------------------------------------------------------------------------------
 
 
+# rule: EMI-8
 def test_root_dividends_are_paid_at_roots_epoch_to_root_stake(market):
     market.set("tempo", 14, 0)
     market.to_next_epoch(1)
@@ -275,10 +287,12 @@ class TestVotedShares:
     def step(self, old, votes, blocks=1, window=1, netuids=(1, 2, 3, 4)):
         return voted_shares(old, netuids, votes, kappa=self.KAPPA, blocks=blocks, window_blocks=window)
 
+    # rule: EMI-10
     def test_no_votes_split_equally(self):
         assert self.step({1: ONE}, [([], 5), ([(9, 1)], 5)]) == equal_shares([1, 2, 3, 4])
         assert self.step({}, [], netuids=()) == {}
 
+    # rule: EMI-9
     def test_a_minority_cannot_move_emission_to_its_own_subnet(self):
         old = equal_shares([1, 2, 3, 4])
         honest = [(n, 1) for n in (1, 2, 3)]
@@ -288,6 +302,7 @@ class TestVotedShares:
             after = self.step(after, [([(4, 1)], 60), (honest, 40)])
         assert after[4] == pytest.approx(ONE / 4, rel=1e-5)
 
+    # rule: EMI-9
     def test_two_thirds_are_a_consensus(self):
         old = equal_shares([1, 2, 3, 4])
         after = self.step(old, [([(4, 1)], 2), ([(1, 1)], 1)])
@@ -302,11 +317,13 @@ class TestVotedShares:
     def test_votes_without_stake_change_nothing(self):
         assert self.step({1: ONE}, [([(4, 1)], 0)]) == {1: ONE, 2: 0, 3: 0, 4: 0}
 
+    # rule: EMI-10
     def test_what_a_dissolved_subnet_had_goes_to_the_others_pro_rata(self):
         old = {1: ONE // 2, 2: ONE // 4, 3: ONE // 4}
         after = self.step(old, [([(1, 1)], 1), ([(2, 1)], 1), ([(3, 1)], 1)], netuids=(1, 2))
         assert after[1] == pytest.approx(ONE * 2 / 3, rel=1e-6) and sum(after.values()) == ONE
 
+    # rule: EMI-9
     @given(
         st.lists(
             st.tuples(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 65535)), max_size=4), st.integers(0, 10**16)),
@@ -327,6 +344,7 @@ class TestVotedShares:
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 65535)), max_size=5)
 
 
+# rule: EMI-5
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.integers(0, 10**15), min_size=4, max_size=4), ROWS, ROWS, st.lists(st.integers(0, 3), max_size=2),

@@ -34,6 +34,7 @@ def commit_and_reveal(world, rows):
 # --- in ----------------------------------------------------------------------------------------------------------
 
 
+# rule: EPO-1
 def test_inputs_come_from_state(market):
     market.next_block(2)
     commit_and_reveal(market, {0: [(2, 2), (3, 1)]})
@@ -52,6 +53,7 @@ def test_inputs_come_from_state(market):
     assert stage.hotkeys[4] == epochs.VACANT and stage.hotkeys[2] == market.key("miner 0 hot")
 
 
+# rule: EPO-1
 def test_parameters_come_from_the_table(market):
     assert epochs.epoch_params(market.state, 1).activity_cutoff == 13889 * 10 // 1000
     for name, value in (
@@ -96,6 +98,7 @@ def test_a_validator_that_loses_its_permit_loses_its_bonds(market):
     assert weights.WEIGHTS.get(market.state, 1, 1)  # the row stays for the day the permit comes back
 
 
+# rule: EPO-5
 def test_weights_do_not_pass_to_the_next_neuron_under_a_uid(market):
     market.next_block()
     commit_and_reveal(market, {0: [(2, 1)], 1: [(2, 1)]})
@@ -130,6 +133,7 @@ def test_an_epoch_of_an_empty_subnet(empty):
 # --- the history row ---------------------------------------------------------------------------------------------
 
 
+# rule: EPO-18
 def test_the_history_row_explains_the_epoch_and_its_hash_is_in_the_events(market):
     market.next_block()
     commit_and_reveal(market, {0: [(2, 3), (3, 1)], 1: [(2, 1), (3, 1)]})
@@ -212,6 +216,7 @@ def run(world, step):
     return world.refused(kind, cold, *args)
 
 
+# rule: INV-4
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(STEP, st.integers(0, 2)), min_size=5, max_size=60))
 def test_invariants_hold_under_random_calls(make_market, steps):
@@ -234,6 +239,7 @@ def test_invariants_hold_under_random_calls(make_market, steps):
     world.next_block(15)  # every block is audited: I1 to I8
 
 
+# rule: BLK-6
 def test_a_refused_call_leaves_no_trace(market):
     market.next_block()
     before, events = dict(market.state.items(b"")), list(market.context.events)

@@ -28,6 +28,7 @@ def challenge(world, who="miner 0", most=100):
     world.call("subnets.challenge", world.key(who), world.key(f"{who} sub"), most * world.Q, "newcomer")
 
 
+# rule: NET-4
 def test_the_weakest_oldest_subnet_past_its_immunity_is_challenged(full):
     assert full.refused("subnets.register_network", full.key("miner 0"), full.key("x"), 10 * full.Q, "") == "SubnetLimitReached"
     assert evictions.weakest(full.state, full.height) is None, "subnets 2 and 3 are immune; so is 1"
@@ -42,6 +43,7 @@ def test_the_weakest_oldest_subnet_past_its_immunity_is_challenged(full):
     full.next_block()
 
 
+# rule: NET-6
 def test_after_the_notice_the_slot_is_the_challenger_s(full):
     full.next_block(10)
     price, rich = creation.lock_cost_rao(full.state, full.height), full.free(full.key("miner 0"))
@@ -61,6 +63,7 @@ def test_after_the_notice_the_slot_is_the_challenger_s(full):
     full.next_block()
 
 
+# rule: NET-5
 def test_the_owner_keeps_the_slot_by_paying_the_same_into_its_lock(full):
     full.next_block(10)
     before = {who: full.free(full.key(who)) for who in ("miner 0", "validator 0")}
@@ -79,6 +82,7 @@ def test_the_owner_keeps_the_slot_by_paying_the_same_into_its_lock(full):
     assert evictions.weakest(full.state, full.height) == 2
 
 
+# rule: NET-6
 def test_a_challenged_subnet_that_ends_otherwise_leaves_its_slot_too(full):
     full.next_block(10)
     challenge(full)
@@ -113,6 +117,7 @@ def test_refusals(full):
     assert full.refused("subnets.challenge", who, hot, 9 * full.Q, "") == "SubnetSlotsFree"
 
 
+# rule: NET-4
 def test_each_challenge_makes_the_next_one_dearer(full):
     full.set("network_lock_reduction_interval", 100_800)
     full.next_block(10)

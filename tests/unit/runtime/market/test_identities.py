@@ -9,6 +9,7 @@ WHO = ["Ada", "https://example.org", "writes programs", b"\x05" * 32]
 SUBNET = ["prose", "", "bytes of text", "bytes", b""]
 
 
+# rule: IDN-1
 def test_an_identity_stands_while_its_deposit_does(market):
     cold = market.key("miner 0")
     market.call("identities.set", cold, WHO)
@@ -22,6 +23,7 @@ def test_an_identity_stands_while_its_deposit_does(market):
     market.next_block()
 
 
+# rule: IDN-2
 def test_a_subnet_says_what_it_is_for(market):
     market.call("subnets.set_identity", market.key("owner"), 1, SUBNET)
     assert identities.subnet_identity_of(market.state, 1).task == "bytes"
@@ -30,6 +32,7 @@ def test_a_subnet_says_what_it_is_for(market):
     assert market.refused("subnets.set_identity", market.key("owner"), 1, SUBNET[:4]) == "BadArguments"
 
 
+# rule: IDN-1
 @pytest.mark.parametrize(("identity", "error"), [
     (["x" * 65, "", "", b""], "BadArguments"), (["x", "", "y" * 512, b""], "InvalidIdentity"),
     (["x", "", "", b"\x01" * 31], "InvalidIdentity"), (["x", "", "", b"\x01" * 33], "BadArguments"),
@@ -47,6 +50,7 @@ def test_an_identity_is_for_owners_of_hotkeys_with_money(market):
     assert market.refused("identities.set", market.key("miner 0"), WHO) == "NotEnoughBalance"
 
 
+# rule: IDN-3
 def test_a_neuron_commits_within_its_space(market):
     hot = market.key("miner 0 hot")
     market.call("serving.set_commitment", hot, 1, [b"\x07" * 32], False)
@@ -74,6 +78,7 @@ def test_commitments_of_others_and_bad_ones(market):
     assert not market.is_free("serving.set_commitment", market.key("stranger"), 1, [b"x"], False)
 
 
+# rule: IDN-4
 def test_something_new_drops_the_bonds_on_it_where_the_subnet_allows(market):
     hot = market.key("miner 0 hot")
     uid = market.uid(1, hot)

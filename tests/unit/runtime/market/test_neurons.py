@@ -18,6 +18,7 @@ def bid(world, name, max_price, netuid=1):
     return world.refused("neurons.register", world.key(name), netuid, world.key(name + " hot"), max_price)
 
 
+# rule: REG-3
 def test_register_is_settled_in_the_next_block(empty):
     empty.next_block()
     before = price(empty)
@@ -39,6 +40,7 @@ def test_register_is_settled_in_the_next_block(empty):
     assert (row.registered_at, row.active_at, row.weights_at, row.updated_at) == (2, 2, None, 2)
 
 
+# rule: REG-4
 def test_highest_bids_win_and_pay_the_best_losing_one(empty):
     for name, amount in (("a", 3), ("b", 9), ("c", 5), ("d", 4)):
         assert bid(empty, name, amount * empty.Q) == ""
@@ -53,6 +55,7 @@ def test_highest_bids_win_and_pay_the_best_losing_one(empty):
     assert price(empty) > before * 126 // 100 * 125 // 100  # two registrations multiply the price twice
 
 
+# rule: REG-4
 def test_ties_are_broken_by_the_beacon(empty):
     bids = [(empty.key(name), Bid(1, empty.key(name + " hot"), 7)) for name in "abcdef"]
     orders = {
@@ -64,6 +67,7 @@ def test_ties_are_broken_by_the_beacon(empty):
     assert sorted([*bids, high], key=lambda row: auction_rank(*row, bytes(32)))[0] == high
 
 
+# rule: KEY-1
 def test_the_first_of_two_coldkeys_gets_a_contested_hotkey(empty):
     for name, amount in (("a", 3), ("b", 9)):
         empty.fund(empty.key(name), 10 * empty.Q)
@@ -78,6 +82,7 @@ def test_the_first_of_two_coldkeys_gets_a_contested_hotkey(empty):
     )
 
 
+# rule: REG-3
 def test_what_a_registration_refuses(empty):
     a, hot, q = empty.key("a"), empty.key("a hot"), empty.Q
     assert empty.refused("neurons.register", a, 0, hot, q) == "RegistrationNotPermittedOnRootSubnet"
@@ -109,6 +114,7 @@ def test_bids_of_several_subnets_are_settled_apart(empty):
 # --- price -------------------------------------------------------------------------------------------------------
 
 
+# rule: NET-10
 def test_price_halves_and_a_new_half_life_does_not_rewrite_the_past(empty):
     empty.set("burn_half_life", 10, 1)
     empty.next_block(10)
@@ -123,6 +129,7 @@ def test_price_halves_and_a_new_half_life_does_not_rewrite_the_past(empty):
 # --- bonds -------------------------------------------------------------------------------------------------------
 
 
+# rule: REG-5
 def test_bond_comes_back_in_ten_parts(empty):
     bid(empty, "a", 2 * empty.Q)
     empty.next_block()
@@ -141,6 +148,7 @@ def test_bond_comes_back_in_ten_parts(empty):
     assert empty.named("BondReturned") == []
 
 
+# rule: REG-5
 def test_leaving_forfeits_the_bond_and_frees_the_uid(empty):
     for name in "ab":
         bid(empty, name, 2 * empty.Q)
@@ -181,6 +189,7 @@ def set_scores(world, values):
     neurons.SCORES.put(world.state, 1, value=neurons.Scores(**{**vars(old), "score": pack_u64(values)}))
 
 
+# rule: REG-5
 def test_full_subnet_replaces_the_lowest_score_and_returns_its_bond(empty):
     full(empty)
     set_scores(empty, [50 - n for n in range(16)])
@@ -197,6 +206,7 @@ def test_full_subnet_replaces_the_lowest_score_and_returns_its_bond(empty):
     assert subnets.subnet(empty.state, 1).n == 16
 
 
+# rule: REG-8
 def test_at_most_a_sixteenth_is_replaced_per_immunity_period(empty):
     full(empty)
     bid(empty, "x", 3 * empty.Q)
@@ -211,6 +221,7 @@ def test_at_most_a_sixteenth_is_replaced_per_immunity_period(empty):
     assert empty.named("RegistrationSettled")[0][2] == [empty.key("x hot")]
 
 
+# rule: REG-7
 def test_owner_is_never_replaced_and_immunity_protects_the_young(empty):
     empty.set("max_allowed_uids", 32, 1)
     full(empty, size=32, max_regs_per_block=2)
@@ -228,6 +239,7 @@ def test_owner_is_never_replaced_and_immunity_protects_the_young(empty):
     assert registration.uids_to_prune(empty.state, 1, empty.height, 2) == [0, 1]  # the owner's is past immunity now
 
 
+# rule: REG-6
 def test_max_uids_cannot_fall_below_the_uids_in_use(empty):
     full(empty, min_allowed_uids=2)
     with pytest.raises(Exception, match="uids are in use"):
@@ -237,6 +249,7 @@ def test_max_uids_cannot_fall_below_the_uids_in_use(empty):
 # --- root --------------------------------------------------------------------------------------------------------
 
 
+# rule: REG-10
 def test_root_seats(empty, monkeypatch):
     monkeypatch.setattr(registration, "ROOT_SEATS", 2)
     empty.set("max_regs_per_block", 2, 0)
@@ -262,6 +275,7 @@ def test_root_seats(empty, monkeypatch):
 BIDS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7), st.integers(1, 40)), max_size=12)
 
 
+# rule: REG-4
 @settings(max_examples=25, deadline=None)
 @given(BIDS, st.integers(1, 4), st.integers(2, 4))
 def test_winners_of_an_auction_pay_one_price_that_none_of_them_exceeds(make_empty, bids, winners_allowed, uids):

@@ -10,6 +10,7 @@ def pair(name):
     return KeyPair.from_seed(blake2b(name.encode(), digest_size=32).digest())
 
 
+# rule: KEY-2
 def test_a_hotkey_agrees_to_its_coldkey_by_a_signature(empty):
     cold, hot = empty.key("cold"), pair("hot")
     proof = hot.sign("hotkey", empty.genesis_hash, cold + hot.public)
@@ -25,6 +26,7 @@ def test_a_hotkey_agrees_to_its_coldkey_by_a_signature(empty):
     empty.next_block()
 
 
+# rule: NET-9
 def test_a_subnet_changes_hands_at_most_so_often(market):
     owner, new = market.key("owner"), market.key("miner 0")
     market.set("owner_change_rate_limit", 5)

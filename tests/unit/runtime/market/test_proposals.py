@@ -47,12 +47,14 @@ def cast(world, index, number, aye=True):
     world.call("governance.vote", cold, hot, number, aye)
 
 
+# rule: GOV-2
 def test_one_seat_counts_for_a_tenth_at_most(council):
     weights = proposals.seat_weights(council.state)
     assert [weights[keys(council, index)[1]] // council.Q for index in range(5)] == [50, 40, 50, 50, 50]
     assert proposals.count(council.state, 0).eligible_rao == 240 * council.Q
 
 
+# rule: GOV-3
 def test_a_majority_approves_at_once_and_the_delay_enacts(council):
     number = propose(council)
     deposit = params.get(council.state, "proposal_deposit_rao")
@@ -75,6 +77,7 @@ def test_a_majority_approves_at_once_and_the_delay_enacts(council):
     council.next_block()
 
 
+# rule: GOV-3
 @pytest.mark.parametrize(("ayes", "nays", "carried"), [
     ([0, 2], [], True), ([1], [], False), ([0], [3], False), ([0, 1], [2], True), ([], [], False), ([], [0, 1, 2, 3, 4], False),
 ])
@@ -104,12 +107,14 @@ def test_a_vote_can_be_changed_but_not_repeated(council):
     assert [row[2] for row in council.named("Voted")] == [AYE, NAY]
 
 
+# rule: GOV-2
 def test_stake_that_came_today_has_no_vote(council):
     cold, hot = keys(council, 1)
     council.call("stake.add", cold, hot, 0, 100 * council.Q)
     assert proposals.seat_weights(council.state)[hot] == 40 * council.Q
 
 
+# rule: GOV-4
 def test_two_thirds_cancel_even_what_is_approved(council):
     number = propose(council)
     for index in (0, 1, 2):
@@ -126,6 +131,7 @@ def test_two_thirds_cancel_even_what_is_approved(council):
     assert CANCEL not in dict(proposals.VOTES.items(council.state)).values()
 
 
+# rule: GOV-5
 def test_an_open_vote_that_is_cancelled_returns_the_deposit(council):
     number = propose(council)
     for index in (1, 2, 3, 4):
@@ -134,6 +140,7 @@ def test_an_open_vote_that_is_cancelled_returns_the_deposit(council):
     council.next_block()
 
 
+# rule: GOV-5
 def test_a_call_that_fails_when_it_is_enacted_leaves_its_event(council):
     number = propose(council, call=inner("governance.set_global_param", "fee_base_rao", -1))
     for index in (0, 1, 2):

@@ -33,6 +33,7 @@ def test_a_proxy_acts_as_the_account_and_pays_nothing_of_its_own(empty, keys):
     empty.next_block()
 
 
+# rule: PRX-1
 def test_kinds_are_lists_of_what_is_allowed(empty, keys):
     real, delegate = keys
     small, large = transfer(empty.key("x"), empty.Q // 2 - 1), transfer(empty.key("x"), empty.Q // 2)
@@ -47,6 +48,7 @@ def test_kinds_are_lists_of_what_is_allowed(empty, keys):
     assert empty.refused("proxies.run", delegate, real, large) == "Unproxyable"
 
 
+# rule: PRX-1
 def test_a_call_on_no_list_is_allowed_to_any_only():
     listed = {name for names in proxies.ALLOWED.values() for name in names}
     for entry in CALLS.values():
@@ -57,6 +59,7 @@ def test_a_call_on_no_list_is_allowed_to_any_only():
     assert not any(name.startswith(("proxies", "governance.s", "keyring")) for name in listed - {"governance.set_subnet_param"})
 
 
+# rule: PRX-1
 def test_a_batch_needs_every_call_allowed(empty, keys):
     real, delegate = keys
     empty.call("proxies.add", real, delegate, TRANSFER, 0)
@@ -81,6 +84,7 @@ def test_strangers_and_removed_proxies_are_refused(empty, keys):
     assert empty.refused("proxies.remove", real, delegate, ANY, 0) == "NotProxy"
 
 
+# rule: PRX-2
 def test_a_delay_needs_an_announcement_that_is_used_once(empty, keys):
     real, delegate = keys
     empty.call("proxies.add", real, delegate, TRANSFER, 3)
@@ -119,6 +123,7 @@ def test_the_account_rejects_what_it_does_not_want(empty, keys):
     assert accounts.account(empty.state, delegate).reserved_rao == 0
 
 
+# rule: PRX-3
 def test_deposits_follow_the_rows(empty, keys):
     real, delegate = keys
     for delay in range(3):
@@ -133,6 +138,7 @@ def test_deposits_follow_the_rows(empty, keys):
     empty.next_block()
 
 
+# rule: PRX-3
 def test_limits_and_bad_input(empty, keys):
     real, delegate = keys
     assert empty.refused("proxies.add", real, real, ANY, 0) == "NoSelfProxy"

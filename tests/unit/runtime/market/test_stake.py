@@ -44,6 +44,7 @@ def pay(world, amount, hot="v hot", netuid=1):
 # --- deposits ----------------------------------------------------------------------------------------------------
 
 
+# rule: STK-3
 def test_added_stake_is_pending_until_the_next_payout(staked):
     q = staked.Q
     add(staked, "n", 50 * q)
@@ -59,6 +60,7 @@ def test_added_stake_is_pending_until_the_next_payout(staked):
     assert position(staked, "v hot", "n")[0] == 55 * q - 1
 
 
+# rule: STK-3
 def test_deposits_of_one_epoch_join_at_one_ratio_whenever_they_are_taken_up(staked):
     q = staked.Q
     pay(staked, 33 * q + 7)
@@ -80,6 +82,7 @@ def test_deposits_of_one_epoch_join_at_one_ratio_whenever_they_are_taken_up(stak
     assert abs(n * 30 - m * 33) <= 100  # the same per rao, but for rounding
 
 
+# rule: STK-3
 def test_pending_of_two_epochs_does_not_mix(staked):
     q = staked.Q
     add(staked, "n", 10 * q)
@@ -91,6 +94,7 @@ def test_pending_of_two_epochs_does_not_mix(staked):
     assert position(staked, "v hot", "n") == (15 * q, 0)
 
 
+# rule: STK-10
 @pytest.mark.parametrize(
     ("cold", "hot", "netuid", "amount", "error"),
     [
@@ -119,6 +123,7 @@ def test_no_stake_in_a_subnet_that_has_not_started(staked):
 # --- removal -----------------------------------------------------------------------------------------------------
 
 
+# rule: STK-4
 def test_removal_takes_pending_first_and_earns_nothing_for_the_running_epoch(staked):
     q = staked.Q
     add(staked, "n", 20 * q)
@@ -134,6 +139,7 @@ def test_removal_takes_pending_first_and_earns_nothing_for_the_running_epoch(sta
     assert position(staked, "v hot", "v") == (101 * q, 0)
 
 
+# rule: STK-4
 def test_a_small_rest_goes_with_the_removal(staked):
     q = staked.Q
     add(staked, "n", 2 * q)
@@ -142,6 +148,7 @@ def test_a_small_rest_goes_with_the_removal(staked):
     assert position(staked, "v hot", "n") == (0, 0) and staked.free(staked.key("n")) == 1000 * q
 
 
+# rule: STK-10
 def test_what_remove_refuses(staked):
     call, n, hot = "stake.remove", staked.key("n"), staked.key("v hot")
     assert staked.refused(call, n, hot, 9, 1) == "SubnetNotExists"
@@ -152,6 +159,7 @@ def test_what_remove_refuses(staked):
     assert staked.refused(call, n, hot, 1, staked.Q + 1) == "NotEnoughStakeToWithdraw"
 
 
+# rule: STK-5
 def test_removed_stake_waits_for_its_time(staked):
     q, n = staked.Q, staked.key("n")
     staked.set("unbond_blocks", 7, 1)
@@ -171,6 +179,7 @@ def test_removed_stake_waits_for_its_time(staked):
     assert staked.free(n) == 993 * q and stake.UNBONDING.get(staked.state, n) is None
 
 
+# rule: STK-5
 def test_unbondings_are_bounded(staked, monkeypatch):
     monkeypatch.setattr(stake, "MAX_UNBONDINGS", 2)
     staked.set("unbond_blocks", 50, 1)
@@ -185,6 +194,7 @@ def test_unbondings_are_bounded(staked, monkeypatch):
 # --- moves -------------------------------------------------------------------------------------------------------
 
 
+# rule: STK-6
 def test_a_move_is_a_removal_and_a_pending_deposit(staked):
     q, n, hot = staked.Q, staked.key("n"), staked.key("v hot")
     staked.set("unbond_blocks", 7, 1)
@@ -205,9 +215,36 @@ def test_a_move_is_a_removal_and_a_pending_deposit(staked):
     assert [(netuid, a + p) for netuid, _, a, p in pools.positions(staked.state, n)] == [(0, 4 * q), (1, 6 * q)]
 
 
+# rule: STK-6
+def test_a_transfer_gives_stake_to_another_coldkey_and_is_pending(staked):
+    q, n, m, hot, call = staked.Q, staked.key("n"), staked.key("m"), staked.key("v hot"), "stake.transfer"
+    staked.set("unbond_blocks", 7, 1)
+    add(staked, "n", 10 * q)
+    staked.to_next_epoch(1)
+    assert staked.refused(call, n, n, hot, 1, 1, q) == "SameNetuid"
+    assert staked.refused(call, n, b"\xff" * 32, hot, 1, 1, q) == "InvalidKey"
+    assert staked.refused(call, n, m, hot, 1, 9, q) == "SubnetNotExists"
+    assert staked.refused(call, n, m, hot, 1, 1, 11 * q) == "NotEnoughStakeToWithdraw"
+    assert staked.refused(call, n, m, hot, 1, 1, q // 1000) == "AmountTooLow"
+    for netuid in (0, 1):
+        staked.set("transfer_toggle", False, netuid)
+        assert staked.refused(call, n, m, hot, 1, 0, q) == "TransferDisallowed"
+        staked.set("transfer_toggle", True, netuid)
+    assert position(staked, "v hot", "n") == (10 * q, 0)
+    staked.call(call, n, m, hot, 1, 1, 4 * q)
+    assert position(staked, "v hot", "n") == (6 * q, 0) and position(staked, "v hot", "m") == (0, 4 * q)
+    assert staked.named("StakeTransferred") == [[n, m, hot, 1, 1, 4 * q]]
+    pay(staked, 104 * q)  # nothing of it for what was transferred in this epoch
+    staked.call(call, n, m, hot, 1, 0, None)
+    assert position(staked, "v hot", "n") == (0, 0) and position(staked, "v hot", "m", 0)[1] > 6 * q
+    staked.to_next_epoch(1)
+    assert position(staked, "v hot", "m")[0] in (4 * q, 4 * q - 1) and stake.unbonding_rao(staked.state, n) == 0
+
+
 # --- consensus stake ---------------------------------------------------------------------------------------------
 
 
+# rule: STK-7
 def test_bought_stake_votes_late_and_sold_stake_at_once(staked):
     q, window, tempo = staked.Q, 20, 10
     add(staked, "n", 100 * q)
@@ -221,6 +258,7 @@ def test_bought_stake_votes_late_and_sold_stake_at_once(staked):
     assert pool(staked, "v hot").consensus_rao == 100 * q
 
 
+# rule: STK-7
 def test_a_deposit_just_before_the_payout_moves_the_average_by_one_block(staked):
     neurons.genesis_register(staked.context, 1, staked.key("late hot"), staked.key("late"))
     while not subnets.epoch_is_due(staked.state, 1, staked.height + 1):
@@ -248,6 +286,7 @@ def test_without_a_window_all_active_stake_votes(staked):
 # --- takes -------------------------------------------------------------------------------------------------------
 
 
+# rule: STK-9
 def test_takes(staked):
     hot, v = staked.key("v hot"), staked.key("v")
     raise_, lower = "stake.increase_take", "stake.decrease_take"
@@ -265,6 +304,7 @@ def test_takes(staked):
     assert staked.refused(lower, v, hot, 49) == "DelegateTakeTooLow"
 
 
+# rule: STK-9
 def test_a_raise_of_a_take_acts_one_epoch_after_its_announcement(staked):
     hot, v = staked.key("v hot"), staked.key("v")
     staked.set("delegate_take_rate_limit", 0)
@@ -287,6 +327,7 @@ def test_a_raise_of_a_take_acts_one_epoch_after_its_announcement(staked):
 # --- what pools never do -----------------------------------------------------------------------------------------
 
 
+# rule: STK-2
 def test_first_depositor_cannot_inflate_a_share(empty):
     """The smallest first deposit and a large dividend do not eat a later deposit."""
     neurons.genesis_register(empty.context, 1, empty.key("v hot"), empty.key("v"))
@@ -308,6 +349,7 @@ OPS = st.lists(
 )
 
 
+# rule: STK-1
 @settings(max_examples=30, deadline=None)
 @given(OPS)
 def test_a_pool_never_owes_more_than_its_value(make_empty, ops):
@@ -389,6 +431,7 @@ def best_stationary(make_empty):
     return max(gains)
 
 
+# rule: STK-8
 @settings(max_examples=12, deadline=None)
 @given(
     st.integers(0, 5),
@@ -415,6 +458,7 @@ def test_no_schedule_of_moves_beats_the_best_stationary_position(make_empty, bes
     assert gain(world) <= best_stationary * 1005 // 1000 + 20
 
 
+# rule: STK-8
 def test_hopping_to_every_payout_earns_nothing(make_empty, best_stationary):
     """Sitting at each of the staggered payouts is what the pending rule is there to stop."""
     world = economy(make_empty, 0)

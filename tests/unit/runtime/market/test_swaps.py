@@ -29,6 +29,7 @@ def rows_naming(world, hotkey):
     return found
 
 
+# rule: KEY-3
 def test_everything_under_a_hotkey_moves(ready):
     cold, old, new = names(ready)
     ready.call("stake.add", names(ready, 1)[0], old, 1, 5 * ready.Q)
@@ -60,6 +61,7 @@ def test_everything_under_a_hotkey_moves(ready):
     ready.to_next_epoch(0)
 
 
+# rule: KEY-3
 def test_in_one_subnet_only_that_one_changes(ready):
     cold, old, new = names(ready)
     ready.call("keyring.swap_hotkey", cold, old, new, 1)
@@ -100,6 +102,7 @@ def test_root_dividends_that_wait_are_paid(ready):
     assert pools.pool(ready.state, 0, new).value_rao > before
 
 
+# rule: KEY-4
 def test_limits(ready):
     cold, old, new = names(ready)
     ready.call("keyring.swap_hotkey", cold, old, new, 1)
@@ -110,6 +113,7 @@ def test_limits(ready):
     ready.next_block()
 
 
+# rule: KEY-4
 def test_refusals(ready, monkeypatch):
     cold, old, new = names(ready)
     other_cold, other = names(ready, 1)[:2]

@@ -116,6 +116,7 @@ def four(market):
 # --- the whole way -----------------------------------------------------------------------------------------------
 
 
+# rule: TLK-1
 @pytest.mark.parametrize("count", [1, 4, 7])
 def test_sealed_weights_open_by_themselves_and_count(make_market, count):
     world = make_market()
@@ -143,6 +144,7 @@ def test_sealed_weights_open_by_themselves_and_count(make_market, count):
         assert list(table.items(world.state, 1)) == [], table.name
 
 
+# rule: TLK-4
 def test_any_t_secrets_open_the_same_and_fewer_make_it_a_reveal_by_hand(make_market):
     for size, of in ((3, MEMBERS[:4]), (2, MEMBERS[1:4])):
         for chosen in combinations(of, size):
@@ -166,6 +168,7 @@ def test_any_t_secrets_open_the_same_and_fewer_make_it_a_reveal_by_hand(make_mar
             assert not any(world.row(1, epoch + 1).trace.forfeited)
 
 
+# rule: TLK-4
 def test_nobody_reveals_by_hand_after_too_few_secrets_and_forfeits(four):
     epoch = four.ready()
     assert four.commit() == ""
@@ -175,6 +178,7 @@ def test_nobody_reveals_by_hand_after_too_few_secrets_and_forfeits(four):
     assert four.world.named("WeightsForfeited") == [[1, 0, epoch]]
 
 
+# rule: TLK-3
 def test_the_t_lowest_positions_open_and_a_crooked_sharing_forfeits(four):
     """Shares that fit one another only among some authorities are no option: who released first does not count."""
     epoch, world = four.ready(), four.world
@@ -272,6 +276,7 @@ def test_a_changed_set_neither_loses_keys_nor_counts_strangers(four):
     assert four.row() == ROW
 
 
+# rule: TLK-2
 def test_what_keys_are_refused(four):
     world, good = four.world, Announcement.sign(MEMBERS[0], four.world.genesis_hash, 1, 1)
     kind = TIMELOCK_KEY
@@ -293,6 +298,7 @@ def test_what_keys_are_refused(four):
     assert refused(world, kind, Announcement.sign(MEMBERS[1], world.genesis_hash, 1, 1).encode()) == "InvalidTimelockKey"
 
 
+# rule: TLK-2
 def test_what_secrets_are_refused(four):
     epoch, world, kind = four.ready(), four.world, TIMELOCK_SECRET
     (_, good), *_ = four.releases(epoch)
@@ -315,6 +321,7 @@ def test_what_secrets_are_refused(four):
     assert refused(world, kind, late) == "InvalidTimelockSecret"
 
 
+# rule: TLK-1
 def test_what_sealed_commits_are_refused(four):
     world = four.world
     world.next_block()
@@ -434,6 +441,7 @@ def test_secrets_of_a_shortened_epoch_open_in_its_last_block(four):
 # --- the beacon --------------------------------------------------------------------------------------------------
 
 
+# rule: TLK-5
 def test_the_beacon_hashes_the_released_secrets_and_chains(four):
     world, parts = four.world, (1).to_bytes(2, "little")
     epoch = four.ready()

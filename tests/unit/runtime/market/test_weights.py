@@ -57,6 +57,7 @@ def test_a_row_is_stored_scaled_sorted_and_without_zeros(plain):
     assert plain.named("WeightsSet") == [[1, 0]]
 
 
+# rule: WGT-1
 def test_what_set_refuses_in_order(plain):
     hot, call, good = validator(plain), "weights.set", [(2, 1)]
     assert plain.refused(call, hot, *args(0, good, 0)) == "CanNotSetRootNetworkWeights"
@@ -100,6 +101,7 @@ def test_misshapen_rows_are_refused_before_the_call(plain):
             plain.call("weights.set", validator(plain), 1, bad, bad, 0)
 
 
+# rule: FEE-3
 def test_weight_calls_are_free_within_their_rate_limit(plain):
     hot, row = validator(plain), args(1, [(2, 1)], 0)
     assert plain.is_free("weights.set", hot, *row) and not plain.is_free("weights.set", plain.key("stranger"), *row)
@@ -113,6 +115,7 @@ def test_weight_calls_are_free_within_their_rate_limit(plain):
 # --- commit and reveal -------------------------------------------------------------------------------------------
 
 
+# rule: WGT-5
 def test_reveal_in_the_window_applies_the_row_dated_to_its_commit(market):
     row = [(2, 65535), (3, 30000)]
     market.next_block(3)
@@ -137,6 +140,7 @@ def test_reveal_in_the_window_applies_the_row_dated_to_its_commit(market):
     assert not any(market.row(1, 1).trace.forfeited) and market.row(1, 1).trace.raw_weights[0] == row
 
 
+# rule: WGT-4
 def test_a_commit_binds_hotkey_netuid_epoch_and_version(market):
     row = [(2, 1)]
     market.next_block()
@@ -176,6 +180,7 @@ def test_a_reveal_is_checked_like_a_set(market):
     assert sorted(market.named("WeightsForfeited")) == [[1, 0, 0], [1, 1, 0]]
 
 
+# rule: WGT-6
 def test_only_the_last_commit_of_an_epoch_counts(market):
     market.next_block()
     assert commit(market, [(2, 1)]) == ""
@@ -187,6 +192,7 @@ def test_only_the_last_commit_of_an_epoch_counts(market):
     assert row_of(market, 0) == [(3, 65535)]
 
 
+# rule: WGT-7
 def test_who_does_not_reveal_forfeits_the_epoch_but_keeps_the_row(market):
     market.next_block()
     for index in (0, 1):
@@ -210,6 +216,7 @@ def test_who_does_not_reveal_forfeits_the_epoch_but_keeps_the_row(market):
     assert market.row(1, 3).trace.raw_weights[1] == [(2, 65535)]
 
 
+# rule: WGT-7
 def test_a_majority_that_forfeits_stops_all_pay_and_the_pots_are_carried(market):
     market.next_block()
     assert commit(market, [(2, 1)]) == ""
@@ -223,6 +230,7 @@ def test_a_majority_that_forfeits_stops_all_pay_and_the_pots_are_carried(market)
     assert market.row(1, 2).paid.total_rao() > 0
 
 
+# rule: WGT-6
 def test_a_longer_reveal_period_and_its_limit(market):
     market.set("immunity_period", 200, 1)
     market.set("reveal_period_epochs", 12, 1)
@@ -286,6 +294,7 @@ def root_args(votes):
     return pack_u16([netuid for netuid, _ in votes]), pack_u16([value for _, value in votes])
 
 
+# rule: WGT-8
 def test_root_votes(market):
     hot, call = validator(market), "weights.set_root"
     assert market.refused(call, hot, *root_args([(1, 1)])) == "SettingWeightsTooFast"
