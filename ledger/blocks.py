@@ -9,12 +9,12 @@ Body       an array of byte strings: encoded parent certificate, encoded list of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Final
 
-from .codec import HASH, KEY, U16, U32, U64, Bytes, ListOf, Record, Shape, decode, decode_each, encode, is_plain
+from .codec import HASH, KEY, U16, U32, U64, Bytes, ListOf, Record, Shape, are_plain, decode, decode_each, encode, is_plain
 from .crypto import TAGS, KeyPair, digest, verify
 from .errors import DecodeError
 from .trees import list_root
@@ -39,6 +39,9 @@ class _AnyArray(Shape):
             raise DecodeError(f"expected an array, got {type(value).__name__}", where=where)
         if not is_plain(value, 1):
             raise DecodeError("holds a map, float, tag or undefined value", where=where)
+
+    def all_fit(self, values: Sequence[Any]) -> bool:
+        return set(map(type, values)) <= {list} and are_plain(values)
 
 
 HEADER_SHAPE = Record(
@@ -93,9 +96,13 @@ BODY_SHAPE = Record(
 _EXTRINSIC_ID: Final = blake2b(digest_size=32, person=TAGS["extrinsic"])  # `digest` begun, for thousands a block
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Extrinsic:
-    """A signed call. `args` are positional, checked against the call's schema by the runtime."""
+    """A signed call. `args` are positional, checked against the call's schema by the runtime.
+
+    `body` is what is signed; `id` is its hash: signature malleability cannot change an extrinsic's identity. Nobody changes
+    an extrinsic; it is not frozen because a block makes thousands.
+    """
 
     signature: bytes
     signer: bytes
@@ -106,20 +113,15 @@ class Extrinsic:
     call_number: int
     args: list[Any]
     version: int = EXTRINSIC_VERSION
+    body: bytes = field(init=False, repr=False, compare=False)
+    id: bytes = field(init=False, repr=False, compare=False)
 
-    @cached_property
-    def body(self) -> bytes:
-        return encode([
+    def __post_init__(self) -> None:
+        self.body = encode([
             self.version, self.signer, self.nonce, self.birth_height, self.period, self.tip, self.call_number,
             self.args,
         ])
-
-    @cached_property
-    def id(self) -> bytes:
-        """Hash of the unsigned body: signature malleability cannot change an extrinsic's identity."""
-        state = _EXTRINSIC_ID.copy()
-        state.update(self.body)
-        return state.digest()
+        self.id = _id_of(self.body)
 
     def encode(self) -> bytes:
         return self.signature + self.body
@@ -134,6 +136,11 @@ class Extrinsic:
         body = bytes(data[64:])
         value = decode(body, max_bytes=MAX_EXTRINSIC_BYTES, where="extrinsic")
         BODY_SHAPE.check(value)
+        version, period = value[0], value[4]
+        if version != EXTRINSIC_VERSION:
+            raise DecodeError(f"version {version}, expected {EXTRINSIC_VERSION}", where="extrinsic.version")
+        if not MIN_PERIOD <= period <= MAX_PERIOD:
+            raise DecodeError(f"{period} is outside {MIN_PERIOD}..{MAX_PERIOD}", where="extrinsic.period")
         return cls._decoded(bytes(data), body, value)
 
     @classmethod
@@ -143,22 +150,19 @@ class Extrinsic:
             return [cls.decode(raw) for raw in raws]
         bodies = [raw[64:] for raw in raws]
         values = decode_each(bodies, BODY_SHAPE, max_bytes=MAX_EXTRINSIC_BYTES, where="extrinsic")
+        if any(value[0] != EXTRINSIC_VERSION or not MIN_PERIOD <= value[4] <= MAX_PERIOD for value in values):
+            return [cls.decode(raw) for raw in raws]
         return list(map(cls._decoded, raws, bodies, values))
 
     @classmethod
     def _decoded(cls, raw: bytes, body: bytes, fields: list[Any]) -> Extrinsic:
-        """The fields fit BODY_SHAPE."""
-        version, signer, nonce, birth, period, tip, call, args = fields
-        if version != EXTRINSIC_VERSION:
-            raise DecodeError(f"version {version}, expected {EXTRINSIC_VERSION}", where="extrinsic.version")
-        if not MIN_PERIOD <= period <= MAX_PERIOD:
-            raise DecodeError(f"{period} is outside {MIN_PERIOD}..{MAX_PERIOD}", where="extrinsic.period")
-        extrinsic = cls.__new__(cls)  # thousands a block: the frozen constructor costs as much as the decoding
-        object.__setattr__(extrinsic, "__dict__", {
-            "signature": raw[:64], "signer": signer, "nonce": nonce, "birth_height": birth, "period": period, "tip": tip,
-            "call_number": call, "args": args, "version": version, "body": body,
-        })
-        return extrinsic
+        """The fields are valid, and `body` is their encoding."""
+        made = cls.__new__(cls)
+        (
+            made.version, made.signer, made.nonce, made.birth_height, made.period, made.tip, made.call_number, made.args
+        ) = fields
+        made.signature, made.body, made.id = raw[:64], body, _id_of(body)
+        return made
 
     @classmethod
     def sign(
@@ -166,15 +170,19 @@ class Extrinsic:
         args: list[Any], period: int = DEFAULT_PERIOD, tip: int = 0,
     ) -> Extrinsic:
         """Build and sign. `birth_hash` is the hash of the block at `birth_height`."""
-        draft = cls(b"", key.public, nonce, birth_height, period, tip, call_number, args)
-        return cls(
-            key.sign("extrinsic", genesis_hash, birth_hash + draft.body), key.public, nonce, birth_height, period, tip,
-            call_number, args,
-        )
+        made = cls(b"", key.public, nonce, birth_height, period, tip, call_number, args)
+        made.signature = key.sign("extrinsic", genesis_hash, birth_hash + made.body)
+        return made
 
     def verify(self, genesis_hash: bytes, birth_hash: bytes) -> bool:
         """True iff the signature is the signer's for this chain and birth block."""
         return verify(self.signer, "extrinsic", genesis_hash, birth_hash + self.body, self.signature)
+
+
+def _id_of(body: bytes) -> bytes:
+    state = _EXTRINSIC_ID.copy()
+    state.update(body)
+    return state.digest()
 
 
 # An inherent is an unsigned entry put in by the proposer: [kind, payload]; its module checks the payload.
@@ -278,8 +286,9 @@ def result_leaves(events: Sequence[Event], outcomes: Sequence[Outcome]) -> list[
     leaves, own, covered = [], [], 0
     for outcome in outcomes:
         first, end = outcome.first_event, outcome.first_event + outcome.events
-        assert covered <= first, "outcomes are out of order"
-        own += [[index, events[index]] for index in range(covered, first)]
+        if covered != first:
+            assert covered < first, "outcomes are out of order"
+            own += [[index, events[index]] for index in range(covered, first)]
         leaves.append(encode([outcome.error, outcome.fee_rao, first, events[first:end]]))
         covered = end
     own += [[index, events[index]] for index in range(covered, len(events))]

@@ -14,6 +14,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import chain, repeat
 from typing import Any
 
 import cbor2
@@ -23,8 +24,8 @@ from .errors import DecodeError
 __all__ = [
     "BOOL", "HASH", "KEY", "SIGNATURE", "U8", "U16", "U32", "U64", "U128",
     "Bytes", "DecodeError", "Int", "ListOf", "OneOf", "Optional", "Record", "Shape", "Text", "Uint",
-    "decode", "decode_each", "decode_trusted", "encode", "is_plain", "pack_u16", "pack_u64", "prescan", "unpack_u16",
-    "unpack_u64",
+    "are_plain", "decode", "decode_each", "decode_trusted", "encode", "is_plain", "pack_u16", "pack_u64", "prescan",
+    "unpack_u16", "unpack_u64",
 ]
 
 MAX_DEPTH = 12
@@ -36,9 +37,8 @@ _SHORTEST = (24, 1 << 8, 1 << 16, 1 << 32)
 _SIMPLE = frozenset((0xF4, 0xF5, 0xF6))  # false, true, null
 
 
-def encode(value: Any) -> bytes:
-    """Encode integers, byte strings, text, booleans, None and (nested) lists or tuples of them."""
-    return cbor2.dumps(value)
+encode: Callable[[Any], bytes] = cbor2.dumps
+"""Encode integers, byte strings, text, booleans, None and (nested) lists or tuples of them."""
 
 
 def decode(
@@ -94,7 +94,7 @@ def decode_each(parts: Sequence[bytes], shape: Shape, *, max_bytes: int = DEFAUL
                 semantic_decoders=_REFUSED_TAGS,
             ))
         good = (
-            all(map(shape.fits, values))
+            shape.all_fit(values)
             and max(map(len, parts), default=0) <= max_bytes
             and cbor2.dumps(values) == _array_head(len(values)) + b"".join(parts)
         )
@@ -134,6 +134,11 @@ def is_plain(value: Any, depth: int = 0) -> bool:
         if type(item) not in _ATOMS and (type(item) is not list or depth >= MAX_DEPTH or not is_plain(item, depth + 1)):
             return False
     return True
+
+
+def are_plain(lists: Sequence[list[Any]]) -> bool:
+    """`is_plain` of each of many lists at once, of which few hold other lists."""
+    return set(map(type, chain.from_iterable(lists))) <= _ATOMS or all(map(is_plain, lists, repeat(1)))
 
 
 def prescan(data: bytes, *, max_items: int = MAX_ITEMS, where: str = "") -> None:
@@ -229,9 +234,11 @@ class Shape(ABC):
     def check(self, value: Any, where: str = "") -> None: ...
 
     def __init_subclass__(cls) -> None:
-        """Whoever says anew what passes must say it in both ways: else the test calls `check`."""
-        if "check" in vars(cls) and "test" not in vars(cls):
-            cls.test = Shape.test  # type: ignore[method-assign]
+        """Whoever says anew what passes must say it in all ways: else the tests call `check`."""
+        if "check" in vars(cls):
+            for name in ("test", "all_fit"):
+                if name not in vars(cls):
+                    setattr(cls, name, vars(Shape)[name])
 
     def test(self) -> Callable[[Any], bool]:
         """value -> True iff `check` finds no mistake, made without an exception."""
@@ -241,6 +248,10 @@ class Shape(ABC):
     def fits(self) -> Callable[[Any], bool]:
         """`test`, made once: what passes is found three times as fast as by `check`."""
         return self.test()
+
+    def all_fit(self, values: Sequence[Any]) -> bool:
+        """Whether each of many values fits. Shapes of which blocks hold thousands find it for all at once."""
+        return all(map(self.fits, values))
 
     def _passes(self, value: Any) -> bool:
         try:
@@ -265,6 +276,9 @@ class Int(Shape):
     def test(self) -> Callable[[Any], bool]:
         low, high = self.low, self.high
         return lambda value: type(value) is int and low <= value <= high
+
+    def all_fit(self, values: Sequence[Any]) -> bool:
+        return not values or (_are(int, values) and self.low <= min(values) and max(values) <= self.high)
 
 
 def Uint(bits: int) -> Int:
@@ -303,6 +317,9 @@ class Bytes(Shape):
         low, high = self.low, self.high
         return lambda value: type(value) is bytes and low <= len(value) <= high
 
+    def all_fit(self, values: Sequence[Any]) -> bool:
+        return not values or (_are(bytes, values) and _lengths_within(self.low, self.high, values))
+
 
 class Text(Shape):
     """UTF-8 text of at most `high` bytes."""
@@ -332,7 +349,7 @@ class ListOf(Shape):
             raise DecodeError(f"expected an array, got {type(value).__name__}", where=where)
         if not self.low <= len(value) <= self.high:
             raise DecodeError(f"{len(value)} items, expected {self.low}..{self.high}", where=where)
-        if not all(map(self.item.fits, value)):
+        if not self.item.all_fit(value):
             for index, item in enumerate(value):
                 self.item.check(item, f"{where}[{index}]")
 
@@ -373,6 +390,14 @@ class Record(Shape):
 
         return fits
 
+    def all_fit(self, values: Sequence[Any]) -> bool:
+        width = len(self.fields)
+        if not values:
+            return True
+        if not (_are(list, values) and _lengths_within(width, width, values)):
+            return False
+        return all(shape.all_fit(column) for shape, column in zip(self.fields.values(), zip(*values)))
+
 
 class Optional(Shape):
     """None or the given shape."""
@@ -402,6 +427,14 @@ class OneOf(Shape):
             except DecodeError:
                 continue
         raise DecodeError(f"expected {self.name}", where=where)
+
+
+def _are(kind: type, values: Sequence[Any]) -> bool:
+    return set(map(type, values)) == {kind}
+
+
+def _lengths_within(low: int, high: int, values: Sequence[Any]) -> bool:
+    return low <= min(map(len, values)) and max(map(len, values)) <= high
 
 
 U8, U16, U32, U64, U128 = Uint(8), Uint(16), Uint(32), Uint(64), Uint(128)

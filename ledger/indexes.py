@@ -18,6 +18,8 @@ from .errors import Corruption
 from .layout import (
     ACCOUNTS,
     BODY,
+    EXTRINSIC,
+    EXTRINSIC_KEY_BYTES,
     NOTHING_OLDER,
     PLACE_BYTES,
     RESULT,
@@ -25,7 +27,6 @@ from .layout import (
     at,
     decode_place,
     decode_result,
-    encode_place,
     epoch_key,
     event_kind_key,
     extrinsic_key,
@@ -50,13 +51,15 @@ def index_rows(
     height: int, extrinsics: Sequence[Extrinsic], events: Sequence[Event], outcomes: Sequence[Outcome], links: Links
 ) -> Rows:
     """The rows with which a block enters the indexes. `links` knows the places before it and then those in it."""
-    rows: Rows = {extrinsic_key(each.id): encode_place(height, index) for index, each in enumerate(extrinsics)}
+    block = height.to_bytes(8, "big")
+    places = [block + index.to_bytes(2, "big") for index in range(len(extrinsics))]  # as `encode_place`
+    rows: Rows = dict(zip([EXTRINSIC + each.id[:EXTRINSIC_KEY_BYTES] for each in extrinsics], places, strict=True))
     for kind in {event[0] for event in events}:
         rows[event_kind_key(kind, height)] = b""
     for key in _epoch_keys(events):
         rows[key] = height.to_bytes(8, "big")
     if extrinsics:
-        rows[at(ACCOUNTS, height)] = _account_row(height, extrinsics, events, outcomes, links)
+        rows[at(ACCOUNTS, height)] = _account_row(places, extrinsics, events, outcomes, links)
     return rows
 
 
@@ -67,21 +70,21 @@ def _epoch_keys(events: Sequence[Event]) -> Iterator[bytes]:
 
 
 def _account_row(
-    height: int, extrinsics: Sequence[Extrinsic], events: Sequence[Event], outcomes: Sequence[Outcome], links: Links
+    places: Sequence[bytes], extrinsics: Sequence[Extrinsic], events: Sequence[Event], outcomes: Sequence[Outcome],
+    links: Links,
 ) -> bytes:
     """The signer of each extrinsic and every key (32-byte field) that its events name."""
     entries: list[bytes] = []
-    block, append, known = height.to_bytes(8, "big"), entries.append, links.get
-    for index, (extrinsic, outcome) in enumerate(zip(extrinsics, outcomes, strict=True)):
-        number, first = index.to_bytes(2, "big"), outcome.first_event
-        place = block + number
+    append, known, below = entries.append, links.get, links.below
+    for place, extrinsic, outcome in zip(places, extrinsics, outcomes, strict=True):
+        number, first = place[8:], outcome.first_event
         concerned = {extrinsic.signer: None}  # an ordered set
         for event in events[first : first + outcome.events]:
             for field in event:
                 if type(field) is bytes and len(field) == 32:
                     concerned[field] = None
         for account in concerned:
-            append(account[:_ACCOUNT_BYTES] + number + (known(account) or links.below(account)))
+            append(account[:_ACCOUNT_BYTES] + number + (known(account) or below(account)))
             links[account] = place
     return b"".join(entries)
 

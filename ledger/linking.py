@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from .layout import LINKED_MARK, NOTHING_OLDER, UNLINKED, state_place, state_row, state_value
+from .layout import LINKED_MARK, NOTHING_OLDER, PLACE_BYTES, UNLINKED, state_place, state_row, state_value
 
 AccountKey = Callable[[bytes], bytes]  # state key of an account (see `machine.StateMachine`)
 StateRows = dict[bytes, bytes | None]  # by state key
@@ -45,7 +45,10 @@ class HeadLinks(Links):
 
     def below(self, account: bytes) -> bytes:
         key = self._keys[account] = self._account_key(account)
-        return state_place(self._before[key] if key in self._before else self._row(key))
+        row = self._before[key] if key in self._before else self._row(key)
+        if row is not None and row[:1] == LINKED_MARK and len(row) > PLACE_BYTES:  # `state_place`, where it is asked most
+            return row[1 : 1 + PLACE_BYTES]
+        return state_place(row)
 
     def heads(self, account_key: AccountKey) -> dict[bytes, bytes]:
         keys = self._keys

@@ -34,6 +34,8 @@ from .tree_pages import (
     PageChanges,
     Pages,
     Subtree,
+    begin_node,
+    begin_page,
     child_of,
     from_index,
     hash_of,
@@ -50,6 +52,7 @@ RESIDENT_PAGES: Final = 1 << 18  # pages in memory, those of a million keys: wit
 MAX_PROVEN_KEYS: Final = 64
 _PAGE_MARK: Final = 0x10  # in the shape of a proof: a page ends the path here; plus its number of entries
 
+_FEW: Final = 16  # changes below a node; up to these a search for where those of one child end costs more than looking
 _LEAF: Final = blake2b(digest_size=32, person=TAGS["leaf"])
 
 
@@ -108,9 +111,18 @@ class StateTree:
 
     def updated(self, changes: Mapping[bytes, bytes | None]) -> tuple[StateTree, PageChanges]:
         """The tree after writing `changes` (key -> value, None deletes), and the stored rows that differ."""
-        return self.updated_hashes({
-            leaf_hash(key): None if value is None else leaf_hash(value) for key, value in changes.items()
-        })
+        hashes: dict[bytes, bytes | None] = {}
+        begin = _LEAF.copy  # as `leaf_hash`, thousands of times
+        for key, value in changes.items():
+            key_state = begin()
+            key_state.update(key)
+            if value is None:
+                hashes[key_state.digest()] = None
+                continue
+            value_state = begin()
+            value_state.update(value)
+            hashes[key_state.digest()] = value_state.digest()
+        return self.updated_hashes(hashes)
 
     def updated_hashes(self, changes: Mapping[bytes, bytes | None]) -> tuple[StateTree, PageChanges]:
         """Like `updated`, by key hash and value hash."""
@@ -246,18 +258,35 @@ class _Update:
         """The subtree with changes [low, high) applied; they all lie under it."""
         if type(subtree) is not tuple:
             return self.page(subtree, depth, low, high)
-        keys, first = self.keys, low
+        keys, first, below = self.keys, low, depth + 1
         parts = list(subtree)
         hashes = bytearray(subtree[0])
         byte, shift = depth >> 2, 6 - 2 * (depth & 3)
         while low < high:
             child = keys[low][byte] >> shift & 3
-            end = self.end_of(child, depth, low, high)
+            end = high
+            if child != 3:
+                end = low + 1 if high - low <= _FEW else self.end_of(child, depth, low, high)
+                while end < high and keys[end][byte] >> shift & 3 == child:
+                    end += 1
             before = parts[1 + child]
             if before is None:
                 before = self.load(hashes, child, keys[low], depth)
-            parts[1 + child] = changed = self.down(before, depth + 1, low, end)
-            hashes[32 * child : 32 * child + 32] = hash_of(changed)
+            if type(before) is tuple:
+                changed = self.down(before, below, low, end)
+            else:
+                changed = self.page(before, below, low, end)
+            parts[1 + child] = changed
+            if type(changed) is tuple:
+                state = begin_node()
+                state.update(changed[0])
+                hashes[32 * child : 32 * child + 32] = state.digest()
+            elif changed:
+                state = begin_page()
+                state.update(changed)
+                hashes[32 * child : 32 * child + 32] = state.digest()
+            else:
+                hashes[32 * child : 32 * child + 32] = ZERO_HASH
             low = end
         if self.deletes and (folded := self.fold(parts, hashes, depth, first, high)) is not None:
             return folded
@@ -271,24 +300,21 @@ class _Update:
         return found
 
     def end_of(self, child: int, depth: int, low: int, high: int) -> int:
-        """End of the run of changes from `low` that lie under `child` of the node at `depth`."""
-        keys = self.keys
+        """End of the run of changes from `low` that lie under `child`, not the last one, of the node at `depth`."""
         byte, shift = depth >> 2, 6 - 2 * (depth & 3)
-        if high - low > 16 and child < 3:
-            first = keys[low]
-            bound = first[:byte] + bytes(((first[byte] & ~(3 << shift) & (0xFF << shift)) | (child + 1) << shift,))
-            return bisect_left(keys, bound, low, high)
-        if child == 3:
-            return high
-        low += 1
-        while low < high and keys[low][byte] >> shift & 3 == child:
-            low += 1
-        return low
+        first = self.keys[low]
+        bound = first[:byte] + bytes(((first[byte] & ~(3 << shift) & (0xFF << shift)) | (child + 1) << shift,))
+        return bisect_left(self.keys, bound, low, high)
 
     def page(self, page: bytes, depth: int, low: int, high: int) -> Subtree:
         keys, values = self.keys, self.values
         if high - low == 1:
-            merged = _with_entry(page, keys[low], values[low])
+            key_hash, value_hash = keys[low], values[low]
+            at = page.find(key_hash)
+            if at >= 0 and not at & 63 and value_hash is not None:
+                self.rows[page_key(key_hash, depth)] = merged = page[: at + 32] + value_hash + page[at + ENTRY_BYTES :]
+                return merged
+            merged = _with_entry(page, key_hash, value_hash)
         else:
             entries: dict[bytes, bytes | None] = {
                 page[at : at + 32]: page[at + 32 : at + 64] for at in range(0, len(page), ENTRY_BYTES)

@@ -13,6 +13,7 @@ hash in the node above it. Without them, or with stale ones, all pages are read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
@@ -41,6 +42,7 @@ _INDEX_KEYS: Final = [bytes((path, 0)) for path in range(4**INDEX_DEPTH)]
 # Copying a prepared hash state is faster than setting up a new one each time.
 _PAGE: Final = blake2b(digest_size=32, person=TAGS["page"])
 _NODE: Final = blake2b(digest_size=32, person=TAGS["node"])
+begin_page, begin_node = _PAGE.copy, _NODE.copy
 
 
 def hash_of(subtree: Subtree) -> bytes:
@@ -69,11 +71,15 @@ def child_of(key_hash: bytes, depth: int) -> int:
 
 def page_key(key_hash: bytes, depth: int) -> bytes:
     """Database key of the page at `depth` on the path of `key_hash`: path bits, then the depth. Ascends as the tree."""
-    whole, rest = divmod(2 * depth, 8)
-    path = key_hash[:whole]
-    if rest:
-        path += bytes((key_hash[whole] & (0xFF00 >> rest) & 0xFF,))
-    return path + bytes((depth,))
+    whole = depth >> 2
+    return key_hash[:whole] + _tails(depth)[key_hash[whole]]
+
+
+@cache
+def _tails(depth: int) -> list[bytes]:
+    """What follows the whole bytes of a path in a page key, by the path's next byte: the bits left of it, and the depth."""
+    bits = 2 * (depth & 3)
+    return [(bytes((byte & 0xFF00 >> bits & 0xFF,)) if bits else b"") + bytes((depth,)) for byte in range(256)]
 
 
 class Pages(Protocol):

@@ -124,23 +124,23 @@ def read_extrinsics(
     verify_batch: VerifyBatch,
 ) -> tuple[Extrinsic, ...]:
     """Decode a block's extrinsics and check births and signatures. `known`: verified ones, by their bytes."""
-    raws, height = block.body.extrinsics, block.height
+    raws = block.body.extrinsics
     found = list(map(known.get, raws))
-    fresh = iter(_decode([raw for raw, extrinsic in zip(raws, found, strict=True) if extrinsic is None], raws))
-    births = _Births(height, genesis_hash, hash_at)
-    extrinsics, tasks, places = [], [], []
-    for index, extrinsic in enumerate(found):
-        try:
-            if extrinsic is not None:
-                births[extrinsic.birth_height, extrinsic.period]
-            else:
-                extrinsic = next(fresh)
-                message = births[extrinsic.birth_height, extrinsic.period]
-                tasks.append((extrinsic.signer, message(extrinsic.body), extrinsic.signature))
-                places.append(index)
-        except Rejected as error:
-            raise Rejected(error.error_name, f"extrinsic {index}: {error.cause}", index=index) from None
-        extrinsics.append(extrinsic)
+    fresh = _decode([raw for raw, extrinsic in zip(raws, found, strict=True) if extrinsic is None], raws)
+    if len(fresh) == len(raws):
+        extrinsics, places = fresh, list(range(len(raws)))
+    else:
+        places = [index for index, extrinsic in enumerate(found) if extrinsic is None]
+        left = iter(fresh)
+        extrinsics = [next(left) if extrinsic is None else extrinsic for extrinsic in found]
+    births = _Births(block.height, genesis_hash, hash_at)
+    index = 0
+    try:
+        for index, extrinsic in enumerate(extrinsics):  # noqa: B007 - the index is for whoever is refused
+            births[extrinsic.birth_height, extrinsic.period]
+    except Rejected as error:
+        raise Rejected(error.error_name, f"extrinsic {index}: {error.cause}", index=index) from None
+    tasks = [(each.signer, births[each.birth_height, each.period](each.body), each.signature) for each in fresh]
     if tasks:
         for index, valid in zip(places, verify_batch(tasks), strict=True):
             if not valid:

@@ -41,7 +41,7 @@ BATCH: Final = "keyring.batch"
 BATCH_EACH: Final = "keyring.batch_each"
 SUDO: Final = "governance.sudo"
 PROXY: Final = "proxies.run"
-NESTING: Final = (BATCH, BATCH_EACH, SUDO, PROXY)
+NESTING: Final = dict.fromkeys((BATCH, BATCH_EACH, SUDO, PROXY))
 MAY_NEST: Final = {SUDO: (BATCH, BATCH_EACH), PROXY: (BATCH, BATCH_EACH)}
 
 

@@ -15,7 +15,6 @@ Rules: BLK-1 order of a block · BLK-2 what is admitted · BLK-3 nonces · BLK-4
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ledger.blocks import EXTRINSIC_VERSION, MAX_PERIOD, Event, Extrinsic, Outcome
@@ -41,16 +40,9 @@ error(18, "Expired", "the extrinsic's period is over", "sign it again with a rec
 error(19, "BirthBlockUnknown", "the birth block is not among the chain's recent ones", "sign it again")
 
 
-@dataclass(slots=True)
-class _Admitted:
-    """An extrinsic whose envelope is fine: its call, checked arguments, cost."""
-
-    entry: Call
-    values: list[Any]
-    free: bool
-    fee_rao: int  # with the tip
-    work: int
-    account: accounts.Account
+# An extrinsic whose envelope is fine: its call, checked arguments, whether it is free, fee with tip in rao, work, the
+# signer's row. A bare tuple, because a block makes thousands.
+_Admitted = tuple[Call, list[Any], bool, int, int, accounts.Account]
 
 
 class Runtime:
@@ -84,22 +76,17 @@ class Runtime:
     def admit(self, view: View, extrinsic: Extrinsic, height: int) -> Admission:
         """Cheap validity for block `height` on the parent state; raises Rejected. The signature is not checked here."""
         context = self._context(view, _future_block(view, height))
-        admitted = _admit(context, extrinsic, fees.prices(view))
-        if admitted.entry.precheck is not None:
-            admitted.entry.precheck(context, *admitted.values)
-        return Admission(
-            extrinsic.signer, extrinsic.nonce, admitted.account.nonce, int(admitted.entry.priority), admitted.fee_rao,
-            admitted.work,
-        )
+        entry, values, _, fee_rao, work, row = _admit(context, extrinsic, fees.prices(view))
+        if entry.precheck is not None:
+            entry.precheck(context, *values)
+        return Admission(extrinsic.signer, extrinsic.nonce, row.nonce, int(entry.priority), fee_rao, work)
 
     def standing(self, view: View, account: bytes) -> Standing:
         """Next nonce of an account, and its free balance."""
         row = accounts.account(view, account)
         return Standing(row.nonce, row.free_rao)
 
-    def account_key(self, account: bytes) -> bytes:
-        """State key of an account's row."""
-        return accounts.ACCOUNT.key(account)
+    account_key = staticmethod(accounts.ACCOUNT.key)  # state key of an account's row
 
     def block_inherents(
         self, view: View, context: BlockContext, candidates: Sequence[tuple[int, bytes]]
@@ -197,19 +184,20 @@ def _body(
         signer = context.signer
         try:
             admitted = _admit(context, extrinsic, prices)
-            expected = admitted.account.nonce
-            if expected != extrinsic.nonce:
-                refuse("NonceTooHigh", f"the nonce is {extrinsic.nonce}, the account's next is {expected}")
-            if weight + admitted.work > limit:
+            _, _, _, fee_rao, work, row = admitted
+            if row.nonce != extrinsic.nonce:
+                refuse("NonceTooHigh", f"the nonce is {extrinsic.nonce}, the account's next is {row.nonce}")
+            if weight + work > limit:
                 refuse("BlockTooHeavy")
         except Rejected as problem:
             if left_out is not None:  # nothing was written for it
                 left_out[index], context.signer = problem.error_name, signer
                 continue
             raise Rejected(problem.error_name, problem.cause, hint=problem.hint, index=index) from None
-        weight += admitted.work
+        weight += work
         outcomes.append(_run(context, extrinsic, admitted))
-        fees_rao += admitted.fee_rao - extrinsic.tip
+        context.state.settle()
+        fees_rao += fee_rao - extrinsic.tip
         tips_rao += extrinsic.tip
     fees.settle(context, fees_rao, tips_rao, authorities.account_of(context.state, context.block.proposer))
     fees.adjust_multiplier(context, weight)
@@ -220,7 +208,8 @@ def _admit(context: Context, extrinsic: Extrinsic, prices: fees.Prices) -> _Admi
     """The checks that pool and dispatcher share: version, birth, call and arguments, nonce, fee. Sets the signer."""
     if extrinsic.version != EXTRINSIC_VERSION:
         refuse("UnsupportedVersion")
-    _check_life(context, extrinsic)
+    if (extrinsic.birth_height, extrinsic.period) not in context.lives:
+        _check_life(context, extrinsic)
     entry, values = dispatch.find(extrinsic.call_number, extrinsic.args)
     row = accounts.account(context.state, extrinsic.signer)
     if extrinsic.nonce < row.nonce:
@@ -234,7 +223,7 @@ def _admit(context: Context, extrinsic: Extrinsic, prices: fees.Prices) -> _Admi
     fee_rao = extrinsic.tip + (0 if free else prices.fee_rao(len(extrinsic.body) + SIGNATURE_BYTES, work))
     if fee_rao > row.free_rao:
         refuse("CannotPayFee", f"the fee is {fee_rao} rao, the free balance {row.free_rao}", fee_rao=fee_rao)
-    return _Admitted(entry, values, free, fee_rao, work, row)
+    return entry, values, free, fee_rao, work, row
 
 
 def _check_life(context: Context, extrinsic: Extrinsic) -> None:
@@ -246,17 +235,19 @@ def _check_life(context: Context, extrinsic: Extrinsic) -> None:
         refuse("Expired", f"it was valid up to height {born + extrinsic.period}, this would be {height}")
     if born >= height or (born != height - 1 and chain.birth_hash(context.state, born) is None):
         refuse("BirthBlockUnknown", f"height {born} is not known at height {height}")
+    context.lives[born, extrinsic.period] = None
 
 
 def _run(context: Context, extrinsic: Extrinsic, admitted: _Admitted) -> Outcome:
     """Take the fee and run the call; a refusal is the outcome's error."""
-    accounts.charge(context, extrinsic.signer, admitted.account, admitted.fee_rao)
+    entry, values, free, fee_rao, _, row = admitted
+    accounts.charge(context, extrinsic.signer, row, fee_rao)
     first = len(context.events)
-    refusal = dispatch.attempt(context, admitted.entry, admitted.values)
-    if refusal is not None and admitted.free:
+    refusal = dispatch.attempt(context, entry, values)
+    if refusal is not None and free:
         fees.note_free_failure(context)
     name = "" if refusal is None else refusal.error_name
-    return Outcome(name, admitted.fee_rao, first, len(context.events) - first)
+    return Outcome(name, fee_rao, first, len(context.events) - first)
 
 
 def _end(context: Context, outcomes: list[Outcome], weight: int) -> BlockResult:

@@ -14,7 +14,7 @@ Rules: INV-1 every unit has one place · INV-2 conservation of a block · INV-3 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,14 +42,18 @@ def check_conservation(context: Context, changes: Mapping[bytes, bytes | None]) 
     """I1, I5 and the order of nonces over the keys that the block touched."""
     out: list[Violation] = []
     state, moved = context.state, dict.fromkeys((held.name for held in hooks.HOLDINGS.values()), 0)
-    holdings = {held.table.prefix: (held, held.table) for held in hooks.HOLDINGS.values()}
+    touched: dict[bytes, list[bytes]] = {held.table.prefix: [] for held in hooks.HOLDINGS.values()}
     for key in changes:
-        if key[:2] in holdings:
-            held, table = holdings[key[:2]]
-            after, before = state.value(key, table), state.value_before(key, table)
-            moved[held.name] += _amount(held, after) - _amount(held, before)
-            if table is accounts.ACCOUNT and after is not None and before is not None and after.nonce < before.nonce:
-                out.append(Violation("nonces", f"{key[2:].hex()} went from nonce {before.nonce} to {after.nonce}"))
+        if (prefix := key[:2]) in touched:
+            touched[prefix].append(key)
+    for held in hooks.HOLDINGS.values():
+        table, keys = held.table, touched[held.table.prefix]
+        now, then = [state.value(key, table) for key in keys], [state.value_before(key, table) for key in keys]
+        moved[held.name] += _amount(held, now) - _amount(held, then)
+        if table is accounts.ACCOUNT:
+            for key, after, before in zip(keys, now, then, strict=True):
+                if after is not None and before is not None and after.nonce < before.nonce:
+                    out.append(Violation("nonces", f"{key[2:].hex()} went from nonce {before.nonce} to {after.nonce}"))
     expected, found = context.minted_rao - context.recycled_rao, sum(moved.values())
     start = state.before(accounts.ISSUANCE.key())
     issued = accounts.issuance(state) - (accounts.ISSUANCE.decode(start) if start is not None else 0)
@@ -60,12 +64,11 @@ def check_conservation(context: Context, changes: Mapping[bytes, bytes | None]) 
     return out
 
 
-def _amount(held: hooks.Holding, value: Any) -> int:
-    if value is None:
-        return 0
-    amount = held.amount_rao(value)
-    assert amount >= 0, f"a row of {held.table.name} holds {amount} rao"
-    return amount
+def _amount(held: hooks.Holding, values: Sequence[Any]) -> int:
+    """What rows of a table hold together, in rao; None is a row that is not there."""
+    amounts = [held.amount_rao(value) for value in values if value is not None]
+    assert min(amounts, default=0) >= 0, f"a row of {held.table.name} holds {min(amounts)} rao"
+    return sum(amounts)
 
 
 def _flows(context: Context, moved: Mapping[str, int]) -> str:

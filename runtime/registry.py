@@ -52,6 +52,7 @@ class Context:
     recycled_rao: int = 0
     flows: list[tuple[str, int]] = field(default_factory=list)  # (holding, rao in or out) as declared to `accounts`
     domain_at: Callable[[int], bytes] | None = None  # signing domain of a height; the genesis hash if None
+    lives: dict[tuple[int, int], None] = field(default_factory=dict)  # (birth height, period) good for this block
 
     @property
     def height(self) -> int:

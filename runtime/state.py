@@ -58,22 +58,20 @@ class State:
 
     def before(self, key: bytes) -> bytes | None:
         """Value of `key` at the start of the block."""
-        try:
-            return self._before[key]
-        except KeyError:
+        value: bytes | None = self._before.get(key, _ABSENT)
+        if value is _ABSENT:
             value = self._before[key] = self._view.get(key)
-            return value
+        return value
 
     # --- values as objects ------------------------------------------------------------------------------------------
 
     def value(self, key: bytes, codec: Codec) -> Any:
         """The decoded value, None if there is none."""
-        try:
-            return self._values[key]
-        except KeyError:
-            data = self.get(key)
+        value = self._values.get(key, _ABSENT)
+        if value is _ABSENT:
+            data = self.get(key) if key in self._changes else self.before(key)
             value = self._values[key] = None if data is None else codec.decode_own(data)
-            return value
+        return value
 
     def put_value(self, key: bytes, codec: Codec, value: Any) -> None:
         """Set a value, not None, that will be encoded when its bytes are asked for."""
@@ -129,12 +127,16 @@ class State:
                 else:
                     rows[key] = previous
 
+    def settle(self) -> None:
+        """Nothing written so far will be undone any more: no mark is used again."""
+        self._journal.clear()
+
     def changes(self) -> dict[bytes, bytes | None]:
         """Keys whose value differs from the view's, with the new value; None deletes."""
         out: dict[bytes, bytes | None] = {}
-        before = self.before
+        before, values = self._before, self._values
         for key, change in self._changes.items():
-            data = change if type(change) is bytes or change is None else change.encode(self._values[key])
-            if before(key) != data:
+            data = change if type(change) is bytes or change is None else change.encode(values[key])
+            if data != (before[key] if key in before else self.before(key)):
                 out[key] = data
         return out

@@ -135,7 +135,8 @@ class Table(Generic[V]):
         return tuple(out)
 
     def encode(self, value: V) -> bytes:
-        return encode(value if self._fields_of is None else self._fields_of(value))
+        fields_of = self._fields_of
+        return encode(value) if fields_of is None else encode(fields_of(value))
 
     def decode(self, data: bytes) -> V:
         """Raises DecodeError."""
