@@ -12,7 +12,7 @@ TORCH_INDEX ?=
 AI ?= full
 ARGS ?=
 
-.PHONY: setup devnet test test-all lint types format clean lock check-python
+.PHONY: setup huggingface devnet test test-all lint types format clean lock check-python
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +43,13 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.base
 	@$(PIP) install --require-hashes --no-deps --no-build-isolation -r requirements-dev.lock
 	@touch $@
 
+$(VENV)/.models: requirements-models.lock $(VENV)/.torch
+	@echo "installing the locked packages for Hugging Face folders (hashes checked)"
+	@$(PIP) install --require-hashes --no-deps -r requirements-models.lock
+	@touch $@
+
+huggingface: $(VENV)/.models
+
 setup: $(VENV)/.base $(VENV)/.torch
 
 devnet: setup
@@ -67,6 +74,6 @@ clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Rewrites the three lock files from pyproject.toml; needs uv.
+# Rewrites the lock files from pyproject.toml; needs uv.
 lock:
 	tools/ops/lock.sh

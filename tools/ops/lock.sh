@@ -12,5 +12,7 @@ compile="uv pip compile --override $override --python-version 3.11 --python-plat
   $compile pyproject.toml --extra dev --constraint requirements.lock.new; } > requirements-dev.lock.new
 { echo "# What builds the two source-only packages of the lock (python-baseconv, varint). Made by \`make lock\`."
   printf 'setuptools\nwheel\n' | $compile -; } > requirements-build.lock.new
-for file in requirements requirements-dev requirements-build; do mv "$file.lock.new" "$file.lock"; done
+{ echo "# What Hugging Face folders need beside requirements.lock and torch (\`make huggingface\`). Made by \`make lock\`."
+  echo "transformers==5.23.0" | $compile - --constraint requirements-dev.lock.new; } > requirements-models.lock.new
+for file in requirements requirements-dev requirements-build requirements-models; do mv "$file.lock.new" "$file.lock"; done
 rm -f "$override"
