@@ -195,9 +195,13 @@ def commits(state: ReadState, netuid: int) -> list[CommitRecord]:
     """Commitments that wait for their reveal, by hotkey and epoch."""
     _subnet(state, netuid)
     return [
-        CommitRecord(hotkey, epoch, block, hashed)
-        for (_, hotkey), entries in weights.COMMITS.items(state, netuid) for epoch, block, hashed in entries
+        CommitRecord(hotkey, entry[0], entry[1], entry[2], _commit_state(entry))
+        for (_, hotkey), entries in weights.COMMITS.items(state, netuid) for entry in entries
     ]
+
+
+def _commit_state(entry: weights.Commit) -> str:
+    return "hidden" if weights.seal_of(entry) is None else "sealed" if weights.is_sealed(entry) else "malformed"
 
 
 def receipt_roots(state: ReadState, netuid: int, epoch: int | None = None) -> list[ReceiptsRoot]:

@@ -55,6 +55,7 @@ from .records import (
     Supply,
     UpgradeRecord,
 )
+from .timelock_records import BeaconRecord, TimelockRecord
 
 AtLike = int | str
 MAX_PAGE = 1000
@@ -233,6 +234,16 @@ class ChainApi(Protocol):
 
     async def subnet_get_commits(self, netuid: int, at: AtLike = "head") -> Reading[list[CommitRecord]]:
         """Commitments that wait for their reveal."""
+        ...
+
+    async def subnet_get_timelock(self, netuid: int, at: AtLike = "head") -> Reading[TimelockRecord]:
+        """Sealed weights: to which keys, who released what, what was opened; and the beacon."""
+        ...
+
+    async def subnet_get_beacon(
+        self, netuid: int, epoch: int | None = None, at: AtLike = "head"
+    ) -> Reading[BeaconRecord | None]:
+        """Randomness of an epoch, the running one by default, from secrets released in the one before; null if none."""
         ...
 
     async def subnet_get_hyperparams(self, netuid: int, at: AtLike = "head") -> Reading[list[Parameter]]:

@@ -155,11 +155,21 @@ def _lock(state: ReadState, netuid: int, epoch: int) -> Lock:
     return row
 
 
-def _wants_key(state: ReadState, netuid: int, epoch: int, authority: bytes) -> bool:
-    """True if a member of the set has still to announce its key for that epoch, the next one."""
+def may_announce(state: ReadState, said: Announcement) -> bool:
+    """True if a key is wanted now, or will be in the next epoch: that may have begun where its author is."""
+    return any(_wants_key(state, said.netuid, said.epoch, said.authority, ahead) for ahead in (1, 2))
+
+
+def may_release(state: ReadState, said: Release) -> bool:
+    """True if this is the secret of a listed key that the chain does not know yet, whether it is wanted already or not."""
+    return is_secret_of(state, said) and SECRETS.get(state, said.netuid, said.epoch, said.index) is None
+
+
+def _wants_key(state: ReadState, netuid: int, epoch: int, authority: bytes, ahead: int = 1) -> bool:
+    """True if a member of the set has still to announce its key for that epoch, so many ahead of the running one."""
     return (
         netuid != ROOT_NETUID and subnets.exists(state, netuid) and not subnets.is_dissolving(state, netuid)
-        and is_on(state, netuid) and epoch == subnets.tempo(state, netuid).epoch_index + 1
+        and is_on(state, netuid) and epoch == subnets.tempo(state, netuid).epoch_index + ahead
         and authority in session_keys(state) and KEYS.get(state, netuid, epoch, authority) is None
     )
 

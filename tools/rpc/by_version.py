@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.versions import rules_of
 
 if TYPE_CHECKING:
-    from runtime import account_reads, proposal_reads, reads
+    from runtime import account_reads, proposal_reads, reads, timelock_reads
     from runtime.modules import accounts, authorities, bonds
 else:
 
@@ -28,6 +28,7 @@ else:
             return read
 
     account_reads, proposal_reads, reads = _Module("account_reads"), _Module("proposal_reads"), _Module("reads")
+    timelock_reads = _Module("timelock_reads")
     accounts, authorities, bonds = (_Module(f"modules.{name}") for name in ("accounts", "authorities", "bonds"))
 
-__all__ = ["account_reads", "accounts", "authorities", "bonds", "proposal_reads", "reads"]
+__all__ = ["account_reads", "accounts", "authorities", "bonds", "proposal_reads", "reads", "timelock_reads"]

@@ -32,12 +32,13 @@ from ledger.client.records import (
     StakeRecord,
     SubnetRecord,
 )
+from ledger.client.timelock_records import BeaconRecord, TimelockRecord
 from ledger.errors import NotFound
 from runtime import epochs
 from runtime.reads import epoch_record, epoch_trace
 
 from . import render
-from .by_version import account_reads, proposal_reads, reads
+from .by_version import account_reads, proposal_reads, reads, timelock_reads
 from .places import Places, cursor, epoch_number, key_of, netuid_of, page, proposal_number
 
 
@@ -108,6 +109,16 @@ class MarketMethods(Places):
 
     async def subnet_get_commits(self, netuid: int, at: AtLike = "head") -> Reading[list[CommitRecord]]:
         return await self._reading(at, lambda view, height: reads.commits(view, netuid_of(netuid)))
+
+    async def subnet_get_timelock(self, netuid: int, at: AtLike = "head") -> Reading[TimelockRecord]:
+        return await self._reading(at, lambda view, height: timelock_reads.timelock_of(view, netuid_of(netuid)))
+
+    async def subnet_get_beacon(
+        self, netuid: int, epoch: int | None = None, at: AtLike = "head"
+    ) -> Reading[BeaconRecord | None]:
+        if epoch is not None:
+            epoch_number(epoch, "epoch")
+        return await self._reading(at, lambda view, height: timelock_reads.beacon(view, netuid_of(netuid), epoch))
 
     async def subnet_get_hyperparams(self, netuid: int, at: AtLike = "head") -> Reading[list[Parameter]]:
         return await self._reading(at, lambda view, height: reads.hyperparams(view, netuid_of(netuid)))

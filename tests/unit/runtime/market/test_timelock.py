@@ -10,16 +10,17 @@ from ledger import timelock as sealing
 from ledger.codec import pack_u16
 from ledger.commitments import weights_commitment
 from ledger.crypto import KeyPair, digest
-from ledger.errors import Rejected
+from ledger.errors import NotFound, Rejected
 from ledger.inherents import TIMELOCK_KEY, TIMELOCK_SECRET
 from ledger.timelock import Announcement, Payload, Release, seal
 from ledger.votes import max_faulty
-from runtime import params
+from runtime import params, reads
 from runtime.modules import authorities, neurons, timelock, weights
 from runtime.modules.timelock import release_blocks
 from runtime.modules.weights import WEIGHTS, read_row
 from runtime.registry import Context
 from runtime.state import State
+from runtime.timelock_reads import beacon, timelock_of
 
 ROW, SALT = [(2, 65535), (3, 30000)], b"\x05" * 32
 MEMBERS = [KeyPair.from_seed(blake2b(b"authority", key=bytes([index]), digest_size=32).digest()) for index in range(7)]
@@ -490,3 +491,52 @@ def test_what_an_authority_has_to_do(four):
     assert [entry[:3] for entry in listed] == [(1, epoch, position) for position in range(4)]
     four.release(epoch, MEMBERS[1:3])
     assert [entry[2] for entry in timelock.secrets_to_release(world.state, world.height + 1)] == [0, 3]
+
+
+# --- reads -------------------------------------------------------------------------------------------------------
+
+
+def test_what_can_be_read_of_it(four):
+    world = four.world
+    view = timelock_of(world.state, 1)
+    assert view.on and (view.announced, view.keys, view.opening, view.beacon) == (0, None, None, None)
+    epoch = four.ready()
+    four.announce(MEMBERS[:2])
+    assert four.commit() == "" and four.commit(index=1, args=[*four.sealed(index=1)[:3], b"", four.sealed(index=1)[4]]) == ""
+    view = timelock_of(world.state, 1)
+    assert (view.announced, view.sealed, view.keys.threshold, len(view.keys.publics)) == (2, 2, 3, 4)
+    assert view.beacon == beacon(world.state, 1, epoch) and view.next_beacon is None
+    assert [commit.state for commit in reads.commits(world.state, 1)] == ["sealed", "sealed"]
+    world.to_next_epoch(1)
+    four.release(epoch, MEMBERS[:2])
+    view = timelock_of(world.state, 1).opening
+    assert (view.stage, view.released, view.keys, view.waiting, view.until_height) == (
+        "waiting", 2, 4, 2, timelock.last_release(world.state, 1)
+    )
+    four.release(epoch, MEMBERS[2:4])
+    view = timelock_of(world.state, 1)
+    assert (view.opening.stage, view.opening.opened, view.opening.malformed, view.opening.waiting) == ("opened", 1, 1, 0)
+    assert view.next_beacon.released == 4 and beacon(world.state, 1, 99) is None
+    assert [commit.state for commit in reads.commits(world.state, 1)] == ["malformed"]
+    with pytest.raises(NotFound):
+        timelock_of(world.state, 9)
+
+
+def test_what_others_may_know_a_block_before(four):
+    """A peer that has seen the next epoch begin says what is not wanted here yet: it is worth remembering, and no more."""
+    world, member = four.world, MEMBERS[0]
+    said = [Announcement.sign(member, world.genesis_hash, 1, epoch) for epoch in range(4)]
+    assert [timelock.may_announce(world.state, one) for one in said] == [False, True, True, False]
+    four.announce()
+    assert [timelock.may_announce(world.state, one) for one in said] == [False, False, True, False]
+    assert not timelock.may_announce(world.state, Announcement.sign(MEMBERS[6], world.genesis_hash, 1, 1))
+    assert not timelock.may_announce(world.state, Announcement.sign(member, world.genesis_hash, 9, 1))
+    world.to_next_epoch(1)
+    epoch = world.epoch(1)
+    one = Release(1, epoch, 0, secret_of(world, member, epoch))
+    assert timelock.may_release(world.state, one)
+    assert not timelock.may_release(world.state, Release(1, epoch, 1, one.secret))
+    assert not timelock.may_release(world.state, Release(1, epoch + 1, 0, secret_of(world, member, epoch + 1)))
+    world.to_next_epoch(1)
+    four.release(epoch, [member])
+    assert not timelock.may_release(world.state, one)
