@@ -114,10 +114,7 @@ class Client:
 
 def address_of(neuron: NeuronRecord) -> NeuronAddress:
     """Where a neuron answers, as its record on chain says. Raises NotFound where it has none."""
-    serving = neuron.serving
-    if serving is None:
-        raise NotFound(f"neuron {neuron.name or neuron.uid} has no serving record")
-    return NeuronAddress(neuron.hotkey, serving.ip, serving.port, serving.capabilities_hash, serving.tls_spki_hash)
+    return NeuronAddress.of(neuron)
 
 
 def _hotkey(who: str | int | bytes) -> bytes | None:

@@ -24,7 +24,7 @@ from ai.distribution import decode_distribution, decode_distributions
 from ai.judge.mixture import Floats, Mixture
 from ai.judge.probes import SESSION_TIMEOUT_MS
 from ai.models.model import Sampling, draw
-from ai.serve.client import ClientSession
+from ai.serve.client import ANNOUNCED_ASKS, ROOT_BUDGET, ClientSession
 from ai.serve.methods import encode_appended, encode_prefixes
 from ledger.errors import Error, Unreachable
 
@@ -92,10 +92,10 @@ class Generation:
             written = 0
             while written < self.sampling.max_units:
                 if written % REGATE_BYTES == 0 or self._someone_is_missing:
-                    await self._route(self.sampling.max_units - written)
+                    await self._route()
                     for _ in range(MORE_ROUTES):
                         if not self._voices:  # all that were chosen failed: others may not
-                            await self._route(self.sampling.max_units - written)
+                            await self._route()
                 byte = self._next_byte()
                 written += 1
                 yield byte
@@ -103,7 +103,7 @@ class Generation:
                     self.trail.finish = "stop"
                     break
                 if written < self.sampling.max_units:
-                    await self._step(byte, self.sampling.max_units - written)
+                    await self._step(byte)
             await self._end(list(self._voices))
         finally:
             for voice in self._voices.values():
@@ -128,7 +128,7 @@ class Generation:
         """True after a loss, until the router has chosen again."""
         return self._mixture is None or set(self._mixture.weights) != {key.hex() for key in self._voices}
 
-    async def _route(self, remaining: int) -> None:
+    async def _route(self) -> None:
         experts = {e.hotkey: e for e in self._askable()}
         candidates = [e.candidate(self.wish.netuid, own_sessions=e.hotkey in self._voices) for e in experts.values()]
         noise = [self._noise_of.setdefault(key, self._noise.gauss(0.0, 1.0)) for key in experts]
@@ -137,7 +137,7 @@ class Generation:
         )  # fmt: skip
         self.trail.decisions.append(decision)
         await self._end([key for key in self._voices if key not in decision.weights])
-        await self._open([experts[key] for key in decision.weights if key not in self._voices], remaining)
+        await self._open([experts[key] for key in decision.weights if key not in self._voices])
         instead = {h.stand_in: decision.weights[h.late] for h in self.trail.hedges if h.won and h.late in decision.weights}
         shares = instead | decision.weights
         prior = {key.hex(): weight for key, weight in shares.items() if key in self._voices}
@@ -156,7 +156,7 @@ class Generation:
         fit = {e.hotkey for e in self.market.available(netuid)} | set(self._voices)
         return [e for e in known if e.hotkey in fit] or known
 
-    async def _open(self, experts: list[Expert], remaining: int) -> None:
+    async def _open(self, experts: list[Expert]) -> None:
         """Sessions whose last window is the text so far; on the first routing also windows that end earlier."""
         text = bytes(self.text)
         scored = min(SCORED_BYTES, len(text) - 1) if self._mixture is None else 0
@@ -166,7 +166,7 @@ class Generation:
         hops = self.market.random.randrange(2)
 
         def work(voice: _Voice) -> Coroutine[Any, Any, None]:
-            return voice.open(prefixes, remaining, hops)
+            return voice.open(prefixes, hops)
 
         times = {key: voice.expert.first_times.p95() for key, voice in voices.items()}
         await self._take(await gather({key: work(voice) for key, voice in voices.items()}, self._hedge(times, work)))
@@ -201,11 +201,11 @@ class Generation:
 
     # --- stepping and ending
 
-    async def _step(self, byte: int, remaining: int) -> None:
+    async def _step(self, byte: int) -> None:
         """Send the byte to all; take the answers that come in time."""
         text, hops = bytes(self.text[-CONTEXT_BYTES:]), self.market.random.randrange(2)
         times = {key: voice.expert.step_times.p95() for key, voice in self._voices.items()}
-        hedge = self._hedge(times, lambda voice: voice.open([text], remaining, hops))
+        hedge = self._hedge(times, lambda voice: voice.open([text], hops))
         await self._take(await gather({key: voice.ask(byte) for key, voice in self._voices.items()}, hedge))
 
     async def _take(self, answers: Answers[bytes]) -> None:
@@ -251,12 +251,12 @@ class _Voice:
     def _gone(self) -> None:
         self.expert.in_flight -= 1
 
-    async def open(self, prefixes: list[bytes], remaining: int, hops: int) -> None:
+    async def open(self, prefixes: list[bytes], hops: int) -> None:
         """Open the session and take its first answer. Raises what the neuron or the way to it failed with."""
         began = monotonic()
         session = await self._stack.enter_async_context(self._market.client.session(
-            self.expert.address, "distribution", encode_prefixes(prefixes), netuid=self._netuid, max_asks=remaining,
-            timeout_ms=SESSION_TIMEOUT_MS, hops=hops,
+            self.expert.address, "distribution", encode_prefixes(prefixes), netuid=self._netuid, max_asks=ANNOUNCED_ASKS,
+            timeout_ms=SESSION_TIMEOUT_MS, hops=hops, budget=ROOT_BUDGET,
         ))
         self._session = session
         rows = decode_distributions(await session.answer(), len(prefixes))

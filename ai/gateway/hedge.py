@@ -11,9 +11,8 @@ Works on any coroutines, by key; what a stand-in does is the caller's.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from ledger.errors import Error
@@ -25,28 +24,9 @@ GRACE_FACTOR: Final = 3.0  # or so many times as long as the first ones took, so
 HEDGE_SHARE: Final = 0.1  # hedges for each request
 HEDGES_SAVED: Final = 4.0  # quiet times do not add up to a storm
 HEDGE_FLOOR_S: Final = 0.02  # nobody is that late
-SAMPLES: Final = 64
-SAMPLES_NEEDED: Final = 16
 
 FAILURES = (Error, TimeoutError, OSError)
 K = TypeVar("K", bound=Hashable)
-
-
-@dataclass
-class Latencies:
-    """The newest measurements of one expert, in seconds."""
-
-    newest: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
-
-    def note(self, seconds: float) -> None:
-        """Remember one."""
-        self.newest.append(seconds)
-
-    def p95(self) -> float | None:
-        """The 95th percentile, or None while there are too few."""
-        if len(self.newest) < SAMPLES_NEEDED:
-            return None
-        return sorted(self.newest)[len(self.newest) * 95 // 100]
 
 
 @dataclass
@@ -194,4 +174,4 @@ class _Race(Generic[K]):
         self._hedged = (self.tasks[late], key, self._loop.time() - self._began)
 
 
-__all__ = ["Answers", "Hedge", "HedgeBudget", "Hedged", "Latencies", "gather"]
+__all__ = ["Answers", "Hedge", "HedgeBudget", "Hedged", "gather"]

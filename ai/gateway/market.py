@@ -21,13 +21,14 @@ from ai.client import address_of
 from ai.judge.probes import BatchResult, Window, ask_batch, plan_batch
 from ai.models.model import Card
 from ai.serve.client import NeuronAddress, NeuronClient
+from ai.serve.latency import Latencies
 from ai.serve.refusals import Refused
 from ledger.client.api import ChainApi
 from ledger.client.records import NeuronRecord
 from ledger.errors import Error
 
 from .gate import CONTEXT_BYTES, GateTrainer
-from .hedge import HedgeBudget, Latencies
+from .hedge import HedgeBudget
 from .router import Candidate, Router
 
 CALIBRATION_WINDOWS: Final = 16

@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 
 from ai.distribution import ALPHABET, DISTRIBUTION_BYTES, decode_distributions
-from ai.serve.client import OWN_IDLE_SECONDS, ClientSession, NeuronAddress, NeuronClient
+from ai.serve.client import ANNOUNCED_ASKS, OWN_IDLE_SECONDS, ROOT_BUDGET, ClientSession, NeuronAddress, NeuronClient
 from ai.serve.methods import encode_appended, encode_prefixes
 from ledger.errors import Error, UsageError
 
@@ -154,10 +154,9 @@ class _Examination:
 
     def _open(self) -> AbstractAsyncContextManager[ClientSession]:
         prefixes = encode_prefixes([window.text[: window.cuts[0]] for window in self._windows])
-        asks = len(self._windows[0].cuts) - 1
         return self._client.session(
-            self._neuron, "distribution", prefixes, netuid=self._netuid, max_asks=asks, timeout_ms=SESSION_TIMEOUT_MS,
-            hops=self._hops,
+            self._neuron, "distribution", prefixes, netuid=self._netuid, max_asks=ANNOUNCED_ASKS,
+            timeout_ms=SESSION_TIMEOUT_MS, hops=self._hops, budget=ROOT_BUDGET,
         )
 
     async def _follow(self, session: ClientSession) -> None:

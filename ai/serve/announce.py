@@ -17,11 +17,13 @@ from typing import Any, Final, cast
 
 from ledger.client.api import ChainApi
 from ledger.client.calls import Wallet
-from ledger.client.records import Metagraph, Serving
+from ledger.client.records import Metagraph, Properties, Serving
 from ledger.client.remote import RemoteChain
 from ledger.crypto import KeyPair
 from ledger.errors import Error, UsageError
 
+from .client import NeuronAddress
+from .collaborate import Peer
 from .config import POLL_SECONDS
 from .hooks import Standing
 
@@ -62,6 +64,7 @@ class Presence:
         self._urls, self._keypair, self._netuids, self._report = tuple(urls), keypair, tuple(netuids), report
         self._standings: dict[int, dict[bytes, Standing]] = {}
         self._epochs: dict[int, int] = dict.fromkeys(netuids, 0)
+        self._peers: dict[int, list[Peer]] = {}
         self._announced: set[int] = set()
         self._not_before: dict[int, float] = {}
         self._turn = 0
@@ -72,13 +75,16 @@ class Presence:
     def epoch(self, netuid: int) -> int:
         return self._epochs[netuid]
 
-    async def genesis_hash(self) -> bytes:
-        """The chain's genesis hash, as soon as a node answers."""
+    def peers(self, netuid: int) -> list[Peer]:
+        """The other neurons that serve on a subnet, by the last metagraph seen."""
+        return self._peers.get(netuid, [])
+
+    async def properties(self) -> Properties:
+        """What the chain says of itself, as soon as a node answers."""
         while True:
             try:
                 async with self._connect() as api:
-                    properties = await api.system_properties()
-                    return bytes(properties.genesis_hash)
+                    return await api.system_properties()
             except Error:
                 await asyncio.sleep(RETRY_SECONDS)
 
@@ -124,6 +130,11 @@ class Presence:
         self._standings[netuid] = {
             neuron.hotkey: Standing(True, neuron.permit, neuron.stake_rao / total) for neuron in graph.neurons
         }
+        incentives = sum(neuron.incentive for neuron in graph.neurons) or 1
+        self._peers[netuid] = [
+            Peer(NeuronAddress.of(neuron), neuron.incentive / incentives) for neuron in graph.neurons
+            if neuron.serving is not None and neuron.hotkey != self._keypair.public
+        ]  # fmt: skip
 
     async def _announce(self, wallet: Wallet, netuid: int, wanted: ServingRecord) -> None:
         now = asyncio.get_running_loop().time()

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ai.models.model import Card, Sampling
 from ai.receipts import Checked, Receipt, ReceiptStore
 from ledger.crypto import KeyPair
-from ledger.errors import Error, Timeout, Unreachable
+from ledger.errors import Error, NotFound, Timeout, Unreachable
 
 from . import frames
 from .clock import wall_ms
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from numpy import float64
     from numpy.typing import NDArray
 
+    from ledger.client.records import NeuronRecord
+
 DEFAULT_TIMEOUT_MS: Final = 10_000
 GRACE_SECONDS: Final = 2.0  # how long after the deadline or a cancel the neuron's closing is waited for
 OWN_IDLE_SECONDS: Final = 4.0  # below the neuron's 5 s, so that a slow caller cancels instead of being cut off
@@ -45,6 +47,9 @@ MAX_CONNECTIONS: Final = 256
 SESSIONS_PER_CONNECTION: Final = 64
 MAX_WAITING: Final = 256  # sessions that wait for a place on a full connection
 REDIAL_AFTER_SECONDS: Final = 0.5
+# What users' sessions and probes have in common, so that a neuron cannot tell them apart by what they announce.
+ANNOUNCED_ASKS: Final = 512
+ROOT_BUDGET: Final = 4  # sessions below one of a request's three
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,14 @@ class NeuronAddress:
     port: int
     capabilities_hash: bytes = b""
     tls_spki_hash: bytes = b""
+
+    @classmethod
+    def of(cls, neuron: NeuronRecord) -> NeuronAddress:
+        """Where a neuron answers, as its record on chain says. Raises NotFound where it has none."""
+        serving = neuron.serving
+        if serving is None:
+            raise NotFound(f"neuron {neuron.name or neuron.uid} has no serving record")
+        return cls(neuron.hotkey, serving.ip, serving.port, serving.capabilities_hash, serving.tls_spki_hash)
 
 
 @dataclass(frozen=True, slots=True)

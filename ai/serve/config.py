@@ -24,6 +24,7 @@ class NeuronConfig:
 
     The key is `seed_hex` or an unencrypted `key_file`. `model` is the name of a trained expert or `module:function`,
     a function without arguments that returns a Model. `public_ip` goes on chain where it differs from `host`.
+    `collaborate`: how many peers are asked where a caller allows it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class NeuronConfig:
     poll_seconds: float = POLL_SECONDS
     receipts_keep_hours: int = KEEP_HOURS
     memory_limit_mib: int = MEMORY_LIMIT_MIB
+    collaborate: int = 0
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> NeuronConfig:

@@ -22,7 +22,7 @@ from ledger import codec
 from ledger.codec import U32, Bytes, Int, ListOf, Record, Text
 from ledger.errors import DecodeError
 
-from .frames import BODY_MAX_BYTES
+from .frames import BODY_MAX_BYTES, OpenBody
 from .refusals import Refused
 
 MAX_WINDOWS: Final = 64
@@ -39,6 +39,17 @@ class Call(Protocol):
     body: bytes
     units_in: int
     units_out: int
+    upstream: list[tuple[bytes, bytes]]  # (open_id, receipt) of sessions used for this one
+
+    @property
+    def opened(self) -> OpenBody:
+        """What the caller signed."""
+        ...
+
+    @property
+    def open_id(self) -> bytes:
+        """The session's name."""
+        ...
 
     def card(self) -> Card:
         """The model's card at the start of the session."""
@@ -96,6 +107,11 @@ def encode_appended(parts: Iterable[bytes]) -> bytes:
     return codec.encode(list(parts))
 
 
+def read_appended(payload: bytes) -> list[bytes]:
+    """Reverse of `encode_appended`. Raises Refused malformed."""
+    return _read(payload, _APPENDED)
+
+
 class Windows:
     """The windows of one `distribution` session, of which only as much is kept as the model looks at."""
 
@@ -116,7 +132,7 @@ class Windows:
 
     def append(self, payload: bytes) -> int:
         """Apply an ASK; returns how many bytes it added. Raises Refused malformed."""
-        parts = _read(payload, _APPENDED)
+        parts = read_appended(payload)
         if len(parts) != len(self._texts):
             raise Refused("malformed", f"{len(parts)} parts for {len(self._texts)} windows")
         for index, (text, part) in enumerate(zip(self._texts, parts, strict=True)):

@@ -16,14 +16,18 @@ from typing import Any, Final
 
 from ai.models.model import Model
 from ai.receipts import KEEP_HOURS, ReceiptStore
+from ledger.client.records import Properties
 from ledger.crypto import KeyPair
 from ledger.errors import UsageError
 
 from . import tls
 from .announce import Presence, Report, ServingRecord
+from .client import NeuronClient
 from .clock import wall_ms
+from .collaborate import Collaborator, Mixer
 from .config import POLL_SECONDS, NeuronConfig
 from .hooks import Hooks
+from .methods import METHODS, Method
 from .replay import ReplayGuard
 from .server import NeuronServer
 
@@ -56,11 +60,12 @@ class Neuron:
         self, model: Model, key: KeyPair, netuids: Sequence[int], rpc: Sequence[str], *, name: str = "neuron",
         host: str = "127.0.0.1", port: int = 0, public_ip: str = "", home: Path | None = None, certificate: bool = False,
         hooks: Hooks | None = None, report: Report = lambda line: None, poll_seconds: float = POLL_SECONDS,
-        receipts_keep_hours: int = KEEP_HOURS,
+        receipts_keep_hours: int = KEEP_HOURS, collaborate: int = 0, mixer: Callable[[], Mixer] | None = None,
     ) -> None:  # fmt: skip
         """`home`: where replay protection and receipts are kept; without it both end with the process.
 
-        `certificate`: serve over TLS with a certificate made once in the home; needed outside devnets.
+        `certificate`: serve over TLS with a certificate made once in the home; needed outside devnets. `collaborate`:
+        ask up to so many peers (3 at most) where a caller allows it, and put answers together by `mixer`.
         """
         self.model, self.key, self.name = model, key, name
         self._netuids, self._host, self._port = tuple(netuids), host, port
@@ -68,6 +73,8 @@ class Neuron:
         self._home, self._certificate, self._hooks = home, certificate, hooks
         self._report: Report = lambda line: report({**line, "name": name})
         self._poll_seconds, self._keep_hours = poll_seconds, receipts_keep_hours
+        self._collaborate, self._mixer = collaborate, mixer
+        self._client: NeuronClient | None = None
         self._seen: ReplayGuard | None = None
         self._presence = Presence(rpc, key, netuids, self._report)
         if certificate and home is None:
@@ -79,7 +86,7 @@ class Neuron:
         return cls(
             config.load(), config.key(), config.netuids, config.rpc, name=config.name, host=config.host,
             port=config.port, public_ip=config.public_ip, home=Path(config.home), certificate=config.tls, report=report,
-            poll_seconds=config.poll_seconds, receipts_keep_hours=config.receipts_keep_hours,
+            poll_seconds=config.poll_seconds, receipts_keep_hours=config.receipts_keep_hours, collaborate=config.collaborate,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -89,12 +96,12 @@ class Neuron:
     async def serve(self, stop: Stop) -> None:
         """Listen at once, be on chain as soon as the chain answers, and end when `stop()` returns."""
         ended = asyncio.ensure_future(stop())
-        genesis = asyncio.ensure_future(self._presence.genesis_hash())
-        await asyncio.wait({ended, genesis}, return_when=asyncio.FIRST_COMPLETED)
-        if not genesis.done():
-            genesis.cancel()
+        chain = asyncio.ensure_future(self._presence.properties())
+        await asyncio.wait({ended, chain}, return_when=asyncio.FIRST_COMPLETED)
+        if not chain.done():
+            chain.cancel()
             return
-        server = self._server(genesis.result())
+        server = self._server(chain.result())
         ip, port = await server.start(self._host, self._port)
         self._report({"event": "serving", "ip": ip, "port": port, "hotkey": self.key.public.hex()})
         pin = tls.pem_spki_hash(self._pem) if self._certificate else b""
@@ -115,6 +122,8 @@ class Neuron:
             for task in (ended, follow, status):
                 task.cancel()
             await server.stop()
+            if self._client is not None:
+                await self._client.close()
             if self._seen is not None:
                 self._seen.close()
 
@@ -123,16 +132,26 @@ class Neuron:
         assert self._home is not None
         return self._home / "tls.pem"
 
-    def _server(self, genesis_hash: bytes) -> NeuronServer:
+    def _server(self, chain: Properties) -> NeuronServer:
         receipts = None
         if self._home is not None:
             receipts = ReceiptStore(self._home / "receipts", clock=wall_ms, keep_hours=self._keep_hours)
             self._seen = ReplayGuard(self._home / "replay.db", wall_ms())
         context = tls.server_context(tls.ensure_certificate(self._pem)) if self._certificate else None
         return NeuronServer(
-            self.model, self.key, genesis_hash, self._netuids, standings=self._presence, hooks=self._hooks,
-            receipts=receipts, seen=self._seen, tls=context,
+            self.model, self.key, chain.genesis_hash, self._netuids, standings=self._presence, hooks=self._hooks,
+            receipts=receipts, seen=self._seen, tls=context, methods=self._methods(chain),
         )  # fmt: skip
+
+    def _methods(self, chain: Properties) -> dict[str, Method]:
+        if not self._collaborate:
+            return METHODS
+        asked = None if self._home is None else ReceiptStore(self._home / "asked", clock=wall_ms, keep_hours=self._keep_hours)
+        self._client = NeuronClient(
+            self.key, chain.genesis_hash, receipts=asked, allow_private=chain.allow_private, allow_clear=chain.devnet
+        )
+        helped = Collaborator(self._client, self._presence.peers, fan_out=self._collaborate, mixer=self._mixer)
+        return {**METHODS, "distribution": Method(helped.distribution, takes_asks=True)}
 
     async def _tell(self, server: NeuronServer) -> None:
         """Report the counters whenever they changed."""

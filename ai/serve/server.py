@@ -26,6 +26,7 @@ from .clock import wall_ms
 from .connection import Connection, Doorkeeper
 from .frames import Ask, Cancel, Finish, Frame, Greet, Open, OpenBody
 from .hooks import FixedStandings, Hooks, Standing, Standings
+from .latency import Latencies
 from .methods import METHODS, Method
 from .queue import WorkQueue
 from .refusals import Refused
@@ -88,6 +89,7 @@ class NeuronServer:
         self.broken: asyncio.Future[None] | None = None  # set by `start`; fails when the neuron must not go on
         self.starting = 0  # sessions let in whose method has not begun
         self.doorkeeper = Doorkeeper()
+        self.first_answers = Latencies()
         self._server: asyncio.Server | None = None
         self._closing = False
 
@@ -184,6 +186,9 @@ class NeuronServer:
             raise Refused("over_budget", f"over {MAX_SESSIONS_PER_CONNECTION} sessions on a connection")
         if len(self.sessions) >= MAX_SESSIONS:
             raise Refused("busy", f"{MAX_SESSIONS} sessions are open", retry_after_ms=1_000)
+        p95 = self.first_answers.p95()
+        if p95 is not None and opened.deadline_ms - self.clock() < 1000 * p95:
+            raise Refused("expired", "the deadline is sooner than this neuron usually answers")
         self.queue.check_room(self.starting)
 
 
@@ -196,7 +201,7 @@ class ServedSession:
         self._server, self._connection, self._protocol = server, connection, protocol
         self._standing, self._priority = standing, priority
         self.body, self.units_in, self.units_out = protocol.body, 0, 0
-        self.upstream: list[tuple[bytes, bytes]] = []  # (open_id, receipt) of sessions used for this one
+        self.upstream: list[tuple[bytes, bytes]] = []
         self._card = server.model.card()
         self._epoch = server.standings.epoch(protocol.open.netuid)
         self._asks: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
@@ -207,6 +212,7 @@ class ServedSession:
     def begin(self, method: Method) -> None:
         """Start the method's task and the deadline."""
         loop = asyncio.get_running_loop()
+        self._began = loop.time()
         left_ms = self._protocol.open.deadline_ms - self._server.clock()
         self._deadline = loop.call_later(max(0, left_ms) / 1000, self.stop, frames.EXPIRED)
         self.task = loop.create_task(self._run(method))
@@ -296,10 +302,20 @@ class ServedSession:
 
     # --- what a method sees (`methods.Call`)
 
+    @property
+    def opened(self) -> OpenBody:
+        return self._protocol.open
+
+    @property
+    def open_id(self) -> bytes:
+        return self._protocol.open_id
+
     def card(self) -> Card:
         return self._card
 
     def answer(self, payload: bytes) -> None:
+        if self._protocol.answers == 0:
+            self._server.first_answers.note(asyncio.get_running_loop().time() - self._began)
         self._connection.send(self._protocol.answer(payload))
         self._server.counters.answers += 1
 

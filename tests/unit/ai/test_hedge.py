@@ -6,7 +6,8 @@ import time
 import pytest
 
 from ai.gateway import hedge
-from ai.gateway.hedge import Hedge, HedgeBudget, Latencies, gather
+from ai.gateway.hedge import Hedge, HedgeBudget, gather
+from ai.serve.latency import SAMPLES, SAMPLES_NEEDED, Latencies
 from ledger.errors import Unreachable
 
 
@@ -103,12 +104,12 @@ async def test_a_bug_is_raised_and_everything_ends():
 
 def test_p95_needs_a_past():
     times = Latencies()
-    for n in range(hedge.SAMPLES_NEEDED - 1):
+    for n in range(SAMPLES_NEEDED - 1):
         times.note(n)
     assert times.p95() is None
     for n in range(200):
         times.note(float(n))
-    assert times.p95() == 196.0 and len(times.newest) == hedge.SAMPLES
+    assert times.p95() == 196.0 and len(times.newest) == SAMPLES
 
 
 def test_one_hedge_for_ten_requests_and_quiet_times_do_not_add_up():
