@@ -75,11 +75,11 @@ def empty_context(height: int = 0, timestamp_ms: int = 0, made: Rules | None = N
 
 def _write_chain(made: Rules, context: Any, spec: ChainSpec) -> None:
     chain, params = made.module("chain"), made.module("params")
-    made.module("modules.upgrades").genesis_version(context)
     chain.INFO.put(context.state, value=chain.ChainInfo(
         spec.name, spec.initial_height, spec.block_time_ms, spec.session_blocks, spec.max_block_bytes,
         spec.max_block_weight, spec.seal, spec.devnet, spec.allow_private,
     ))
+    made.module("modules.upgrades").genesis_version(context)
     for name, value in sorted(spec.globals.items()):
         params.put(context, name, value)
     authorities = [(row.session, row.account) for row in spec.authorities]

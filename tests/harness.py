@@ -33,7 +33,7 @@ from ledger.verdict import verify_one_by_one
 from p2p.addresses import peer_id_of
 from p2p.hello import check_hello
 from p2p.network import Handlers, Hello, PeerId, PeerInfo
-from runtime.versions import VersionedRuntime
+from runtime.versions import NEWEST, VersionedRuntime
 from tools.node.node import Node, Parts
 from tools.node.threads import Lane
 
@@ -342,6 +342,7 @@ class Place:
         self.node: Node | None = None
         self.network: MemoryNetwork | None = None
         self.skew_ms = 0
+        self.newest = NEWEST  # version of the rules that its node may run
         self.journal: list[tuple[str, str, dict[str, Any]]] = []
 
 
@@ -393,7 +394,9 @@ class Market:
             signer = make(place.sign_store, params.genesis_hash, public)
             domains = signer.domains  # type: ignore[assignment]
         domains = recovered_domains(domains, self.recoveries)
-        machine = VersionedRuntime(params.genesis_hash, lambda height: domain_of(domains, height), members_of(self.recoveries))
+        machine = VersionedRuntime(
+            params.genesis_hash, lambda height: domain_of(domains, height), members_of(self.recoveries), newest=place.newest
+        )
         if not place.created:
             Chain.create(place.chain_store, params, machine, self.genesis.state)
         chain = Chain.open(place.chain_store, params, machine, recoveries=self.recoveries)

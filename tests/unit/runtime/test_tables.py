@@ -106,7 +106,8 @@ def test_values_are_kept_as_objects_until_their_bytes_are_asked_for():
 
 def test_no_rule_changes_an_account_in_place():
     names = {field.name for field in fields(accounts.Account)}
-    for path in Path(accounts.__file__).parents[1].rglob("*.py"):
+    root = Path(accounts.__file__).parents[1]
+    for path in (path for path in root.rglob("*.py") if not path.is_relative_to(root / "frozen")):
         for node in ast.walk(ast.parse(path.read_text())):
             targets = getattr(node, "targets", [getattr(node, "target", None)])
             assert not any(isinstance(each, ast.Attribute) and each.attr in names for each in targets), path
