@@ -13,7 +13,7 @@ from ledger.errors import NotFound, UsageError
 from tools.cli.main import Noun
 from tools.cli.output import Output, format_amount
 from tools.cli.session import account, address, run, signing_key
-from tools.cli.wallet import SIGNER, WAIT, positive, submit
+from tools.cli.submission import SIGNER, WAIT, exact, submit
 
 group = Noun("authority", help="Authorities: who makes blocks, bonds, keys, changes of the set.")
 
@@ -72,7 +72,7 @@ def bond_command(ctx: click.Context, amount: str, signer: str, wait: Wait) -> No
     """Put AMOUNT down as the bond of an authority."""
     key = signing_key(ctx.obj, signer)
     plan = f"bond {amount} of {address(key.public)}"
-    submit(ctx, key, "authorities.bond", {"amount_rao": _exact(amount)}, wait=wait, plan=plan)
+    submit(ctx, key, "authorities.bond", {"amount_rao": exact(amount, "a bond")}, wait=wait, plan=plan)
 
 
 @group.command("unbond")
@@ -84,7 +84,7 @@ def unbond_command(ctx: click.Context, amount: str, signer: str, wait: Wait) -> 
     """Begin to take AMOUNT of a bond back; until its time is over it can be slashed."""
     key = signing_key(ctx.obj, signer)
     plan = f"begin to take back {amount} of the bond of {address(key.public)}"
-    submit(ctx, key, "authorities.unbond", {"amount_rao": _exact(amount)}, wait=wait, plan=plan)
+    submit(ctx, key, "authorities.unbond", {"amount_rao": exact(amount, "a bond")}, wait=wait, plan=plan)
 
 
 @group.command("withdraw")
@@ -163,10 +163,3 @@ async def _proof(api: Any, key: KeyPair, owner: bytes) -> bytes:
     """Signature of the session key over itself and its account, under the chain's present signing domain."""
     properties = await api.system_properties()
     return key.sign("pop", properties.signing_domain, owner + key.public)
-
-
-def _exact(amount: str) -> int:
-    rao = positive(amount)
-    if rao is None:
-        raise UsageError("name an amount; a bond is never everything")
-    return rao

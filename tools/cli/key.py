@@ -1,4 +1,4 @@
-"""`quorix key`: make keys and list them."""
+"""`quorix key`: make keys and list them, give a hotkey its owner, replace a hotkey by another."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ledger.client.calls import Wait
 from ledger.client.keys import (
     KDF_PROFILES,
     encode_address,
@@ -16,13 +17,15 @@ from ledger.client.keys import (
     new_phrase,
     write_key_file,
 )
+from ledger.crypto import KeyPair
 from ledger.errors import Error, UsageError
 from tools.cli.main import Noun
 from tools.cli.output import Output
-from tools.cli.session import asks_for_password, key_path, read_password
+from tools.cli.session import account, address, asks_for_password, key_path, read_password, run, signing_key
+from tools.cli.submission import SIGNER, WAIT, send, submit
 from tools.devnet.layout import home_directory
 
-group = Noun("key", help="Make and list keys.")
+group = Noun("key", help="Make, list and swap keys.")
 
 
 @group.command("new")
@@ -83,3 +86,48 @@ def _describe(path: Path) -> dict[str, Any]:
     return {
         "name": path.stem, "kind": info.kind, "address": info.address, "encrypted": info.encrypted, "created": info.created,
     }
+
+
+@group.command("swap-hotkey")
+@click.argument("old")
+@click.argument("new")
+@click.option("--netuid", type=int, help="Only in this subnet; default: everywhere.")
+@SIGNER
+@WAIT
+@click.pass_context
+def swap_command(ctx: click.Context, old: str, new: str, netuid: int | None, signer: str, wait: Wait) -> None:
+    """Replace hotkey OLD by NEW: uid, stake, children and the rest go along. Signed by the coldkey that owns OLD."""
+    where = "everywhere" if netuid is None else f"in subnet {netuid}"
+    given = {"old_hotkey": old, "new_hotkey": new, "netuid": "none" if netuid is None else str(netuid)}
+    plan = f"replace {address(account(ctx.obj, old))} by {address(account(ctx.obj, new))} {where}"
+    send(ctx, signer, "keyring.swap_hotkey", given, wait=wait, plan=plan, typed="swap")
+
+
+@group.command("associate")
+@click.argument("hotkey")
+@SIGNER
+@WAIT
+@click.pass_context
+def associate_command(ctx: click.Context, hotkey: str, signer: str, wait: Wait) -> None:
+    """Make the signing coldkey the owner of HOTKEY, a key at hand that agrees by its signature."""
+    agreed, key = signing_key(ctx.obj, hotkey), signing_key(ctx.obj, signer)
+    proof = run(ctx.obj, lambda api: _ownership_proof(api, agreed, key.public))
+    plan = f"{address(key.public)} owns the hotkey {address(agreed.public)} from now on"
+    submit(ctx, key, "hotkeys.associate", {"hotkey": agreed.public, "proof": proof}, wait=wait, plan=plan)
+
+
+@group.command("prove")
+@click.argument("hotkey")
+@click.argument("owner")
+@click.pass_context
+def prove_command(ctx: click.Context, hotkey: str, owner: str) -> None:
+    """Sign, with HOTKEY, that it is to belong to the coldkey OWNER: for owners on another machine."""
+    agreed, coldkey = signing_key(ctx.obj, hotkey), account(ctx.obj, owner)
+    proof = run(ctx.obj, lambda api: _ownership_proof(api, agreed, coldkey))
+    said = f"quorix tx send hotkeys.associate hotkey={address(agreed.public)} proof={proof.hex()} --key OWNER"
+    Output(ctx.obj).data({"hotkey": agreed.public, "coldkey": coldkey, "proof": proof}, said)
+
+
+async def _ownership_proof(api: Any, hotkey: KeyPair, coldkey: bytes) -> bytes:
+    properties = await api.system_properties()
+    return hotkey.sign("hotkey", properties.genesis_hash, coldkey + hotkey.public)

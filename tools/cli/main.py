@@ -25,14 +25,17 @@ NOUNS = {
     "authority": ("tools.cli.authority", "Authorities: who makes blocks, bonds, keys, changes of the set."),
     "explorer": ("tools.cli.explorer", "Serve the block explorer."),
     "gateway": ("tools.cli.gateway", "Serve the OpenAI-compatible gateway."),
-    "key": ("tools.cli.key", "Make and list keys."),
-    "wallet": ("tools.cli.wallet", "Balances and transfers."),
-    "stake": ("tools.cli.stake", "Stake on hotkeys."),
-    "subnet": ("tools.cli.subnet", "Subnets and their metagraph."),
+    "key": ("tools.cli.key", "Make, list and swap keys."),
+    "wallet": ("tools.cli.wallet", "Balances, transfers, identity, handing an account over."),
+    "stake": ("tools.cli.stake", "Stake on hotkeys, and hotkeys that lend it to others."),
+    "subnet": ("tools.cli.subnet", "Subnets, their metagraph, and owning one."),
+    "governance": ("tools.cli.governance", "Proposals of the root seats, and the chain's parameters."),
+    "proxy": ("tools.cli.proxy", "Accounts that may act for another."),
+    "tx": ("tools.cli.tx", "Any call of the chain, alone or in a batch."),
     "weights": ("tools.cli.weights", "Weights of validators."),
     "epoch": ("tools.cli.epoch", "Epochs, explained."),
     "ai": ("tools.cli.ai", "Ask the network."),
-    "query": ("tools.cli.query", "Blocks, state and proofs."),
+    "query": ("tools.cli.query", "Blocks, extrinsics, accounts, events, state and proofs."),
     "db": ("tools.cli.db", "A stopped node's database."),
     "config": ("tools.cli.config", "Settings and where they come from."),
     "lab": ("tools.cli.lab", "Experiments that check what Quorix claims."),
@@ -52,6 +55,7 @@ class Settings:
     home: str | None = None
     devnet: str | None = None
     yes: bool = False
+    dry_run: bool = False
     no_input: bool = False
     timeout_s: float = 60.0
     password_file: str | None = None
@@ -67,6 +71,7 @@ COMMON: list[click.Option] = [
     click.Option(["--home"], metavar="DIR", default=None, help="Where state lives (QUORIX_HOME)."),
     click.Option(["--devnet"], metavar="NAME", default=None, help="Which devnet (QUORIX_DEVNET)."),
     click.Option(["--yes"], is_flag=True, default=None, help="Answer yes to every question."),
+    click.Option(["--dry-run"], is_flag=True, default=None, help="Show what a call to the chain would do; send nothing."),
     click.Option(["--no-input"], is_flag=True, default=None, help="Never ask; fail instead."),
     click.Option(["--timeout", "timeout_s"], type=click.FloatRange(0, min_open=True), default=None, metavar="SECONDS",
                  help="Deadline."),

@@ -46,6 +46,20 @@ def parse_amount(text: str) -> int | None:
     return rao
 
 
+_PERCENT = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,18}))?%", re.ASCII)
+
+
+def parse_percent(text: str, whole: int) -> int:
+    """`12.5%` of `whole`, rounded down; at most all of it. Raises UsageError."""
+    found = _PERCENT.fullmatch(text.strip())
+    digits = "" if found is None else found[1] + (found[2] or "")
+    scale = 100 * 10 ** (0 if found is None else len(found[2] or ""))
+    if not digits or int(digits) > scale:
+        raise UsageError(f"{text[:40]!r} is no share", hint="write 12.5%, at most 100%")
+    part: int = whole * int(digits) // scale
+    return part
+
+
 def format_amount(rao: int, *, digits: int | None = None) -> str:
     """`1,000.5 Q`; exact unless `digits` after the point are asked for."""
     sign, rao = ("-" if rao < 0 else ""), abs(rao)
@@ -127,14 +141,19 @@ class Output:
         if not self.settings.quiet and not self.json:
             print(text, file=sys.stderr, flush=True)
 
-    def confirm(self, plan: str) -> None:
-        """Show what will happen and ask; raises Aborted when declined or when nobody can be asked."""
+    def confirm(self, plan: str, typed: str = "") -> None:
+        """Show what will happen and ask; raises Aborted when declined or when nobody can be asked.
+
+        Where `typed` is given, that word is the only yes.
+        """
         if self.settings.yes:
             return
         if self.settings.no_input or not sys.stdin.isatty():
             raise Aborted("this needs a confirmation and there is nobody to ask", hint="add --yes")
-        print(plan, "go on? [y/N] ", sep="\n", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        question = f"this cannot be taken back; type {typed} to go on: " if typed else "go on? [y/N] "
+        print(plan, question, sep="\n", end="", file=sys.stderr, flush=True)
+        said = sys.stdin.readline().strip()
+        if said != typed if typed else said.lower() not in ("y", "yes"):
             raise Aborted("declined")
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""`quorix query`: blocks, state, and proofs that can be checked without a node."""
+"""`quorix query`: blocks, extrinsics, accounts, events, state, and proofs that can be checked without a node."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ledger.client.records import StateProofs, from_json
 from ledger.errors import DecodeError, UsageError
 from tools.cli.main import Noun
 from tools.cli.output import Output, format_amount, format_time
-from tools.cli.session import address, at, run
+from tools.cli.session import account, address, at, run
+from tools.cli.submission import event_fields
 
-group = Noun("query", help="Blocks, state and proofs.")
+group = Noun("query", help="Blocks, extrinsics, accounts, events, state and proofs.")
 
 MAX_DIGITS = 20
 MAX_PROOF_FILE_BYTES = 32 << 20
@@ -51,6 +52,108 @@ def block_command(ctx: click.Context, where: str) -> None:
             out.table("events of the block", ("event", "fields"), events)
 
     out.data(block, show)
+
+
+@group.command("extrinsic")
+@click.argument("id_", metavar="ID")
+@click.pass_context
+def extrinsic_command(ctx: click.Context, id_: str) -> None:
+    """What became of an extrinsic: its call, fee, outcome and events, or that it still waits."""
+    out, found = Output(ctx.obj), re.fullmatch("(?:0x)?([0-9a-fA-F]{64})", id_)
+    if found is None:
+        raise UsageError(f"{id_[:80]!r} is no extrinsic id", hint="an id is 0x and 64 hexadecimal digits")
+    record = run(ctx.obj, lambda api: api.chain_get_extrinsic(bytes.fromhex(found[1])))
+
+    def show() -> None:
+        place = "waits in the pool" if record.height is None else f"final in block {record.height}, number {record.index}"
+        outcome = "-" if record.height is None else record.error or "ok"
+        rows = [
+            ("state", place), ("call", record.call), *((f"  {name}", _told(value)) for name, value in record.args.items()),
+            ("signer", address(record.signer)), ("nonce", record.nonce), ("fee", format_amount(record.fee_rao)),
+            ("tip", format_amount(record.tip_rao)), ("outcome", outcome), ("size", f"{len(record.raw)} bytes"),
+        ]
+        out.table(f"extrinsic 0x{record.id.hex()}", ("field", "value"), rows)
+        if record.events:
+            out.table("events", ("event", "fields"), [(e.name, event_fields(e.fields)) for e in record.events])
+
+    out.data(record, show)
+
+
+def _told(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@group.command("account")
+@click.argument("who")
+@click.option("--history", is_flag=True, help="What the account has signed, newest first.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="For --history: how many.")
+@click.option("--after", help="For --history: go on where an earlier page ended.")
+@click.option("--at", "where", default="head", help="Height, hash or head; not for --history.")
+@click.pass_context
+def account_command(ctx: click.Context, who: str, history: bool, limit: int, after: str | None, where: str) -> None:
+    """An account: money, keys, identity, proxies, bond; with --history the extrinsics that it signed."""
+    out, public = Output(ctx.obj), account(ctx.obj, who)
+    if history:
+        page = run(ctx.obj, lambda api: api.account_history(public, after=after, limit=limit))
+
+        def show_page() -> None:
+            rows = [
+                (x.height, x.index, x.call, format_amount(x.fee_rao), x.error or "ok", "0x" + x.id.hex()) for x in page.items
+            ]
+            out.table(f"signed by {address(public)}", ("block", "#", "call", "fee", "outcome", "id"), rows)
+            if page.next:
+                out.remark(f"older ones: --after {page.next}")
+
+        out.data(page, show_page)
+        return
+    found = run(ctx.obj, lambda api: _whole_account(api, public, at(where)))
+    out.data(found, lambda: out.table(f"{address(public)} at block {found['account'].at.height}", ("", "value"), _rows(found)))
+
+
+async def _whole_account(api: Any, public: bytes, where: int | str) -> dict[str, Any]:
+    first = await api.account_get(public, where)
+    height = first.at.height
+    reads = {
+        "identity": api.account_identity, "proxies": api.account_proxies, "relations": api.account_relations,
+        "swaps": api.account_swaps, "bond": api.account_bond, "stakes": api.account_stakes,
+    }
+    return {"account": first, **{name: (await read(public, height)).value for name, read in reads.items()}}
+
+
+def _rows(found: dict[str, Any]) -> list[tuple[str, object]]:
+    value, bond, identity, swaps = found["account"].value, found["bond"], found["identity"], found["swaps"]
+    rows: list[tuple[str, object]] = [
+        ("free", format_amount(value.free_rao)), ("reserved", format_amount(value.reserved_rao)),
+        ("staked", format_amount(value.staked_rao)), ("unbonding", format_amount(value.unbonding_rao)), ("nonce", value.nonce),
+    ]
+    rows += [("hotkey of", address(value.owner))] if value.owner is not None else []
+    rows += [("owns hotkey", address(hotkey)) for hotkey in value.hotkeys]
+    rows += [("says of itself", f"{identity.name} {identity.url}".strip())] if identity is not None else []
+    rows += [("proxy", f"{address(p.delegate)}: {p.kind}, delay {p.delay_blocks}") for p in found["proxies"].proxies]
+    rows += [("child", f"{address(r.hotkey)} in subnet {r.netuid}") for r in found["relations"].children]
+    rows += [("parent", f"{address(r.hotkey)} in subnet {r.netuid}") for r in found["relations"].parents]
+    rows += [("authority's bond", format_amount(bond.bonded_rao))] if bond.bonded_rao else []
+    rows += [("bond on its way back", f"{format_amount(u.amount_rao)} in session {u.session}") for u in bond.unbonding]
+    rows += [("coldkey swap", f"announced, possible from block {swaps.ready_at}")] if swaps.announced_hash is not None else []
+    return rows
+
+
+@group.command("events")
+@click.argument("kind", default="")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many.")
+@click.option("--after", help="Go on where an earlier page ended.")
+@click.pass_context
+def events_command(ctx: click.Context, kind: str, limit: int, after: str | None) -> None:
+    """Events of the chain, newest first, of all kinds or of one."""
+    out = Output(ctx.obj)
+    page = run(ctx.obj, lambda api: api.events_query(kind or None, after=after, limit=limit))
+
+    def show() -> None:
+        out.table("events", ("block", "event", "fields"), [(e.height, e.name, event_fields(e.fields)) for e in page.items])
+        if page.next:
+            out.remark(f"older ones: --after {page.next}")
+
+    out.data(page, show)
 
 
 @group.command("state")
@@ -94,7 +197,6 @@ async def _state_key(api: Any, settings: Any, text: str) -> bytes:
             raise UsageError(f"{text!r} is not hex") from None
     import runtime.executor  # noqa: F401 - declares all tables
     from runtime.tables import Table
-    from tools.cli.session import account
 
     plain, slashes, path = text.partition("///")  # a dev key's path, as the last part, brings its own two slashes
     name, *parts = plain.split("/")

@@ -1,19 +1,23 @@
-"""`quorix subnet`: what subnets there are, and who is registered in them."""
+"""`quorix subnet`: what subnets there are, who is registered in them, and what their owners do with them."""
 
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from typing import Any
 
 import click
 
+from ledger.client.calls import Wait
 from ledger.client.records import NeuronRecord, SubnetRecord, to_json
 from tools.cli.main import Noun
 from tools.cli.output import Output, format_amount, share
 from tools.cli.session import address, at, run
+from tools.cli.submission import SIGNER, WAIT, send
+from tools.cli.wallet import texts
 
-group = Noun("subnet", help="Subnets and their metagraph.")
+group = Noun("subnet", help="Subnets, their metagraph, and owning one.")
 
 
 @group.command("list")
@@ -48,12 +52,23 @@ def show_command(ctx: click.Context, netuid: int) -> None:
 
     async def read(api: Any) -> dict[str, Any]:
         subnet, parameters = await api.subnet_get(netuid), await api.subnet_get_hyperparams(netuid)
-        return {"at": subnet.at, "subnet": subnet.value, "parameters": parameters.value}
+        identity, challenge = await api.subnet_get_identity(netuid), await api.subnet_get_challenge(netuid)
+        return {
+            "at": subnet.at, "subnet": subnet.value, "parameters": parameters.value, "identity": identity.value,
+            "challenge": challenge.value,
+        }
 
     value = run(ctx.obj, read)
 
     def show() -> None:
         out.table(f"subnet {netuid} at block {value['at'].height}", ("field", "value"), _fields(value["subnet"]))
+        said, notice = value["identity"], value["challenge"]
+        if said is not None:
+            told = [("name", said.name), ("url", said.url), ("about", said.about), ("task", said.task)]
+            out.table("the owner says", ("", "said"), [row for row in told if row[1]])
+        if notice is not None:
+            price = format_amount(notice.price_rao)
+            out.remark(f"{address(notice.coldkey)} gives notice: dissolved in block {notice.ends_at} unless kept for {price}")
         rows = [(p.name, p.value, p.default, p.unit, p.who, p.about) for p in value["parameters"]]
         out.table("parameters", ("name", "value", "default", "unit", "who", "meaning"), rows, right=("value", "default"))
 
@@ -122,3 +137,175 @@ def metagraph_command(ctx: click.Context, netuid: int, sort: str, as_csv: bool, 
         out.table(title, columns, rows, right=columns[3:11])
 
     out.data(reading, show)
+
+
+# --- what people do with subnets ---------------------------------------------------------------------------------
+
+NETUID = click.argument("netuid", type=click.IntRange(0, 65_535))
+OWN_HOTKEY = click.option("--hotkey", required=True, metavar="HOTKEY", help="A hotkey of the signing coldkey.")
+
+
+@group.command("create")
+@click.argument("name")
+@OWN_HOTKEY
+@click.option("--max-lock", required=True, metavar="AMOUNT", help="The most that may be locked for it.")
+@SIGNER
+@WAIT
+@click.pass_context
+def create_command(ctx: click.Context, name: str, hotkey: str, max_lock: str, signer: str, wait: Wait) -> None:
+    """Create a subnet; its lock comes back, but for a tenth, when it is dissolved."""
+    given = {"hotkey": hotkey, "max_lock_rao": max_lock, "name": name}
+    plan = f"create a subnet {name!r} owned by {{signer}}, for a lock of at most {max_lock}"
+    send(ctx, signer, "subnets.register_network", given, wait=wait, plan=plan)
+
+
+@group.command("start")
+@NETUID
+@SIGNER
+@WAIT
+@click.pass_context
+def start_command(ctx: click.Context, netuid: int, signer: str, wait: Wait) -> None:
+    """Start your subnet: it takes stake, and emission from the next block on."""
+    send(ctx, signer, "subnets.start_call", {"netuid": str(netuid)}, wait=wait, plan=f"start subnet {netuid}")
+
+
+@group.command("register")
+@NETUID
+@OWN_HOTKEY
+@click.option("--max-price", metavar="AMOUNT", help="The most that you pay; needed but on root (0).")
+@SIGNER
+@WAIT
+@click.pass_context
+def register_command(
+    ctx: click.Context, netuid: int, hotkey: str, max_price: str | None, signer: str, wait: Wait
+) -> None:
+    """Bid for a uid; bids are settled together in the next block. On root: take a seat."""
+    if netuid == 0:
+        send(ctx, signer, "neurons.root_register", {"hotkey": hotkey}, wait=wait, plan=f"a root seat for {hotkey}")
+        return
+    if max_price is None:
+        raise click.UsageError("Missing option '--max-price'.")
+    given = {"netuid": str(netuid), "hotkey": hotkey, "max_price_rao": max_price}
+    plan = f"bid at most {max_price} for a uid of {hotkey} in subnet {netuid}"
+    send(ctx, signer, "neurons.register", given, wait=wait, plan=plan)
+
+
+@group.command("unregister")
+@NETUID
+@OWN_HOTKEY
+@SIGNER
+@WAIT
+@click.pass_context
+def unregister_command(ctx: click.Context, netuid: int, hotkey: str, signer: str, wait: Wait) -> None:
+    """Give up a uid; what is left of its bond is recycled."""
+    given = {"netuid": str(netuid), "hotkey": hotkey}
+    plan = f"give up the uid of {hotkey} in subnet {netuid}"
+    send(ctx, signer, "neurons.unregister", given, wait=wait, plan=plan, typed="unregister")
+
+
+@group.command("params")
+@NETUID
+@click.pass_context
+def params_command(ctx: click.Context, netuid: int) -> None:
+    """Parameters of a subnet: value, default, who sets them, meaning."""
+    out = Output(ctx.obj)
+    reading = run(ctx.obj, lambda api: api.subnet_get_hyperparams(netuid))
+
+    def show() -> None:
+        rows = [(p.name, p.value, p.default, p.unit, p.who, p.about) for p in reading.value]
+        columns = ("name", "value", "default", "unit", "who", "meaning")
+        out.table(f"parameters of subnet {netuid} at block {reading.at.height}", columns, rows, right=("value", "default"))
+
+    out.data(reading, show)
+
+
+@group.command("set-param")
+@NETUID
+@click.argument("name")
+@click.argument("value")
+@SIGNER
+@WAIT
+@click.pass_context
+def set_param_command(ctx: click.Context, netuid: int, name: str, value: str, signer: str, wait: Wait) -> None:
+    """Set a parameter of your subnet; what only root sets goes through `quorix governance propose`."""
+    given = {"netuid": str(netuid), "name": name, "value": value}
+    send(ctx, signer, "governance.set_subnet_param", given, wait=wait, plan=f"set {name} of subnet {netuid} to {value}")
+
+
+@group.command("set-identity")
+@NETUID
+@texts
+@click.option("--task", default="", help="Kind of task, at most 32 bytes: by it validators choose how to judge.")
+@SIGNER
+@WAIT
+@click.pass_context
+def set_identity_command(
+    ctx: click.Context, netuid: int, name: str, url: str, about: str, content_hash: str, task: str, signer: str, wait: Wait
+) -> None:
+    """Say what your subnet is for; it replaces what was said before."""
+    said = {"name": name, "url": url, "about": about, "task": task, "content_hash": content_hash}
+    plan = f"say of subnet {netuid}: {', '.join(f'{field} {text!r}' for field, text in said.items() if text) or 'nothing'}"
+    given = {"netuid": str(netuid), "identity": json.dumps(said)}
+    send(ctx, signer, "subnets.set_identity", given, wait=wait, plan=plan)
+
+
+@group.command("set-owner-hotkey")
+@NETUID
+@click.argument("hotkey")
+@SIGNER
+@WAIT
+@click.pass_context
+def owner_hotkey_command(ctx: click.Context, netuid: int, hotkey: str, signer: str, wait: Wait) -> None:
+    """Name another hotkey of yours: it gets the owner's cut and is not pruned."""
+    plan = f"{hotkey} gets the owner's cut of subnet {netuid} from now on"
+    send(ctx, signer, "subnets.set_owner_hotkey", {"netuid": str(netuid), "hotkey": hotkey}, wait=wait, plan=plan)
+
+
+@group.command("transfer")
+@NETUID
+@click.argument("to")
+@click.argument("hotkey")
+@SIGNER
+@WAIT
+@click.pass_context
+def transfer_command(ctx: click.Context, netuid: int, to: str, hotkey: str, signer: str, wait: Wait) -> None:
+    """Give your subnet to the coldkey TO, with a HOTKEY that it owns."""
+    given = {"netuid": str(netuid), "to": to, "hotkey": hotkey}
+    plan = f"give subnet {netuid}, with its lock and its parameters, to {to}"
+    send(ctx, signer, "subnets.transfer_ownership", given, wait=wait, plan=plan, typed="transfer")
+
+
+@group.command("dissolve")
+@NETUID
+@SIGNER
+@WAIT
+@click.pass_context
+def dissolve_command(ctx: click.Context, netuid: int, signer: str, wait: Wait) -> None:
+    """End your subnet: stake and bonds are given back, and the lock but for a tenth."""
+    plan = f"dissolve subnet {netuid}: no emission, no epochs; everything in it is given back over the next blocks"
+    send(ctx, signer, "subnets.dissolve", {"netuid": str(netuid)}, wait=wait, plan=plan, typed="dissolve")
+
+
+@group.command("challenge")
+@click.argument("name")
+@OWN_HOTKEY
+@click.option("--max-lock", required=True, metavar="AMOUNT", help="The most that you pay for the slot, now.")
+@SIGNER
+@WAIT
+@click.pass_context
+def challenge_command(ctx: click.Context, name: str, hotkey: str, max_lock: str, signer: str, wait: Wait) -> None:
+    """Where there is no room for another subnet: give the weakest one notice, and pay for its slot."""
+    given = {"hotkey": hotkey, "max_lock_rao": max_lock, "name": name}
+    plan = f"give the weakest subnet notice, for a subnet {name!r} of {{signer}}, for at most {max_lock}"
+    send(ctx, signer, "subnets.challenge", given, wait=wait, plan=plan)
+
+
+@group.command("keep")
+@NETUID
+@SIGNER
+@WAIT
+@click.pass_context
+def keep_command(ctx: click.Context, netuid: int, signer: str, wait: Wait) -> None:
+    """Keep your subnet, to which notice was given: the same price goes into its lock."""
+    plan = f"keep subnet {netuid}: the challenger's price goes into its lock"
+    send(ctx, signer, "subnets.keep", {"netuid": str(netuid)}, wait=wait, plan=plan)

@@ -251,3 +251,204 @@ def test_state_and_a_proof_that_is_checked_without_a_node(node, tmp_path):
 @pytest.mark.parametrize("key", ["nothing/1", "account", "account/x", "0xzz", "weights/1", "weights/x/1", "weights/70000/1"])
 def test_state_keys_that_make_no_sense(node, key):
     assert node.refused(Error, "query", "state", key).exit_code in (2, 3)
+
+
+# --- governance, proxies, keys, subnets --------------------------------------------------------------------------
+
+
+def until(node, what, seconds=PATIENCE_S):
+    """What a reading function gives, once it gives something."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def people(node):
+    """Key files of validators and of some fresh keys, with a little money."""
+    for index in range(3):
+        member = node.people[f"//validator//{index}"]
+        for suffix, key, kind in (("", member.coldkey, "coldkey"), ("-hot", member.hotkey, "hotkey")):
+            write_key_file(node.home / "keys" / f"validator{index}{suffix}.json", key, kind, password=None)
+    for index, name in enumerate(("delegate", "newhot", "newcold")):
+        key = KeyPair.from_seed(bytes([0x60 + index]) * 32)
+        write_key_file(node.home / "keys" / f"{name}.json", key, "coldkey", password=None)
+    node.json("wallet", "send", "delegate", "5Q", "--key", "owner", "--yes")
+    return node
+
+
+def test_a_proposal_is_made_voted_and_enacted(people):
+    node = people
+    words = ("governance", "propose", "governance.set_global_param", "name=fee_base_rao", "value=2000")
+    node.refused(Aborted, *words, "--key", "validator0")
+    shown = node.text(*words, "--key", "validator0", "--dry-run")
+    assert "propose governance.set_global_param(name=fee_base_rao, value=2000)" in shown and "nothing was sent" in shown
+    assert "Proposed" in shown and "fee " in shown and node.json("governance", "list")["open"]["value"] == []
+    node.refused(NotFound, *words, "--key", "owner", "--yes")  # it has no seat
+    node.json(*words, "--key", "validator0", "--yes")
+    (proposal,) = node.json("governance", "list")["open"]["value"]
+    number = proposal["number"]
+    assert proposal["proposed"] == {"call": "governance.set_global_param", "args": {"name": "fee_base_rao", "value": 2000}}
+    assert "voting" in node.text("governance", "list")
+    node.json("governance", "vote", number, "nay", "--key", "validator2", "--yes")
+    shown = node.text("governance", "show", number)
+    assert "validator-2" in shown and "nay" in shown and "turnout" in shown and "the vote ends" in shown
+    for who in ("validator0", "validator1"):
+        node.json("governance", "vote", number, "aye", "--key", who, "--yes")
+    done = until(node, lambda: node.json("governance", "list")["closed"])
+    assert done[0]["name"] == "ProposalExecuted" and done[0]["fields"]["error"] == ""
+    assert "executed: governance.set_global_param ok" in node.text("governance", "list")
+    assert next(p for p in node.json("governance", "params")["value"] if p["name"] == "fee_base_rao")["value"] == 2000
+    assert node.refused(NotFound, "governance", "show", number).exit_code == 3
+    node.refused(NotFound, "governance", "vote", number, "aye", "--key", "validator0", "--yes")
+    node.json("governance", "sudo", "governance.set_global_param", "fee_base_rao", "1000", "--key", "owner", "--yes")
+    words = ("governance", "sudo", "governance.set_global_param", "fee_base_rao", "1", "--key", "delegate", "--yes")
+    node.refused(Rejected, *words)
+    node.refused(Rejected, "governance", "propose", "accounts.faucet", "1Q", "--key", "validator0", "--yes")
+
+
+def test_a_proposal_can_be_cancelled(people):
+    node = people
+    node.json("governance", "propose", "governance.set_sudo", "--key", "validator1", "--yes")
+    (proposal,) = node.json("governance", "list")["open"]["value"]
+    for index in range(3):
+        if node.json("governance", "list")["open"]["value"]:
+            node.json("governance", "cancel", proposal["number"], "--key", f"validator{index}", "--yes")
+    assert node.json("governance", "list")["open"]["value"] == []
+    assert "cancelled" in node.text("governance", "list")
+
+
+def test_a_proxy_runs_what_its_kind_allows_and_after_its_delay(people):
+    node, hotkey = people, node_hotkey(people)
+    add = ("proxy", "add", "delegate", "--kind", "staking", "--key", "validator0", "--yes")
+    assert "has no proxies" in node.run("proxy", "list", "validator0").stderr
+    call = ("validator0", "stake.add", f"hotkey={hotkey}", "netuid=1", "amount_rao=2Q", "--key", "delegate", "--yes")
+    assert "no proxy" in node.refused(NotFound, "proxy", "run", *call).cause
+    node.json(*add)
+    assert node.json("proxy", "run", *call)["error"] == ""
+    send = ("validator0", "accounts.transfer", "owner", "1Q", "yes", "--key", "delegate", "--yes")
+    assert node.refused(Rejected, "proxy", "run", *send).error_name == "Unproxyable"
+    node.refused(Rejected, *add)  # it has this right
+    node.json("proxy", "remove", *add[2:])
+    node.json("proxy", "add", "delegate", "--kind", "any", "--delay", "3", "--key", "validator0", "--yes")
+    assert node.refused(Rejected, "proxy", "run", *send).error_name == "NotAnnounced"
+    node.json("proxy", "announce", *send)
+    listed = node.json("proxy", "list", "validator0")["value"]
+    assert [p["kind"] for p in listed["proxies"]] == ["any"]
+    hashed = listed["announcements"][0]["call_hash"]
+    assert hashed in node.text("proxy", "list", "validator0")
+    assert node.run("proxy", "run", *send).exception is not None  # too early
+    until(node, lambda: node.run("proxy", "run", *send).exception is None)
+    node.json("proxy", "announce", *send)
+    node.json("proxy", "withdraw", "validator0", hashed, "--delegate", "delegate", "--key", "validator0", "--yes")
+    assert node.json("proxy", "list", "validator0")["value"]["announcements"] == []
+    node.refused(UsageError, "proxy", "add", "delegate", "--kind", "king", "--key", "validator0", "--yes")
+
+
+def node_hotkey(node):
+    return node.address("//validator//0", hot=True)
+
+
+def test_calls_by_name_one_by_one_and_in_batches(people, tmp_path):
+    node = people
+    names = {entry["name"] for entry in node.json("tx", "calls")}
+    assert {"stake.add", "keyring.batch", "governance.propose"} <= names
+    assert "amount_rao=<u64?>" in node.text("tx", "calls", "accounts.transfer")
+    node.json("tx", "send", "accounts.transfer", "to=delegate", "amount_rao=1r", "keep_alive=yes", "--key", "owner", "--yes")
+    batch = tmp_path / "batch.json"
+    good = {"call": "accounts.transfer", "args": ["delegate", "1r", True]}
+    bad = {"call": "accounts.transfer", "args": {"to": "delegate", "amount_rao": "20_000_000Q", "keep_alive": True}}
+    batch.write_text(json.dumps([good, bad]))
+    node.refused(Rejected, "tx", "batch", batch, "--key", "owner", "--yes")
+    done = node.json("tx", "batch", batch, "--each", "--key", "owner", "--yes")
+    assert [e["name"] for e in done["events"] if e["name"] == "BatchItemFailed"] == ["BatchItemFailed"]
+    shown = node.text("query", "extrinsic", done["id"])
+    assert "keyring.batch_each" in shown and "BatchItemFailed" in shown and "final in block" in shown
+    inner = node.json("query", "extrinsic", done["id"])["args"]["calls"]
+    assert [each["call"] for each in inner] == ["accounts.transfer"] * 2 and inner[0]["args"]["amount_rao"] == 1
+    node.refused(NotFound, "query", "extrinsic", "0x" + "00" * 32)
+    node.refused(UsageError, "query", "extrinsic", "0x00")
+
+
+def test_children_takes_and_moved_stake(people):
+    node, hotkey, child = people, node_hotkey(people), people.address("//validator//1", hot=True)
+    own = ("--key", "validator0", "--yes")
+    node.json("stake", "children", "set", hotkey, "1", f"{child}=25%", *own)
+    (waiting,) = node.json("stake", "children", "show", hotkey)["value"]["pending"]
+    assert waiting["children"][0]["share"] == str((1 << 62) - 1) and "25.00 %" in node.text("stake", "children", "show", hotkey)
+    node.refused(UsageError, "stake", "children", "set", hotkey, "1", child, *own)
+    node.refused(UsageError, "stake", "children", "set", hotkey, "1", f"{child}=125%", *own)
+    node.json("stake", "children", "take", hotkey, "1", "5%", *own)
+    assert node.json("stake", "children", "show", hotkey)["value"]["takes"][0]["netuid"] == 1
+    node.json("stake", "take", hotkey, "3%", *own)
+    node.json("stake", "take", hotkey, "2%", *own)
+    node.json("stake", "add", hotkey, "1", "9Q", *own)
+    node.json("stake", "move", hotkey, "1", child, "2", "3Q", *own)
+    node.json("stake", "transfer", "owner", hotkey, "1", "1", "2Q", *own)
+    assert any(row["hotkey"] == "0x" + node.people["//validator//1"].hotkey.public.hex() and row["netuid"] == 2
+               for row in node.json("stake", "list", "validator0")["value"])
+    node.refused(Rejected, "stake", "move", hotkey, "1", child, "9", "3Q", *own)
+
+
+def test_identities_and_what_an_owner_does_with_a_subnet(people):
+    node, own = people, ("--key", "owner", "--yes")
+    assert "says nothing" in node.run("wallet", "identity", "show", "validator1").stderr
+    node.json("wallet", "identity", "set", "--name", "Ada", "--url", "https://ada.example", "--key", "validator1", "--yes")
+    assert "https://ada.example" in node.text("wallet", "identity", "show", "validator1")
+    assert "Ada" in node.text("query", "account", "validator1")
+    node.json("wallet", "identity", "clear", "--key", "validator1", "--yes")
+    node.json("subnet", "set-identity", "1", "--name", "Prose", "--task", "next-byte", *own)
+    shown = node.json("subnet", "show", "1")
+    assert shown["identity"]["task"] == shown["subnet"]["task"] == "next-byte"
+    assert "the owner says" in node.text("subnet", "show", "1")
+    assert any(p["name"] == "tempo" for p in node.json("subnet", "params", "1")["value"])
+    node.refused(Rejected, "subnet", "set-param", "1", "tempo", "20", "--key", "validator1", "--yes")
+    created = node.json("subnet", "create", "third", "--hotkey", "delegate", "--max-lock", "3Q", "--key", "delegate", "--yes")
+    assert created["error"] == "" and [s["name"] for s in node.json("subnet", "list")["value"]][-1] == "third"
+    node.json("subnet", "start", "3", "--key", "delegate", "--yes")
+    node.json("subnet", "register", "3", "--hotkey", "validator1-hot", "--max-price", "5Q", "--key", "validator1", "--yes")
+    hotkey = node.address("//validator//1", hot=True)
+    until(node, lambda: "validator-1" in {n["name"] for n in node.json("subnet", "metagraph", "3")["value"]["neurons"]})
+    node.json("subnet", "transfer", "3", "validator1", hotkey, "--key", "delegate", "--yes")
+    owner = "0x" + node.people["//validator//1"].coldkey.public.hex()
+    assert node.json("subnet", "show", "3")["subnet"]["owner_coldkey"] == owner
+    node.refused(Rejected, "subnet", "dissolve", "3", "--key", "validator1", "--yes")  # it is immune
+    node.json("governance", "sudo", "subnets.dissolve", "3", *own)
+    until(node, lambda: [s["name"] for s in node.json("subnet", "list")["value"]] == ["prose", "records"])
+    node.refused(Rejected, "subnet", "keep", "1", *own)
+    node.refused(Rejected, "subnet", "challenge", "x", "--hotkey", "delegate", "--max-lock", "1Q", "--key", "delegate", "--yes")
+
+
+def test_keys_are_swapped_and_announced(people):
+    node = people
+    hotkey = node.address("//validator//2", hot=True)
+    node.json("key", "swap-hotkey", hotkey, "newhot", "--key", "validator2", "--yes")
+    fresh = "0x" + KeyPair.from_seed(bytes([0x61]) * 32).public.hex()
+    assert fresh in {n["hotkey"] for n in node.json("subnet", "metagraph", "1")["value"]["neurons"]}
+    assert "the next is possible in block" in node.text("wallet", "swap", "show", "validator2")
+    proof = node.json("key", "prove", "newcold", "owner")
+    assert len(proof["proof"]) == 130
+    node.json("key", "associate", "newcold", "--key", "owner", "--yes")
+    node.refused(Rejected, "key", "associate", "newcold", "--key", "delegate", "--yes")
+    node.json("wallet", "swap", "announce", "0x" + KeyPair.from_seed(b"\x70" * 32).public.hex(), "--key", "validator2", "--yes")
+    assert "can be made" in node.text("wallet", "swap", "show", "validator2")
+    node.refused(Rejected, "wallet", "swap", "clear", "--key", "validator2", "--yes")
+    refused = node.refused(Rejected, "wallet", "send", "owner", "1r", "--key", "validator2", "--yes")
+    assert refused.error_name == "ColdkeySwapAnnounced"
+    node.refused(Rejected, "wallet", "swap", "run", "newcold", "--key", "validator2", "--yes")
+
+
+def test_accounts_and_their_history(people):
+    node = people
+    page = node.json("query", "account", "owner", "--history", "--limit", "2")
+    assert len(page["items"]) == 2 and page["next"]
+    older = node.json("query", "account", "owner", "--history", "--limit", "2", "--after", page["next"])
+    assert older["items"][0]["nonce"] == page["items"][1]["nonce"] - 1
+    assert "accounts.transfer" in node.text("query", "account", "owner", "--history")
+    shown = node.text("query", "account", "validator0")
+    assert "proxy" in shown and "owns hotkey" in shown
+    assert "authority's bond" in node.text("query", "account", node.address("//authority//0"))
+    assert {e["name"] for e in node.json("query", "events", "ProxyAdded")["items"]} == {"ProxyAdded"}
+    node.refused(NotFound, "query", "events", "Nothing")
