@@ -182,11 +182,14 @@ def _pay_pots(
 
 
 def _judge_weights(dividends: list[int], stage: epochs.Field) -> tuple[list[int], list[int]]:
-    """Each validator's weight in the validator pot and in the root pot: by its subnet and its weighted root stake."""
+    """Each validator's weight in the validator pot and in the root pot: by its subnet and its weighted root stake.
+
+    Classic bonds outlive the stake that made them: what they earn without any stake is the subnet's part.
+    """
     root = []
     for weight, parts in zip(dividends, stage.backing, strict=True):
         own_rao, root_rao = sum(part.own_rao for part in parts), sum(part.root_rao for part in parts)
-        root.append(weight * root_rao // (own_rao + root_rao) if weight else 0)
+        root.append(weight * root_rao // (own_rao + root_rao) if own_rao + root_rao else 0)
     return [weight - part for weight, part in zip(dividends, root, strict=True)], root
 
 
@@ -197,7 +200,8 @@ def _pay_backers(
     """3.4: a validator's dividends to those whose stake earned them: itself and its parents, less its take as a child."""
     state, owner = context.state, neurons.coldkey_of(context.state, hotkey)
     take = stake.in_force(children.child_take(state, netuid, hotkey), previous)
-    own = largest_remainder([part.own_rao for part in backing], dividend_rao)
+    stakes_rao = [part.own_rao for part in backing]  # a hotkey without any gets all: its own pool decides what becomes of it
+    own = largest_remainder(stakes_rao if any(stakes_rao) else [1] + [0] * (len(backing) - 1), dividend_rao)
     root = largest_remainder([part.root_rao for part in backing], root_rao)
     kept_rao = 0
     for part, own_part, root_part in zip(backing, own, root, strict=True):

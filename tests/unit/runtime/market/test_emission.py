@@ -243,6 +243,21 @@ def test_root_dividends_of_a_hotkey_whose_stake_left_are_recycled(market):
     assert ["root dividend without stake", due] in market.named("Recycled")
 
 
+def test_classic_bonds_that_outlive_their_stake_pay_the_take_only(market):
+    market.set("yuma3_on", False, 1)
+    market.next_block()
+    vote(market, [(2, 1), (3, 1)])
+    market.to_next_epoch(1)
+    assert market.row(1, market.epoch(1) - 1).paid.validator_rao[1] > 0
+    for netuid in (0, 1):
+        market.call("stake.remove", market.key("validator 1"), market.key("validator 1 hot"), netuid, None)
+    market.to_next_epoch(1)  # the stake it had rests in the averages until here
+    due = market.row(1, market.epoch(1) - 1).paid.validator_rao[1]
+    cut = due * 11796 // 65535
+    assert due > 0 and ["dividend without stake", due - cut] in market.named("Recycled")
+    assert pools.pool(market.state, 1, market.key("validator 1 hot")).value_rao == cut
+
+
 def root_vote(world, index, votes):
     packed = [pack_u16([n for n, _ in votes]), pack_u16([v for _, v in votes])]
     world.call("weights.set_root", world.key(f"validator {index} hot"), *packed)
