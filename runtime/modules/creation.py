@@ -10,6 +10,7 @@ Rules: NET-2 creation · NET-3 start
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ledger.codec import KEY, U16, U64, Text
 
@@ -19,7 +20,7 @@ from ..registry import Context, call, error, refuse
 from ..tables import ReadState, Table
 from . import accounts, hotkeys, neurons, subnets
 
-MAX_NETUID = (1 << 16) - 1
+MAX_NETUID: Final = (1 << 16) - 1
 
 
 @dataclass(frozen=True)

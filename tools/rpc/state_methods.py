@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from functools import cache
+from typing import Any, cast
 
 from ledger.blocks import Extrinsic
 from ledger.client.api import AtLike
@@ -12,10 +13,13 @@ from ledger.client.records import (
     DryRun,
     ErrorRecord,
     ExtrinsicRecord,
+    KeyPart,
     Metadata,
+    ParamRecord,
     Reading,
     StateProof,
     StateProofs,
+    TableRecord,
 )
 from ledger.errors import Rejected
 from ledger.machine import View
@@ -57,23 +61,7 @@ class StateMethods(Places):
         return await self._heavy(render.state_proofs, self.chain, keys, self._height(at), since)
 
     async def state_get_metadata(self) -> Metadata:
-        found = rules(self.chain.machine.version_at(self.chain.view()))
-        return Metadata(
-            runtime_version=found.version,
-            calls=[
-                CallRecord(
-                    call.number, call.name, [[name, shape.name] for name, shape in call.schema.fields.items()],
-                    call.origin, call.work, call.about,
-                )
-                for _, call in sorted(found.calls.items())
-            ],
-            events={kind.name: list(kind.fields) for _, kind in sorted(found.events.items())},
-            errors=[
-                ErrorRecord(rule.number, rule.name, rule.cause, rule.hint)
-                for rule in sorted(found.errors.values(), key=lambda rule: rule.number)
-            ],
-            tables={table.name: number for number, table in sorted(found.tables.items())},
-        )
+        return _described(self.chain.machine.version_at(self.chain.view()))
 
     async def author_submit_extrinsic(self, extrinsic: bytes) -> bytes:
         return await self.node.submit(extrinsic)
@@ -109,3 +97,23 @@ class StateMethods(Places):
         hint = found.errors[outcome.error].hint if outcome.error in found.errors else ""
         records = [render.event_record(found, height, index, 0, event) for index, event in enumerate(events)]
         return DryRun(not outcome.error, outcome.error, hint, outcome.fee_rao, records)
+
+
+@cache
+def _described(version: int) -> Metadata:
+    """The description of one version of the rules, as records."""
+    found: dict[str, Any] = rules(version).module("metadata").document()
+    return Metadata(
+        runtime_version=found["runtime_version"], calls=[CallRecord(**call) for call in found["calls"]],
+        events={kind["name"]: kind["fields"] for kind in found["events"]},
+        errors=[ErrorRecord(**error) for error in found["errors"]],
+        tables={table["name"]: table["number"] for table in found["tables"]},
+        table_rows=[
+            TableRecord(row["number"], row["name"], [KeyPart(*part) for part in row["key"]], row["value"], row["holding"])
+            for row in found["tables"]
+        ],
+        event_numbers={kind["name"]: kind["number"] for kind in found["events"]},
+        params=[ParamRecord(**param) for param in found["params"]], constants=found["constants"],
+        inherents={kind["name"]: kind["kind"] for kind in found["inherents"]}, invariants=found["invariants"],
+        proxies=found["proxies"],
+    )

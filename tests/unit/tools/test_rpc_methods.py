@@ -229,6 +229,11 @@ def test_authorities_and_metadata(answers):
     metadata = answers["all"]["state_getMetadata"]
     assert "accounts.transfer" in {call.name for call in metadata.calls}
     assert metadata.tables["account"] == 1 and "EpochRan" in metadata.events
+    rows = {table.name: table for table in metadata.table_rows}
+    assert [(part.name, part.width) for part in rows["uid"].key] == [("netuid", 2), ("hotkey", 32)]
+    assert metadata.constants["children.MAX_CHILDREN"] == 5 and metadata.inherents["heartbeat"] == 2
+    assert {param.name for param in metadata.params} >= {"tempo", "supply_cap"} and metadata.proxies["transfer"]
+    assert next(call for call in metadata.calls if call.name == "weights.commit").priority == "weights"
     properties = answers["all"]["system_properties"]
     assert properties.node_version == "9.9" and properties.devnet and properties.allow_private
     assert answers["ended"] == [True]
