@@ -156,6 +156,19 @@ def events_command(ctx: click.Context, kind: str, limit: int, after: str | None)
     out.data(page, show)
 
 
+@group.command("upgrade")
+@click.option("--at", "where", default="head", help="Height, hash or head.")
+@click.pass_context
+def upgrade_command(ctx: click.Context, where: str) -> None:
+    """The version of the rules in force, the one that is scheduled, and which authorities are ready for it."""
+    from tools.cli.node import upgrade_rows
+
+    out = Output(ctx.obj)
+    answer = run(ctx.obj, lambda api: api.chain_get_upgrades(at(where)))
+    rows = upgrade_rows(answer.value) + [("ready", "0x" + key.hex()) for key in answer.value.ready]
+    out.data(answer, lambda: out.table("", ("", "rules"), rows))
+
+
 @group.command("state")
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 @click.option("--proof", is_flag=True, help="One proof of all keys, as a JSON document that is checked without a node.")

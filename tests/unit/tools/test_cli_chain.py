@@ -223,6 +223,13 @@ def test_blocks_by_height_hash_and_name(node):
     assert node.refused(NotFound, "query", "block", "999999").exit_code == 3
 
 
+def test_the_version_of_the_rules_is_shown(node):
+    found = node.json("query", "upgrade")["value"]
+    assert found["version"] is None and found["runtime_version"] in found["known_versions"] and not found["warning"]
+    for words in (("query", "upgrade"), ("node", "status")):
+        assert f"version {found['runtime_version']}; this node can run" in node.text(*words)
+
+
 def test_state_and_a_proof_that_is_checked_without_a_node(node, tmp_path):
     raw = node.json("query", "state", f"account/{node.address('//owner')}")
     assert raw["value"].startswith("0x")
