@@ -91,7 +91,7 @@ class Neuron:
 
     def run(self) -> None:
         """Serve until interrupted."""
-        asyncio.run(self.serve(_interrupted))
+        asyncio.run(self.serve(interrupted))
 
     async def serve(self, stop: Stop) -> None:
         """Listen at once, be on chain as soon as the chain answers, and end when `stop()` returns."""
@@ -168,7 +168,8 @@ class Neuron:
                 })  # fmt: skip
 
 
-async def _interrupted() -> None:
+async def interrupted() -> None:
+    """Returns at SIGINT or SIGTERM."""
     loop, event = asyncio.get_running_loop(), asyncio.Event()
     if sys.platform == "win32":
         await event.wait()

@@ -1,4 +1,4 @@
-"""`quorix ai`: ask the network through the gateway."""
+"""`quorix ai`: ask the network through the gateway, see how it routes, prove what it answered, start programs of your own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Final
 import click
 
 from ledger.errors import Error, NotFound, NotReady, RateLimited, Timeout, Unreachable, UsageError
+from tools.cli.authors import new_group
+from tools.cli.authors import serve_command as serve_neuron
 from tools.cli.main import Noun, Settings
 from tools.cli.output import Output
 from tools.cli.receipts import group as receipts_group
@@ -18,6 +20,8 @@ from tools.devnet.layout import DEFAULT_BASE
 
 group = Noun("ai", help="Ask the network.")
 group.add_command(receipts_group)
+group.add_command(new_group)
+group.command("serve")(serve_neuron)
 
 OK: Final = 200
 NOT_FOUND: Final = 404

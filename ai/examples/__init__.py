@@ -1,0 +1,1 @@
+"""Programs for authors, each in one file: `quorix ai new` copies them."""
