@@ -3,6 +3,8 @@
     commit   in epoch e: a hash of the weights. They are stored first, so that a restart can still reveal them. Sent again
              in the same epoch it is the same hash: a lost answer costs nothing. If it became final only in the next epoch
              it names the wrong one and would be forfeited there, unless it is replaced by a commitment of that epoch
+    sealed   with the weights in it, where the authorities have announced their keys for that epoch: they open it, and
+             nothing is left to do. The weights are kept all the same: they are revealed by hand if too few secrets came
     reveal   in epoch e + reveal_period, as soon as it has begun; tried again at every block until it is over
     root     of the receipts of epoch e - 1, once, in epoch e
 
@@ -19,11 +21,12 @@ from typing import Any, Final
 from ai.receipts import ReceiptStore
 from ledger.client.api import ChainApi
 from ledger.client.calls import SHORTEST_PERIOD, Submitted, Wallet
-from ledger.client.records import SubnetRecord
+from ledger.client.records import CommitRecord, SubnetRecord
 from ledger.codec import pack_u16
 from ledger.commitments import SALT_BYTES, weights_commitment
 from ledger.crypto import KeyPair
 from ledger.errors import Rejected
+from ledger.timelock import Payload, seal
 
 from .memory import Memory, Pending
 
@@ -32,9 +35,13 @@ CALL_TIMEOUT_S: Final = 20.0
 CALL_PERIOD_BLOCKS: Final = SHORTEST_PERIOD  # a call that waits longer names the wrong epoch
 # Refusals that pass by themselves: the call is tried again at the next block. All others are final.
 PASSING: Final = frozenset({
-    "RevealTooEarly", "CommittingWeightsTooFast", "SettingWeightsTooFast", "CannotPayFee", "Expired", "BirthBlockUnknown",
+    "RevealTooEarly", "WeightsAreSealed",
+    "CommittingWeightsTooFast", "SettingWeightsTooFast", "CannotPayFee", "Expired", "BirthBlockUnknown",
     "UnknownBirth", "NonceTooLow", "NonceTooHigh", "NonceGap", "AccountFull", "PoolFull", "FeeTooLowToReplace",
 })  # fmt: skip
+
+# Refusals of a sealed commit that one without a seal does not meet.
+UNSEALABLE: Final = frozenset({"TimelockOff", "TimelockNotReady", "InvalidSealedWeights", "NeuronNoValidatorPermit"})
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -64,15 +71,39 @@ class Ballot:
             self.memory.remember(pending)
         elif pending.confirmed:
             return False
-        done = await self._call("weights.commit", netuid=pending.netuid, hash=self.commitment(pending))
-        epoch = next(event.fields["epoch"] for event in done.events if event.name == "WeightsCommitted")
+        done = await self._commit_sealed(pending)
+        sealed = done is not None
+        done = done or await self._call("weights.commit", netuid=pending.netuid, hash=self.commitment(pending))
+        epoch = next((event.fields["epoch"] for event in done.events if event.name == "WeightsCommitted"), None)
         if epoch != pending.epoch:
             self.memory.drop(pending.netuid, pending.epoch)
             self._report({"event": "committed late", "netuid": pending.netuid, "epoch": pending.epoch, "final_in": epoch})
             return False
         self.memory.remember(replace(pending, confirmed=True))
-        self._report({"event": "committed", "netuid": pending.netuid, "epoch": pending.epoch})
+        self._report({"event": "committed", "netuid": pending.netuid, "epoch": pending.epoch, "sealed": sealed})
         return True
+
+    async def _commit_sealed(self, pending: Pending) -> Submitted | None:
+        """Commit with the weights sealed to the authorities; None where they cannot be, and nothing was committed.
+
+        A call that comes into the next epoch is refused, since it is sealed to other keys: that is a call without events.
+        """
+        keys = (await self.api.subnet_get_timelock(pending.netuid)).value.keys
+        if keys is None or keys.epoch != pending.epoch:
+            return None
+        payload = Payload(pending.uids, pending.values, pending.version_key, bytes.fromhex(pending.salt))
+        try:
+            sealed = seal(payload, keys.publics, keys.threshold)
+            return await self._call(
+                "weights.commit_timelocked", netuid=pending.netuid, epoch=pending.epoch, hash=self.commitment(pending),
+                body=sealed.body, shares=sealed.shares,
+            )  # fmt: skip
+        except Rejected as refused:
+            if refused.error_name == "SealedForOtherEpoch":
+                return Submitted(b"")
+            if refused.error_name in UNSEALABLE:
+                return None
+            raise
 
     def commitment(self, pending: Pending) -> bytes:
         """The 32 bytes that go on chain for stored weights."""
@@ -92,18 +123,37 @@ class Ballot:
                 if subnet.epoch < due:
                     continue
                 if subnet.epoch == due:
-                    await self._reveal_one(pending)
+                    if not await self._settle(pending):
+                        continue
                 else:
                     self._trouble(pending, "RevealMissed", "its window is over: the epoch's dividend is forfeited")
             elif subnet.epoch == pending.epoch:
                 continue  # `commit` sends it again
             self.memory.drop(pending.netuid, pending.epoch)
 
+    async def _settle(self, pending: Pending) -> bool:
+        """Do what is left to do for a commitment in its reveal window; False while the authorities may still open it."""
+        held = await self._on_chain(pending)
+        if held is None:
+            self._report({"event": "opened", "netuid": pending.netuid, "epoch": pending.epoch})
+        elif held.state == "sealed":
+            return False
+        elif held.state == "malformed":
+            self._trouble(pending, "SealedWeightsMalformed", "the authorities could not open it: the epoch is forfeited")
+        else:
+            await self._reveal_one(pending)
+        return True
+
     async def _is_on_chain(self, pending: Pending) -> bool:
         """Whether a commitment whose outcome never arrived was included in its epoch after all."""
+        held = await self._on_chain(pending)
+        return held is not None and held.hash == self.commitment(pending)
+
+    async def _on_chain(self, pending: Pending) -> CommitRecord | None:
+        """What the chain has of this hotkey for that epoch; None if nothing was included, or it is revealed."""
         commits = (await self.api.subnet_get_commits(pending.netuid)).value
-        wanted = (self.key.public, pending.epoch, self.commitment(pending))
-        return any((commit.hotkey, commit.epoch, commit.hash) == wanted for commit in commits)
+        wanted = (self.key.public, pending.epoch)
+        return next((held for held in commits if (held.hotkey, held.epoch) == wanted), None)
 
     async def _reveal_one(self, pending: Pending) -> None:
         """Returns where nothing is left to do for this commitment."""

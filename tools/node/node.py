@@ -30,6 +30,7 @@ from runtime.modules import accounts, heartbeats, upgrades
 from runtime.versions import VersionedRuntime, rules_of, unknown
 from tools.rpc.subscriptions import HeadSignal
 
+from . import timelock
 from .checkpoint import Checkpoint
 from .follow import Follower, Source, serve
 from .meter import MeteredNetwork, metered_handlers
@@ -181,6 +182,7 @@ class Node:
         if tip.height % AUDIT_EVERY_BLOCKS == 0:
             self.shell.spawn(self._audit(tip.height))
         self._watch_upgrade(tip.height)
+        self._open_weights()
 
     def _count(self, executed: ExecutedBlock) -> None:
         """What metrics say about turns, epochs and emission."""
@@ -300,6 +302,14 @@ class Node:
             key, chain.domain_at(height), session, chain.head.hash, self.parts.node_version[:32], rules.known
         )
         self.relay.offer_inherent(HEARTBEAT, beat.encode())
+
+    def _open_weights(self) -> None:
+        """Announce keys for the weights that will be sealed, and release the secrets of those that may be read now."""
+        key = self.parts.session_key
+        if key is None or self.follower.syncing:
+            return
+        for kind, payload, author in timelock.due(self.chain, key):
+            self.relay.offer_inherent(kind, payload, author)
 
     async def _audit(self, height: int) -> None:
         """The full audit of a state that is too large to be audited in every block, on a read thread."""

@@ -26,6 +26,7 @@ from ledger.votes import Evidence
 from p2p.network import Network
 from runtime.versions import rules_of
 
+from . import timelock
 from .shell import Shell
 from .threads import Lane
 
@@ -173,6 +174,10 @@ class Relay:
         Anybody can sign two things with a key of its own: without the rules' word such evidence would fill the pool.
         """
         valid: bool
+        if kind in timelock.KINDS:
+            author = timelock.judge(self._chain.view(), self._chain.params.genesis_hash, kind, payload)
+            room = len(self._pool.inherents()) < timelock.MAX_REMEMBERED
+            return author is not None and room and self._pool.add_inherent(kind, payload, author)
         if kind == HEARTBEAT:
             beat = Heartbeat.decode(payload)
             key = beat.key
@@ -210,9 +215,9 @@ class Relay:
             self._own = {key: raw for key, raw in self._own.items() if key in self._pool}
             self._offer(list(self._own.values()))
 
-    def offer_inherent(self, kind: int, payload: bytes) -> None:
-        """Put an inherent of our own into the pool and send it to the others."""
-        author = b"" if self._key is None else self._key.public
+    def offer_inherent(self, kind: int, payload: bytes, author: bytes = b"") -> None:
+        """Put an inherent of our own into the pool and send it to the others. `author`: see `Pool.add_inherent`."""
+        author = author or (b"" if self._key is None else self._key.public)
         if self._pool.add_inherent(kind, payload, author) and len(self._inherents) < MAX_BATCH_INHERENTS:
             self._inherents.append((kind, payload))
             self._arm()

@@ -28,6 +28,7 @@ from ledger.client.records import (
 from ledger.errors import NotFound, Unreachable
 from runtime import reads
 from runtime.registry import CALLS, ERRORS, EVENTS
+from runtime.timelock_reads import timelock_of
 
 
 class RuntimeChain:
@@ -152,6 +153,9 @@ class RuntimeChain:
 
     async def subnet_get_commits(self, netuid, at="head"):
         return self._reading(reads.commits(self.devnet.view, netuid))
+
+    async def subnet_get_timelock(self, netuid, at="head"):
+        return self._reading(timelock_of(self.devnet.view, netuid))
 
     async def subnet_get_weights(self, netuid, at="head"):
         return self._reading(reads.weight_rows(self.devnet.view, netuid))
