@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ledger.client.governance_records import InnerCall, ProposalRecord, SeatVote, Tally
 from ledger.client.json_form import to_json
+from ledger.codec import ListOf, Shape
 from ledger.errors import NotFound
 
 from . import dispatch, params
@@ -62,11 +63,15 @@ def named(number: int, args: Sequence[Any]) -> InnerCall:
 def named_args(number: int, args: Sequence[Any]) -> dict[str, Any]:
     """Arguments by name, JSON-ready; by position where they do not fit a call that is known."""
     entry = CALLS.get(number)
-    names = [] if entry is None else list(entry.schema.fields)
     if entry is None or not entry.schema.fits(list(args)):
         return {str(position): to_json(value) for position, value in enumerate(args)}
-    out = {name: to_json(value) for name, value in zip(names, args, strict=True)}
-    if entry.name in dispatch.NESTING:
-        inner = [to_json(named(*each)) for each in dispatch.inner_calls(entry, args)]
-        out[names[-1]] = inner if entry.name in (dispatch.BATCH, dispatch.BATCH_EACH) else inner[0]
-    return out
+    fields = zip(entry.schema.fields.items(), args, strict=True)
+    return {name: _named_value(shape, value) for (name, shape), value in fields}
+
+
+def _named_value(shape: Shape, value: Any) -> Any:
+    if shape is dispatch.INNER_CALL:
+        return to_json(named(*value))
+    if isinstance(shape, ListOf):
+        return [_named_value(shape.item, item) for item in value]
+    return to_json(value)

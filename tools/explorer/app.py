@@ -25,7 +25,8 @@ from ledger.client.records import to_json
 from ledger.errors import DecodeError, Error, NotFound, Pruned, RateLimited, Timeout, Unreachable, UsageError
 
 from .live import Live
-from .pages import PAGES, Page
+from .page import Page
+from .pages import PAGES
 from .render import Renderer
 from .search import find
 

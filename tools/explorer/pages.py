@@ -6,95 +6,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from ledger.client.api import ChainApi
-from ledger.client.keys import decode_address
 from ledger.client.records import EpochTraceRecord, Metagraph, NeuronRecord, Row
-from ledger.errors import NotFound, UsageError
+from ledger.errors import UsageError
 
+from .accounts import account
 from .epoch import earned_rao, explain
-
-Query = Mapping[str, str]
-Table = tuple[list[str], list[list[Any]]]
+from .governance import authorities, governance
+from .page import LIST_BLOCKS, Page, Query, Values, hash_of, names, place, whole_number
 
 HOME_BLOCKS: Final = 12
-LIST_BLOCKS: Final = 50
 LIST_EVENTS: Final = 50
-HISTORY: Final = 25
 EPOCHS: Final = 12
 EARNERS: Final = 8
 ROOTS: Final = 24
 JUDGED: Final = 24
-MAX_DIGITS: Final = 18
-
-
-@dataclass(frozen=True)
-class Values:
-    """`fields`: values of the path's fields where the page knows them better than the path."""
-
-    data: Any
-    show: dict[str, Any]
-    table: Table | None = None
-    fields: dict[str, str] = field(default_factory=dict)
-
-
-Loader = Callable[[ChainApi, dict[str, str], Query], Awaitable[Values]]
-
-
-@dataclass(frozen=True)
-class Page:
-    """`snippet`: the same thing by RPC, CLI and Python, with {fields} of the path filled in; "" where there is no way."""
-
-    path: str
-    title: str
-    template: str
-    load: Loader
-    snippet: tuple[str, str, str]
-    nav: str = ""
-    live: bool = False
-
-
-def _number(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
-        raise UsageError(f"{text[:40]!r} is no {what}", hint=f"a {what} is a whole number")
-    return int(text)
-
-
-def _place(text: str) -> int | str:
-    """A block's height, its 0x hash, or head."""
-    if text == "head":
-        return text
-    if text.startswith("0x"):
-        return "0x" + _hash(text, "block hash").hex()
-    return _number(text, "block")
-
-
-def _hash(text: str, what: str) -> bytes:
-    try:
-        value = bytes.fromhex(text.removeprefix("0x"))
-    except ValueError:
-        value = b""
-    if len(value) != 32:
-        raise UsageError(f"{text[:80]!r} is no {what}", hint=f"a {what} is 0x and 64 hexadecimal digits")
-    return value
-
-
-def _key(text: str) -> bytes:
-    return _hash(text, "public key") if text.startswith("0x") else decode_address(text)
-
-
-async def names(api: ChainApi) -> dict[bytes, str]:
-    """Names of hotkeys and their coldkeys, where the devnet's cast gives them."""
-    out: dict[bytes, str] = {}
-    for subnet in (await api.subnet_list()).value:
-        for neuron in (await api.subnet_get_metagraph(subnet.netuid)).value.neurons:
-            if neuron.name:
-                out[neuron.hotkey] = neuron.name
-                out.setdefault(neuron.coldkey, neuron.name)
-    return out
 
 
 # --- loaders -----------------------------------------------------------------------------------------------------
@@ -122,7 +50,7 @@ def _earners(graphs: dict[int, Metagraph]) -> list[tuple[int, NeuronRecord]]:
 
 
 async def blocks(api: ChainApi, _: dict[str, str], query: Query) -> Values:
-    before = _number(query["before"], "height") if "before" in query else None
+    before = whole_number(query["before"], "height") if "before" in query else None
     headers = await api.chain_get_headers(before=before, limit=LIST_BLOCKS)
     columns = ["height", "hash", "timestamp_ms", "proposer_index", "proposal_round", "extrinsics", "finality_ms"]
     table = columns, [[getattr(h, c) for c in columns] for h in headers]
@@ -130,7 +58,7 @@ async def blocks(api: ChainApi, _: dict[str, str], query: Query) -> Values:
 
 
 async def block(api: ChainApi, path: dict[str, str], _: Query) -> Values:
-    record, newest = await asyncio.gather(api.chain_get_block(_place(path["block"])), api.chain_get_header())
+    record, newest = await asyncio.gather(api.chain_get_block(place(path["block"])), api.chain_get_header())
     proof = await api.chain_get_proof_of_finality(record.header.height)  # kept for good, unlike the block's state
     columns = ["index", "id", "call", "signer", "fee_rao", "error"]
     table = columns, [[getattr(x, c) for c in columns] for x in record.extrinsics]
@@ -139,25 +67,8 @@ async def block(api: ChainApi, path: dict[str, str], _: Query) -> Values:
 
 
 async def extrinsic(api: ChainApi, path: dict[str, str], _: Query) -> Values:
-    record = await api.chain_get_extrinsic(_hash(path["id"], "extrinsic id"))
+    record = await api.chain_get_extrinsic(hash_of(path["id"], "extrinsic id"))
     return Values(record, {"extrinsic": record, "names": await names(api)})
-
-
-async def account(api: ChainApi, path: dict[str, str], query: Query) -> Values:
-    key = _key(path["account"])
-    reading, stakes, history, known = await asyncio.gather(
-        api.account_get(key), api.account_stakes(key),
-        api.account_history(key, after=query.get("after"), limit=HISTORY), names(api),
-    )
-    value = reading.value
-    known_to_chain = value.nonce or value.free_rao or value.reserved_rao or value.owner or value.hotkeys or history.items
-    if not (known_to_chain or value.staked_rao or value.unbonding_rao or stakes.value):
-        cause = "nothing on this chain mentions that account"
-        raise NotFound(cause, hint="it exists as soon as somebody sends to it; an address of another chain never will")
-    columns = ["height", "index", "call", "fee_rao", "error", "id"]
-    table = columns, [[getattr(x, c) for c in columns] for x in history.items]
-    show = {"key": key, "account": reading.value, "at": reading.at, "stakes": stakes.value, "history": history, "names": known}
-    return Values({"account": reading, "stakes": stakes, "history": history}, show, table)
 
 
 async def subnets(api: ChainApi, _: dict[str, str], __: Query) -> Values:
@@ -174,13 +85,16 @@ METAGRAPH_COLUMNS: Final = [
 
 
 async def subnet(api: ChainApi, path: dict[str, str], query: Query) -> Values:
-    netuid = _number(path["netuid"], "subnet")
+    netuid = whole_number(path["netuid"], "subnet")
     info, graph, parameters = await asyncio.gather(
         api.subnet_get(netuid), api.subnet_get_metagraph(netuid), api.subnet_get_hyperparams(netuid)
     )
     commits, epochs, weights, roots = await asyncio.gather(
         api.subnet_get_commits(netuid), api.epoch_list(netuid, limit=EPOCHS), api.subnet_get_weights(netuid),
         api.subnet_get_receipt_roots(netuid),
+    )
+    identity, challenge, relations = await asyncio.gather(
+        api.subnet_get_identity(netuid), api.subnet_get_challenge(netuid), api.subnet_get_relations(netuid)
     )
     sort = query.get("sort", "uid")
     if sort not in METAGRAPH_COLUMNS:
@@ -198,13 +112,17 @@ async def subnet(api: ChainApi, path: dict[str, str], query: Query) -> Values:
         "roots": newest_roots[:ROOTS], "more_roots": max(0, len(newest_roots) - ROOTS),
         "judges": [n for n in graph.value.neurons if n.permit],
         "judged": judged[:JUDGED], "more_judged": max(0, len(judged) - JUDGED), "names": {n.hotkey: n.name for n in neurons},
+        "identity": identity.value, "challenge": challenge.value, "relations": relations.value,
     }
-    data = {"subnet": info, "metagraph": graph, "parameters": parameters.value, "receipt_roots": roots.value}
+    data = {
+        "subnet": info, "identity": identity.value, "challenge": challenge.value, "relations": relations.value,
+        "metagraph": graph, "parameters": parameters.value, "receipt_roots": roots.value,
+    }
     return Values(data, show, table)
 
 
 async def neuron(api: ChainApi, path: dict[str, str], _: Query) -> Values:
-    netuid, uid = _number(path["netuid"], "subnet"), _number(path["uid"], "uid")
+    netuid, uid = whole_number(path["netuid"], "subnet"), whole_number(path["uid"], "uid")
     reading, graph, weights, bonds = await asyncio.gather(
         api.subnet_get_neuron(netuid, uid), api.subnet_get_metagraph(netuid), api.subnet_get_weights(netuid),
         api.subnet_get_bonds(netuid),
@@ -238,8 +156,8 @@ async def _pay_history(api: ChainApi, netuid: int, neuron: NeuronRecord) -> list
 
 
 async def epoch(api: ChainApi, path: dict[str, str], _: Query) -> Values:
-    netuid = _number(path["netuid"], "subnet")
-    number = None if path["epoch"] == "latest" else _number(path["epoch"], "epoch")
+    netuid = whole_number(path["netuid"], "subnet")
+    number = None if path["epoch"] == "latest" else whole_number(path["epoch"], "epoch")
     record: EpochTraceRecord = await api.epoch_explain(netuid, number)
     listed = await api.epoch_list(netuid, limit=1)
     newest = listed.items[0].epoch if listed.items else record.epoch
@@ -251,16 +169,6 @@ async def epoch(api: ChainApi, path: dict[str, str], _: Query) -> Values:
         for uid in range(len(record.hotkeys))
     ]
     return Values(record, {"record": record, "story": story, "newest": newest}, table, {"epoch": str(record.epoch)})
-
-
-async def authorities(api: ChainApi, _: dict[str, str], __: Query) -> Values:
-    reading, upgrade = await asyncio.gather(api.chain_get_authorities(), api.chain_get_upgrades())
-    headers = await api.chain_get_headers(limit=LIST_BLOCKS)
-    led = {a.index: sum(h.proposer_index == a.index for h in headers) for a in reading.value}
-    columns = ["index", "session_key", "active", "disabled", "skipped", "led", "missed", "signed"]
-    table = columns, [[getattr(a, c) for c in columns] for a in reading.value]
-    show = {"authorities": reading.value, "led": led, "window": len(headers), "upgrade": upgrade.value}
-    return Values(reading, show, table)
 
 
 async def events(api: ChainApi, _: dict[str, str], query: Query) -> Values:
@@ -280,9 +188,9 @@ PAGES: Final = [
     Page("/block/{block}", "Block {block}", "block.html", block,
          ("chain_getBlock {block}", "quorix query block {block}", "await api.chain_get_block({block!r})")),
     Page("/tx/{id}", "Extrinsic", "extrinsic.html", extrinsic,
-         ("chain_getExtrinsic {id}", "", "await api.chain_get_extrinsic(id)")),
+         ("chain_getExtrinsic {id}", "quorix query extrinsic {id}", "await api.chain_get_extrinsic(id)")),
     Page("/account/{account}", "Account", "account.html", account,
-         ("account_get {account}", "quorix wallet balance {account}", "await api.account_get(key)")),
+         ("account_get {account}", "quorix query account {account} --history", "await api.account_get(key)")),
     Page("/subnets", "Subnets", "subnets.html", subnets,
          ("subnet_list", "quorix subnet list", "await api.subnet_list()"), "subnets"),
     Page("/subnet/{netuid}", "Subnet {netuid}", "subnet.html", subnet,
@@ -294,6 +202,9 @@ PAGES: Final = [
          ("epoch_explain {netuid} {epoch}", "quorix epoch explain {netuid} {epoch}",
           "await api.epoch_explain({netuid}, {epoch})")),
     Page("/authorities", "Authorities", "authorities.html", authorities,
-         ("chain_getAuthorities", "", "await api.chain_get_authorities()"), "authorities"),
-    Page("/events", "Events", "events.html", events, ("events_query", "", "await api.events_query()"), "events"),
+         ("chain_getAuthorities", "quorix authority list", "await api.chain_get_authorities()"), "authorities"),
+    Page("/governance", "Governance", "governance.html", governance,
+         ("gov_list", "quorix governance list", "await api.gov_list()"), "governance"),
+    Page("/events", "Events", "events.html", events,
+         ("events_query", "quorix query events", "await api.events_query()"), "events"),
 ]

@@ -18,7 +18,8 @@ from ledger.client.records import to_json
 from ledger.errors import Error
 
 from .figures import account_key, amount, bar, cut_bar, hexed, percent, q32, role, short, u16, when
-from .pages import PAGES, Page, Table, Values, home
+from .page import Page, Table, Values
+from .pages import PAGES, home
 
 LIVE_FRAGMENTS: Final = ("head", "strip", "subnets", "earners", "turn")  # element ids of the home page
 

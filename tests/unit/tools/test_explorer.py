@@ -48,12 +48,14 @@ GOOD = (
     "/", "/blocks", "/blocks?before=5", "/block/head", "/block/1", f"/block/{HEIGHT}", "/block/{block}", "/block/{hash}",
     "/tx/{tx}", "/account/{owner}", "/account/{validator}", "/subnets", "/subnet/0", "/subnet/1", "/subnet/2",
     "/subnet/1?sort=incentive", "/neuron/1/0", "/neuron/1/4", "/neuron/1/8", "/epoch/1/latest", "/epoch/1/0",
-    "/epoch/2/1", "/authorities", "/events", "/events?kind=EpochRan", "/ask",
+    "/epoch/2/1", "/authorities", "/governance", "/account/{judge}", "/account/{leaving}", "/account/{authority}",
+    "/tx/{proposal}", "/events", "/events?kind=EpochRan", "/ask",
 )
 PLAIN = ("/healthz", "/static/style.css", "/static/live.js")
 FORMS = (
     "/index.json", "/block/1.json", "/subnet/1.json", "/epoch/1/latest.json", "/neuron/1/4.json", "/authorities.json",
-    "/blocks.csv", "/subnets.csv", "/subnet/1.csv", "/epoch/1/1.csv", "/events.csv", "/authorities.csv",
+    "/governance.json", "/governance.csv", "/account/{judge}.json", "/authorities.csv",
+    "/blocks.csv", "/subnets.csv", "/subnet/1.csv", "/epoch/1/1.csv", "/events.csv",
 )
 SEARCHED = (
     "{block}", "%23{block}", "{hash}", "{tx}", "{owner}", FRESH, "1/4", "english", "ENGLISH", "engl", "records", "%20code%20",
@@ -74,12 +76,16 @@ async def _life():
             "accounts.transfer", to=market.account("neuron", "log").public, amount_rao=5 * 10**9, keep_alive=True
         )
         await _play(market, api)
+        proposal = await _govern(market, api)
         await market.reach(HEIGHT)
         block = await api.chain_get_block(done.height)
         names = {
             "block": done.height, "hash": "0x" + block.header.hash.hex(), "tx": "0x" + done.id.hex(),
             "validator": encode_address(_hotkey(market, "validator", "0").public),
-            "owner": encode_address(market.account("owner", "").public),
+            "owner": encode_address(market.account("owner", "").public), "proposal": "0x" + proposal.hex(),
+            "judge": encode_address(market.account("validator", "0").public),
+            "leaving": encode_address(market.account("neuron", "dna").public),
+            "authority": encode_address(market.account("authority", "0").public),
         }
         searches = [f"/search?q={text}" for text in SEARCHED]
         transport = httpx.ASGITransport(app=build_app(api, gateway="http://127.0.0.1:1"))
@@ -115,6 +121,28 @@ async def _play(market, api):
         uids, values = pack_u16(list(row)), pack_u16(list(row.values()))
         await wallet.submit("weights.reveal", netuid=1, uids=uids, values=values, salt=bytes(32), version_key=0)
     await wallets[0].submit("serving.commit_receipts", netuid=1, epoch=0, root=ROOT, count=7)
+
+
+async def _govern(market, api):
+    """A proposal that runs, one that is open, and what accounts can say and arrange; the id of the open one."""
+    judges = [Wallet(api, market.account("validator", str(index))) for index in range(3)]
+    seats = [_hotkey(market, "validator", str(index)).public for index in range(3)]
+    owner, leaving = Wallet(api, market.account("owner", "")), Wallet(api, market.account("neuron", "dna"))
+    fee = [112, ["fee_base_rao", 1001]]
+    await judges[0].submit("governance.propose", hotkey=seats[0], call=fee)
+    for index in range(2):
+        await judges[index].submit("governance.vote", hotkey=seats[index], number=0, aye=True, wait="pool")
+    opened = await judges[1].submit("governance.propose", hotkey=seats[1], call=[120, [[fee, [113, [1, "tempo", 20]]]]])
+    await judges[2].submit("governance.vote", hotkey=seats[2], number=1, aye=False, wait="pool")
+    said = ["<b>Ada</b>", "https://ada.example", "counts", b"\x01" * 32]
+    await judges[0].submit("identities.set", identity=said, wait="pool")
+    await judges[0].submit("proxies.add", delegate=owner.key.public, kind=1, delay_blocks=5, wait="pool")
+    await judges[0].submit("children.set", hotkey=seats[0], netuid=1, children=[[1 << 62, seats[1]]], wait="pool")
+    await judges[1].submit("children.set_take", hotkey=seats[1], netuid=1, take=655, wait="pool")
+    await owner.submit("subnets.set_identity", netuid=1, identity=["Prose", "", "texts", "next-byte", b""], wait="pool")
+    await leaving.submit("keyring.announce_coldkey_swap", new_hash=b"\x07" * 32)
+    await owner.submit("proxies.announce", real=judges[0].key.public, call_hash=b"\x08" * 32)
+    return opened.id
 
 
 async def _watch(api, market):
@@ -280,7 +308,8 @@ def test_a_block_is_shown_long_after_its_state_is_gone(site):
 
 def test_pages_are_also_json_and_tables_csv(site):
     assert site["/epoch/1/latest.json"].json()["epoch"] == 1
-    assert {"subnet", "metagraph", "parameters", "receipt_roots"} == set(site["/subnet/1.json"].json())
+    parts = {"subnet", "identity", "challenge", "relations", "metagraph", "parameters", "receipt_roots"}
+    assert set(site["/subnet/1.json"].json()) == parts
     assert site["/index.json"].json()["health"]["height"] >= HEIGHT
     rows = list(csv.DictReader(io.StringIO(site["/epoch/1/1.csv"].text)))
     trace = site["trace"].trace
@@ -377,3 +406,24 @@ async def test_only_known_host_names_are_served():
 def test_the_gateway_may_be_down(site):
     assert site["down"].status_code == 503 and "neurons may still be starting" in site["down"].text
     assert site["post"].status_code == 405
+
+
+def test_the_governance_page_shows_votes_what_is_needed_and_how_others_ended(site):
+    text = site["/governance"].text
+    assert "1 open proposal at block" in text and "✗ nay" in text and "governance.set_subnet_param" in text and "33.3 %" in text
+    assert "✓ executed" in text and "governance.set_global_param" in text and "No upgrade is scheduled" in text
+    rows = list(csv.reader(io.StringIO(site["/governance.csv"].text)))
+    assert rows[0][0] == "number" and rows[1][:3] == ["1", "voting", "keyring.batch"]
+    assert site["/governance.json"].json()["open"]["value"][0]["proposed"]["call"] == "keyring.batch"
+    assert "governance.set_subnet_param" in site["/tx/{proposal}"].text
+
+
+def test_the_account_page_tells_what_an_account_says_gave_away_and_announced(site):
+    text = site["/account/{judge}"].text
+    assert "&lt;b&gt;Ada&lt;/b&gt;" in text and "<b>Ada" not in text and "nobody has checked it" in text
+    assert "stake.add" in text and "Announced by proxies" in text and "0x" + "08" * 32 in text
+    assert "will lend to" in site["/account/{validator}"].text and "25.0 %" in site["/account/{validator}"].text
+    assert "A swap is announced" in site["/account/{leaving}"].text
+    assert "Bond of an authority" in site["/account/{authority}"].text
+    assert site["/account/{judge}.json"].json()["proxies"]["proxies"][0]["kind"] == "staking"
+    assert "next-byte" in site["/subnet/1"].text and "100" in site["/authorities"].text

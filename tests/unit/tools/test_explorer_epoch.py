@@ -11,7 +11,8 @@ from runtime.trace import EpochInputs, EpochParams
 from runtime.yuma import epoch
 from tools.explorer.epoch import MAX_JUDGES, MAX_MINERS, WHO_IS_PAID, earned_rao, explain
 from tools.explorer.figures import ONE_Q32
-from tools.explorer.pages import PAGES, Values
+from tools.explorer.page import Values
+from tools.explorer.pages import PAGES
 from tools.explorer.render import Renderer
 from tools.explorer.stairs import HEIGHT, WIDTH
 
