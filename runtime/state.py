@@ -28,74 +28,96 @@ class Codec(Protocol):
     def decode_own(self, data: bytes) -> Any: ...
 
 
+class _Row:
+    """What is known of one key. All of it in one place: a block asks for thousands of keys, each of them many times."""
+
+    __slots__ = ("before", "change", "start", "value")
+
+    def __init__(self) -> None:
+        self.before: Any = _ABSENT  # bytes of the view, None where it has none
+        self.change: Any = _ABSENT  # what was written: bytes, None, or a codec: then it is in `value`, not encoded yet
+        self.value: Any = _ABSENT  # decoded, as of now; None where there is nothing
+        self.start: Any = _ABSENT  # decoded, as of the start of the block; of rows written since
+
+
 class State:
     """Overlay over a `View`. Reads see own writes; iteration merges both in ascending key order."""
 
     def __init__(self, view: View) -> None:
         self._view = view
-        self._before: dict[bytes, bytes | None] = {}  # what was read of the view: each key is asked once a block
-        self._changes: dict[bytes, Any] = {}  # a codec: the value is in _values, not encoded yet
-        self._values: dict[bytes, Any] = {}  # decoded values as of now, None where there is none
-        self._values_before: dict[bytes, Any] = {}  # decoded values at the start of the block, of keys written since
-        self._journal: list[tuple[bytes, Any, Any]] = []  # key, its entries in _changes and _values before a write
+        self._rows: dict[bytes, _Row] = {}  # the view is asked once a block for each key
+        self._changed: dict[bytes, _Row] = {}  # those of them that were written
+        self._journal: list[tuple[bytes, _Row, Any, Any]] = []  # key, its row, `change` and `value` before a write
 
     # --- byte strings -----------------------------------------------------------------------------------------------
 
     def get(self, key: bytes) -> bytes | None:
-        found = self._changes.get(key, _ABSENT)
-        if found is _ABSENT:
-            return self.before(key)
-        if type(found) is bytes or found is None:
-            return found
-        data: bytes = found.encode(self._values[key])
-        self._changes[key] = data
-        return data
+        return self._data(key, self._rows.get(key) or self._row(key))
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Set a value; None deletes."""
-        self._journal.append((key, self._changes.get(key, _ABSENT), self._values.pop(key, _ABSENT)))
-        self._changes[key] = value
+        row = self._rows.get(key) or self._row(key)
+        self._journal.append((key, row, row.change, row.value))
+        row.change, row.value = value, _ABSENT
+        self._changed[key] = row
 
     def before(self, key: bytes) -> bytes | None:
         """Value of `key` at the start of the block."""
-        value: bytes | None = self._before.get(key, _ABSENT)
-        if value is _ABSENT:
-            value = self._before[key] = self._view.get(key)
-        return value
+        return self._data_before(key, self._rows.get(key) or self._row(key))
+
+    def _row(self, key: bytes) -> _Row:
+        row = self._rows[key] = _Row()
+        return row
+
+    def _data(self, key: bytes, row: _Row) -> bytes | None:
+        found: Any = row.change
+        if found is _ABSENT:
+            return self._data_before(key, row)
+        if found is not None and type(found) is not bytes:
+            found = row.change = found.encode(row.value)
+        data: bytes | None = found
+        return data
+
+    def _data_before(self, key: bytes, row: _Row) -> bytes | None:
+        data: bytes | None = row.before
+        if data is _ABSENT:
+            data = row.before = self._view.get(key)
+        return data
 
     # --- values as objects ------------------------------------------------------------------------------------------
 
     def value(self, key: bytes, codec: Codec) -> Any:
         """The decoded value, None if there is none."""
-        value = self._values.get(key, _ABSENT)
+        row = self._rows.get(key) or self._row(key)
+        value = row.value
         if value is _ABSENT:
-            data = self.get(key) if key in self._changes else self.before(key)
-            value = self._values[key] = None if data is None else codec.decode_own(data)
+            data = self._data(key, row)
+            value = row.value = None if data is None else codec.decode_own(data)
         return value
 
     def put_value(self, key: bytes, codec: Codec, value: Any) -> None:
         """Set a value, not None, that will be encoded when its bytes are asked for."""
-        changes, values = self._changes, self._values
-        change, old = changes.get(key, _ABSENT), values.get(key, _ABSENT)
-        if change is _ABSENT and old is not _ABSENT:
-            self._values_before[key] = old
-        self._journal.append((key, change, old))
-        changes[key] = codec
-        values[key] = value
+        row = self._rows.get(key) or self._row(key)
+        change, old = row.change, row.value
+        if change is _ABSENT:
+            row.start = old
+            self._changed[key] = row
+        self._journal.append((key, row, change, old))
+        row.change, row.value = codec, value
 
     def value_before(self, key: bytes, codec: Codec) -> Any:
         """The decoded value at the start of the block."""
-        found = self._values_before.get(key, _ABSENT)
-        if found is _ABSENT:
-            data = self.before(key)
-            found = self._values_before[key] = None if data is None else codec.decode_own(data)
-        return found
+        row = self._rows.get(key) or self._row(key)
+        if row.start is _ABSENT:
+            data = self._data_before(key, row)
+            row.start = None if data is None else codec.decode_own(data)
+        return row.start
 
     # --- iteration --------------------------------------------------------------------------------------------------
 
     def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Pairs under `prefix`, ascending. Writes made while iterating are not seen."""
-        changed = sorted(key for key in self._changes if key.startswith(prefix) and key > after)
+        changed = sorted(key for key in self._changed if key.startswith(prefix) and key > after)
         at = 0
         for key, value in self._view.items(prefix, after):
             while at < len(changed) and changed[at] < key:
@@ -120,12 +142,10 @@ class State:
     def revert(self, mark: int) -> None:
         """Undo every write since `mark`."""
         while len(self._journal) > mark:
-            key, change, value = self._journal.pop()
-            for rows, previous in ((self._changes, change), (self._values, value)):
-                if previous is _ABSENT:
-                    rows.pop(key, None)
-                else:
-                    rows[key] = previous
+            key, row, change, value = self._journal.pop()
+            row.change, row.value = change, value
+            if change is _ABSENT:
+                del self._changed[key]
 
     def settle(self) -> None:
         """Nothing written so far will be undone any more: no mark is used again."""
@@ -134,9 +154,10 @@ class State:
     def changes(self) -> dict[bytes, bytes | None]:
         """Keys whose value differs from the view's, with the new value; None deletes."""
         out: dict[bytes, bytes | None] = {}
-        before, values = self._before, self._values
-        for key, change in self._changes.items():
-            data = change if type(change) is bytes or change is None else change.encode(values[key])
-            if data != (before[key] if key in before else self.before(key)):
+        for key, row in self._changed.items():
+            data = row.change
+            if data is not None and type(data) is not bytes:
+                data = row.change = data.encode(row.value)
+            if data != (row.before if row.before is not _ABSENT else self._data_before(key, row)):
                 out[key] = data
         return out

@@ -49,6 +49,7 @@ class Announcement:
 
 ANNOUNCED = Table(137, "coldkey_swap", Announcement, key_field("coldkey"))
 ANNOUNCED_COUNT = Table(138, "coldkey_swap_count", int)  # one read a block says that nobody has announced anything
+_COUNT_KEY: Final = ANNOUNCED_COUNT.key()
 
 SWAP_ANNOUNCED = event(123, "ColdkeySwapAnnounced", "coldkey", "new_hash", "ready_at")
 SWAPPED = event(124, "ColdkeySwapped", "old_coldkey", "new_coldkey", "free_rao", "reserved_rao")
@@ -83,7 +84,7 @@ def swap_hash(new_coldkey: bytes) -> bytes:
 @hooks.call_guard
 def allow_nothing_else(context: Context, entry: Call) -> None:
     """An account with an announcement runs no other call, not by itself, in a batch, or through a proxy."""
-    if not ANNOUNCED_COUNT.get(context.state) or context.origin is Origin.ROOT or entry.name in STILL_ALLOWED:
+    if not context.state.value(_COUNT_KEY, ANNOUNCED_COUNT) or context.origin is Origin.ROOT or entry.name in STILL_ALLOWED:
         return
     if ANNOUNCED.get(context.state, context.signer) is not None:
         refuse("ColdkeySwapAnnounced", call=entry.name)
