@@ -1,8 +1,11 @@
 """Curves over blocks: the registration price, block emission and its halvings, the price of a subnet, moving averages.
 
-Rules: burn price with a half-life and a bump per registration (2.1), subnet lock (2.7), emission by issuance (3.5), the
+They are the burn price with a half-life and a bump per registration (2.1), subnet lock (2.7), emission by issuance (3.5), the
 linear-step averages of stake, root shares and pruning scores (1.11, 3.2, 3.6). Nothing here runs once per block over
 all subnets: a price is kept with the block at which it was last set and decayed when it is read.
+
+Rules: REG-1 decay of the price · REG-2 bump of the price · REG-9 pruning score · EMI-1 emission of a block ·
+    NET-1 price of a subnet
 """
 
 from __future__ import annotations

@@ -232,6 +232,29 @@ def _number(text: str, name: str, width: int) -> int:
     return int(text)
 
 
+@group.command("metadata")
+@click.pass_context
+def metadata_command(ctx: click.Context) -> None:
+    """The rules in force: every call, event, error, table, parameter and constant, with numbers (whole with --json)."""
+    out = Output(ctx.obj)
+    found = run(ctx.obj, lambda api: api.state_get_metadata())
+
+    def show() -> None:
+        rows = [
+            (call.number, call.name, ", ".join(f"{name}: {kind}" for name, kind in call.args), call.origin, call.priority,
+             call.work, "free" if call.free else "") for call in found.calls
+        ]
+        heads = ("#", "call", "arguments", "by", "class", "work", "within its limit")
+        out.table(f"calls of runtime version {found.runtime_version}", heads, rows)
+        counts = (
+            ("events", len(found.events)), ("errors", len(found.errors)), ("tables", len(found.tables)),
+            ("parameters", len(found.params)), ("constants", len(found.constants)), ("invariants", len(found.invariants)),
+        )
+        out.table("also, with --json", ("", "number"), counts)
+
+    out.data(found, show)
+
+
 proof_group = Noun("proof", help="Proofs made by `query state --proof`.")
 group.add_command(proof_group)
 

@@ -230,6 +230,13 @@ def test_the_version_of_the_rules_is_shown(node):
         assert f"version {found['runtime_version']}; this node can run" in node.text(*words)
 
 
+def test_the_rules_are_described(node):
+    found = node.json("query", "metadata")
+    assert next(call for call in found["calls"] if call["name"] == "stake.transfer")["args"][0] == ["to", "key"]
+    assert int(found["constants"]["registration.ROOT_SEATS"]) == 64 and len(found["params"]) > 80
+    assert "keyring.swap_coldkey" in node.text("query", "metadata")
+
+
 def test_state_and_a_proof_that_is_checked_without_a_node(node, tmp_path):
     raw = node.json("query", "state", f"account/{node.address('//owner')}")
     assert raw["value"].startswith("0x")
