@@ -48,8 +48,10 @@ class BytePrediction:
         conduct = self._setup.conduct
         conduct.moved(changes)
         standing = conduct.judge(hotkeys, hits, answers)
-        phi = score_batch(hits, standing.groups, random)
-        player = {member: number for number, group in enumerate(standing.groups) for member in group}
+        # Who answered nothing does not play: even a null player would take a little of the others' weight.
+        players = [group for group in standing.groups if any(result.answered[member] for member in group)]
+        phi = score_batch(hits, players, random)
+        player = {member: number for number, group in enumerate(players) for member in group}
         details: dict[str, list[object]] = {
             "shapley": [float(value) for value in phi],
             "residual": [float(bits) for bits in standing.residuals],
