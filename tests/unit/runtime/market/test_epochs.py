@@ -11,7 +11,7 @@ from ledger.commitments import weights_commitment
 from ledger.crypto import digest
 from ledger.errors import DecodeError, Rejected
 from runtime import epochs
-from runtime.modules import neurons, pools, subnets, weights
+from runtime.modules import coldkeys, dissolution, evictions, neurons, pools, subnets, weights
 from runtime.yuma import epoch
 
 SALT = b"\x09" * 32
@@ -180,7 +180,12 @@ STEP = st.one_of(
     st.tuples(st.just("stake.remove"), WHO, JUDGE, NET, AMOUNT),
     st.tuples(st.just("stake.remove"), JUDGE, JUDGE, NET, AMOUNT),
     st.tuples(st.just("stake.move"), WHO, JUDGE, JUDGE, NET, NET, AMOUNT),
+    st.tuples(st.just("stake.transfer"), WHO, WHO, JUDGE, NET, NET, AMOUNT),
     st.tuples(st.just("stake.withdraw_unbonded"), JUDGE),
+    st.tuples(st.just("announce"), WHO),
+    st.tuples(st.just("swap"), WHO),
+    st.tuples(st.just("challenge"), WHO),
+    st.tuples(st.just("subnets.keep"), WHO, NET),
     st.tuples(st.just("take"), JUDGE, st.integers(0, 20000)),
     st.tuples(st.just("neurons.register"), WHO, NET, WHO, PRICE),
     st.tuples(st.just("register"), WHO, NET, PRICE),
@@ -195,9 +200,19 @@ STEP = st.one_of(
 def run(world, step):
     """One step; refusals are fine, broken invariants are not. Returns the refusal."""
     kind, who, *rest = step
-    cold, hot = world.key(COLD[who]), world.key(COLD[who] + " hot")
+    cold, hot = world.key(world.now.get(who, COLD[who])), world.key(COLD[who] + " hot")
     hots = {"stake.add": (0,), "stake.remove": (0,), "stake.move": (0, 1), "neurons.register": (1,)}.get(kind, ())
     args = [world.key(COLD[value] + " hot") if i in hots else value for i, value in enumerate(rest)]
+    if kind == "stake.transfer":
+        return world.refused(kind, cold, world.key(COLD[args[0]]), world.key(COLD[args[1]] + " hot"), *args[2:])
+    if kind == "announce":
+        return world.refused(coldkeys.ANNOUNCE, cold, coldkeys.swap_hash(world.key(COLD[who] + " new")))
+    if kind == "swap":
+        refusal = world.refused(coldkeys.SWAP, cold, world.key(COLD[who] + " new"))
+        world.now.update({} if refusal else {who: COLD[who] + " new"})
+        return refusal
+    if kind == "challenge":
+        return world.refused("subnets.challenge", cold, world.key(COLD[who] + " sub"), 10 * world.Q, "new")
     if kind == "take":
         return world.refused("stake.decrease_take", cold, hot, *args)
     if kind == "register":
@@ -221,8 +236,14 @@ def run(world, step):
 @given(st.lists(st.tuples(STEP, st.integers(0, 2)), min_size=5, max_size=60))
 def test_invariants_hold_under_random_calls(make_market, steps):
     world = make_market()
+    world.now = {}
     world.set("commit_reveal_enabled", False, 1)
     world.set("unbond_blocks", 3, 1)
+    for name, value in (
+        ("coldkey_swap_delay", 1), ("subnet_limit", 2), ("network_immunity_period", 4), ("eviction_notice_blocks", 3),
+        ("network_min_lock_rao", world.Q), ("network_rate_limit", 0),
+    ):
+        world.set(name, value)
     world.set("tempo", 7, 0)
     subnets.genesis_create(world.context, 2, "b", world.key("owner"), world.key("owner hot"), {
         "tempo": 5, "immunity_period": 11, "weights_set_rate_limit": 1, "max_regs_per_block": 2, "max_allowed_uids": 3,
@@ -235,8 +256,15 @@ def test_invariants_hold_under_random_calls(make_market, steps):
     world.next_block()
     for step, blocks in steps:
         run(world, step)
-        world.next_block(blocks)
-    world.next_block(15)  # every block is audited: I1 to I8
+        go_on(world, blocks)
+    go_on(world, 15)  # every block is audited: I1 to I8
+
+
+def go_on(world, blocks):
+    for _ in range(blocks):
+        world.next_block()
+        dissolution.proceed(world.context)
+        evictions.end_notices(world.context)
 
 
 # rule: BLK-6

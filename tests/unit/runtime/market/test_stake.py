@@ -390,6 +390,7 @@ def test_a_pool_never_owes_more_than_its_value(make_empty, ops):
 # --- schedules of moves ------------------------------------------------------------------------------------------
 
 HORIZON = 70  # both tempos divide it: a stationary position is paid for every block of it
+MOVERS = ("mover", "mover too")  # two coldkeys of one person
 PLACES = [("v0 hot", 1), ("v1 hot", 1), ("v0 hot", 2), ("v1 hot", 2), ("v0 hot", 0), ("v1 hot", 0)]
 
 
@@ -413,11 +414,12 @@ def economy(make_empty, start):
 
 
 def wealth(world):
-    return sum(active + pending for _, _, active, pending in pools.positions(world.state, world.key("mover")))
+    held = [pools.positions(world.state, world.key(name)) for name in MOVERS]
+    return sum(active + pending for rows in held for _, _, active, pending in rows)
 
 
 def gain(world):
-    return wealth(world) + world.free(world.key("mover")) - world.Q - 1000
+    return wealth(world) + sum(world.free(world.key(name)) for name in MOVERS) - world.Q - 1000
 
 
 @pytest.fixture(scope="session")
@@ -435,16 +437,20 @@ def best_stationary(make_empty):
 @settings(max_examples=12, deadline=None)
 @given(
     st.integers(0, 5),
-    st.lists(st.tuples(st.integers(1, HORIZON - 1), st.integers(0, 6)), min_size=1, max_size=10),
+    st.lists(st.tuples(st.integers(1, HORIZON - 1), st.integers(0, 7)), min_size=1, max_size=10),
 )
 def test_no_schedule_of_moves_beats_the_best_stationary_position(make_empty, best_stationary, start, moves):
     world = economy(make_empty, start)
-    at = PLACES[start]
+    at, turn = PLACES[start], 0
     for block in range(1, HORIZON + 1):
         world.next_block()
         for _, target in (move for move in moves if move[0] == block):
-            mover = world.key("mover")
-            if target == 6:
+            mover = world.key(MOVERS[turn])
+            if target == 7:
+                if at is not None:
+                    turn = 1 - turn
+                    world.call("stake.transfer", mover, world.key(MOVERS[turn]), world.key(at[0]), at[1], at[1], None)
+            elif target == 6:
                 if at is not None:
                     world.call("stake.remove", mover, world.key(at[0]), at[1], None)
                 at = None
