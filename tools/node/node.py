@@ -318,7 +318,8 @@ class Node:
             return
         violations = await self.parts.threads.read.call(machine.audit, view, lane=Lane.SYNC)
         if violations:
-            raise InvariantBroken(f"the audit of block {height} found: {'; '.join(violations[:5])}")
+            found, hint = '; '.join(violations[:5]), "quorix db check --deep --home HOME finds it again"
+            raise InvariantBroken(f"the audit of block {height} found: {found}", hint=hint)
 
     @property
     def rules(self) -> VersionedRuntime:
