@@ -46,6 +46,7 @@ def test_flags_of_the_environment(tmp_path, text):
     ("rpc_external = 1", "expected true or false"),
     ('history = "some"', "full, archive"),
     ("sign_from = -1", "no height"),
+    ("max_runtime_version = -1", "no version"),
     ("spec = ", "not TOML"),
 ])
 def test_a_wrong_file_is_refused_with_the_place(tmp_path, text, words):
