@@ -3,6 +3,7 @@
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import runtime.executor  # noqa: F401 - declares all calls
 from ledger.codec import Bytes, Int, ListOf, Optional, Record, Text
 from ledger.errors import DecodeError, Rejected
 from runtime.registry import CALLS
