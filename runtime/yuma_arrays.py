@@ -1,7 +1,8 @@
 """The epoch of `yuma` on arrays: the same rules, function by function, for subnets with many weights.
 
 `yuma.epoch` is the law; this engine agrees with it bit by bit (tests/unit/runtime/test_yuma_arrays.py) and takes a
-hundredth of the time. Matrices are flat int64 arrays of their entries, sorted by (row, column). numpy integers wrap
+hundredth of the time. Matrices are flat arrays of their entries, sorted by (row, column): u16 places as the state has
+them, widened to int64 some at a time, because memory is what an epoch of a large subnet waits for. numpy integers wrap
 silently, so the bound of every product stands beside it; nothing here is a float.
 
     Q32 numbers are at most 2^32, stakes at most 2^55 rao (all of a supply of 21e15), uids below 2^12.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from .rows import U16_BYTES, U64_BYTES, PackedRows, Rows
 from .trace import MAX_ROW_ENTRIES, EpochInputs, EpochParams, EpochTrace
 
 Ints = NDArray[np.int64]
+Places = NDArray[np.uint16]
+Values = NDArray[np.integer[Any]]
 Flags = NDArray[np.bool_]
 
 INDEX_BITS: Final = 13  # a uid, or the voter without one
@@ -34,19 +37,30 @@ DENSE_SHARE: Final = 4  # a column sort of whole rows pays from a quarter of all
 _SHIFT: Final = np.uint64(32)
 _ONE: Final = np.uint64(ONE)
 ENTRIES_AT_ONCE: Final = 1 << 15
-COLUMNS_AT_ONCE: Final = 64  # of a dense sort: what the processor's cache holds
+COLUMNS_AT_ONCE: Final = 128  # of a dense sort: what the processor's cache holds
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Entries:
-    """A sparse n x n matrix: entries sorted by (row, column), no pair twice."""
+class Part(NamedTuple):
+    """Some entries of a matrix, as int64: what one pass over it works on."""
 
-    n: int
     row: Ints
     column: Ints
     value: Ints
 
-    def with_value(self, value: Ints) -> Entries:
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entries:
+    """A sparse n x n matrix: entries sorted by (row, column), no pair twice.
+
+    `value` has the width that the entries came with (u16 in the state) or int64; what `parts` yields is int64 throughout.
+    """
+
+    n: int
+    row: Places
+    column: Places
+    value: Values
+
+    def with_value(self, value: Values) -> Entries:
         return Entries(self.n, self.row, self.column, value)
 
     def only(self, keep: Flags) -> Entries:
@@ -55,29 +69,37 @@ class Entries:
     @property
     def key(self) -> Ints:
         """Place of each entry in the full matrix: ascending."""
-        return self.row * self.n + self.column
+        return self.row.astype(np.int64) * self.n + self.column
 
-    def parts(self) -> Iterator[tuple[slice, Entries]]:
+    def parts(self) -> Iterator[tuple[slice, Part]]:
         """The entries, some at a time: temporaries of the processor's cache instead of fresh memory."""
         for start in range(0, len(self.row), ENTRIES_AT_ONCE):
             part = slice(start, start + ENTRIES_AT_ONCE)
-            yield part, Entries(self.n, self.row[part], self.column[part], self.value[part])
+            row, column = self.row[part].astype(np.int64), self.column[part].astype(np.int64)
+            yield part, Part(row, column, self.value[part].astype(np.int64, copy=False))
 
-    def each(self, function: Callable[[Entries], Ints]) -> Entries:
-        """The same entries with the values that `function` gives."""
-        values = np.empty(len(self.row), dtype=np.int64)
+    def each(self, function: Callable[[Part], Ints], dtype: type[np.integer[Any]] = np.int64) -> Entries:
+        """The same entries with the values that `function` gives, stored as `dtype`."""
+        values = np.empty(len(self.row), dtype=dtype)
         for part, entries in self.parts():
             values[part] = function(entries)
         return self.with_value(values)
 
-    def column_sums(self, function: Callable[[Entries], Ints] = lambda entries: entries.value) -> Ints:
+    def where(self, function: Callable[[Part], Flags]) -> Entries:
+        """The entries for which `function` is true."""
+        keep = np.empty(len(self.row), dtype=np.bool_)
+        for part, entries in self.parts():
+            keep[part] = function(entries)
+        return self.only(keep)
+
+    def column_sums(self, function: Callable[[Part], Ints] = lambda entries: entries.value) -> Ints:
         """Per column the sum of what `function` gives; 2^12 numbers of at most 2^32."""
         sums = np.zeros(self.n, dtype=np.int64)
         for _, entries in self.parts():
             np.add.at(sums, entries.column, function(entries))
         return sums
 
-    def row_sums(self, function: Callable[[Entries], Ints] = lambda entries: entries.value) -> Ints:
+    def row_sums(self, function: Callable[[Part], Ints] = lambda entries: entries.value) -> Ints:
         """Per row the sum of what `function` gives."""
         sums = np.zeros(self.n, dtype=np.int64)
         for _, entries in self.parts():
@@ -102,12 +124,10 @@ def epoch(inputs: EpochInputs, params: EpochParams) -> EpochTrace:
     agreed = consensus(voters, stakes, need) if votes.agreed else [0] * n
 
     shares = np.array([fdiv(stake, total) for stake in stakes], dtype=np.int64)
-    prerank = weighted_sums(voters, shares)
-    rank = weighted_sums(clip(voters, agreed), shares)
+    prerank, rank = ranks(voters, shares, agreed)
     incentive = fnorm(rank)
 
-    clipped = clip(weights, agreed)
-    bond_weights = blended(weights, clipped, params.bonds_penalty)
+    bond_weights = blended(weights, agreed, params.bonds_penalty)
     before, after = moved_bonds(inputs, params, votes, bond_weights, agreed)
     dividends = dividend_shares(after, incentive, votes, params.yuma3)
     kept = after if params.yuma3 else relative_to_largest(after)
@@ -118,7 +138,7 @@ def epoch(inputs: EpochInputs, params: EpochParams) -> EpochTrace:
         block=inputs.block, emission_rao=inputs.emission_rao, params=params, stake_rao=votes.stake,
         permit_before=votes.permit_before, permit=votes.permit, active=votes.active, forfeited=votes.forfeited,
         active_stake_rao=votes.active_stake, extra_stake_rao=votes.extra_stake, need_rao=need, muted_rao=votes.muted,
-        consensus=agreed, validator_trust=row_sums(clipped), prerank=prerank, rank=rank, incentive=incentive,
+        consensus=agreed, validator_trust=clipped_row_sums(weights, agreed), prerank=prerank, rank=rank, incentive=incentive,
         dividends=dividends, paid_by=paid_by, pay_weights=pay_weights, server_rao=pay[:n], validator_rao=pay[n:],
         bonds_u16=packed(stored_bonds(kept, votes.permit), U16_BYTES), **_matrices(raw, before, after),
     )
@@ -142,21 +162,21 @@ def entries_of(rows: Rows) -> Entries:
     n = len(rows)
     if isinstance(rows, PackedRows):
         lengths = np.frombuffer(rows.lengths, dtype="<u2")
-        column = np.frombuffer(rows.uids, dtype="<u2").astype(np.int64)
-        value = np.frombuffer(rows.values, dtype=f"<u{rows.value_bytes}").astype(np.int64)
+        column = np.frombuffer(rows.uids, dtype="<u2")
+        value: Values = np.frombuffer(rows.values, dtype=f"<u{rows.value_bytes}")
     else:
-        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        lengths = np.array([len(row) for row in rows], dtype=np.uint16)
         flat = np.array([number for row in rows for pair in row for number in pair], dtype=np.int64).reshape(-1, 2)
-        column, value = np.ascontiguousarray(flat[:, 0]), np.ascontiguousarray(flat[:, 1])
-    return Entries(n, np.repeat(np.arange(n, dtype=np.int64), lengths), column, value)
+        column, value = flat[:, 0].astype(np.uint16), np.ascontiguousarray(flat[:, 1])
+    return Entries(n, np.repeat(np.arange(n, dtype=np.uint16), lengths), column, value)
 
 
 def packed(entries: Entries, value_bytes: int) -> PackedRows:
     """Arrays as rows for the trace and the state."""
-    lengths = np.bincount(entries.row, minlength=entries.n)
+    lengths = np.diff(np.searchsorted(entries.row, np.arange(entries.n + 1, dtype=np.uint16)))
     return PackedRows(
-        lengths.astype("<u2").tobytes(), entries.column.astype("<u2").data.cast("B"),
-        entries.value.astype(f"<u{value_bytes}").data.cast("B"), value_bytes,
+        lengths.astype("<u2").tobytes(), entries.column.astype("<u2", copy=False).data.cast("B"),
+        entries.value.astype(f"<u{value_bytes}", copy=False).data.cast("B"), value_bytes,
     )
 
 
@@ -164,8 +184,8 @@ def _with_row(weights: Entries, row: Sequence[tuple[int, int]]) -> Entries:
     """One more voter, below all others."""
     extra = np.array(row, dtype=np.int64).reshape(-1, 2)
     return Entries(
-        weights.n, np.concatenate([weights.row, np.full(len(extra), weights.n, dtype=np.int64)]),
-        np.concatenate([weights.column, extra[:, 0]]), np.concatenate([weights.value, extra[:, 1]]),
+        weights.n, np.concatenate([weights.row, np.full(len(extra), weights.n, dtype=np.uint16)]),
+        np.concatenate([weights.column, extra[:, 0].astype(np.uint16)]), np.concatenate([weights.value, extra[:, 1]]),
     )
 
 
@@ -200,13 +220,15 @@ def admitted_weights(raw: Entries, inputs: EpochInputs, votes: yuma.Votes, owner
     newest = max(inputs.registered_at, default=0)
     commits = inputs.open_commit or [None] * len(weights_at)
     committed_at = np.array([newest if block is None else block for block in commits], dtype=np.int64)
-    keep = np.empty(len(raw.row), dtype=np.bool_)
-    for place, part in raw.parts():
+
+    def counts(part: Part) -> Flags:
         row, registered = part.row, registered_at[part.column]
         other = (row != part.column) if owner is None else (row != part.column) | (row == owner)
         young = (weights_at[row] > registered) & (committed_at[row] >= registered)
-        keep[place] = votes_row[row] & (part.value > 0) & other & young
-    return raw.only(keep)
+        kept: Flags = votes_row[row] & (part.value > 0) & other & young
+        return kept
+
+    return raw.where(counts)
 
 
 def row_normalised(entries: Entries) -> Entries:
@@ -222,11 +244,14 @@ def consensus(voters: Entries, stakes: Sequence[int], need: int) -> list[int]:
     """1.6: see `yuma.consensus`. Entries are ordered by column and falling weight, stakes are summed along, and the
     first entry of a column whose support reaches `need` is the consensus."""
     stake = np.array(stakes, dtype=np.int64)
-    backed = voters.only(stake[voters.row] > 0)
-    if DENSE_SHARE * len(backed.row) >= voters.n * int(np.count_nonzero(stake)) > 0:
+    counted = stake > 0
+    backed = voters.where(lambda part: counted[part.row])
+    dense = DENSE_SHARE * len(backed.row) >= voters.n * int(np.count_nonzero(stake)) > 0
+    if dense and int(backed.value.max()) < ONE:
         return _consensus_of_whole_rows(backed, stake, need)
     # column | 2^32 - weight | row: 13 + 33 + 13 bits
-    key = (backed.column << (33 + INDEX_BITS)) | ((ONE - backed.value) << INDEX_BITS) | backed.row
+    key = backed.column.astype(np.int64) << (33 + INDEX_BITS)
+    key |= ((ONE - backed.value.astype(np.int64, copy=False)) << INDEX_BITS) | backed.row
     key.sort()
     column = key >> (33 + INDEX_BITS)
     # The running sum wraps at 2^64 over many columns; differences within a column (< 2^55) come out right.
@@ -241,16 +266,16 @@ def consensus(voters: Entries, stakes: Sequence[int], need: int) -> list[int]:
 
 
 def _consensus_of_whole_rows(backed: Entries, stake: Ints, need: int) -> list[int]:
-    """The same where most entries are there: sort whole columns, some at a time; a missing entry is 0."""
+    """The same where most entries are there, all below 2^32: sort whole columns, some at a time; a missing entry is 0."""
     rows = np.flatnonzero(stake)
-    place = np.zeros(len(stake), dtype=np.int64)
-    place[rows] = np.arange(len(rows))
-    table = np.zeros((len(rows), backed.n), dtype=np.int64)
+    start_of = np.zeros(len(stake), dtype=np.int64)
+    start_of[rows] = np.arange(len(rows)) * backed.n
+    flat = np.zeros(len(rows) * backed.n, dtype=np.uint32)
     for _, entries in backed.parts():
-        table[place[entries.row], entries.column] = entries.value
-    weight_of_row, agreed = stake[rows], np.zeros(backed.n, dtype=np.int64)
+        flat[start_of[entries.row] + entries.column] = entries.value
+    table, weight_of_row, agreed = flat.reshape(len(rows), backed.n), stake[rows], np.zeros(backed.n, dtype=np.int64)
     for start in range(0, backed.n, COLUMNS_AT_ONCE):
-        part = np.ascontiguousarray(table[:, start : start + COLUMNS_AT_ONCE].T)
+        part = table[:, start : start + COLUMNS_AT_ONCE].T.astype(np.int64, order="C")
         key = ((ONE - part) << INDEX_BITS) | np.arange(len(rows))
         key.sort(axis=1)
         support = np.cumsum(weight_of_row[key & ((1 << INDEX_BITS) - 1)], axis=1)
@@ -264,34 +289,35 @@ def _consensus_of_whole_rows(backed: Entries, stake: Ints, need: int) -> list[in
 # --- 1.7 clip, ranks ---------------------------------------------------------------------------------------------
 
 
-def clip(entries: Entries, ceiling: Sequence[int]) -> Entries:
-    """1.7: no entry above its column's ceiling."""
-    most = np.array(ceiling, dtype=np.int64)
-    return entries.each(lambda part: np.minimum(part.value, most[part.column]))
+def ranks(voters: Entries, shares: Ints, agreed: Sequence[int]) -> tuple[list[int], list[int]]:
+    """1.7: per column the sums of given and of clipped entries times their row's Q32 share, each product floored."""
+    most = np.array(agreed, dtype=np.int64)
+    given, clipped = np.zeros(voters.n, dtype=np.int64), np.zeros(voters.n, dtype=np.int64)
+    for _, part in voters.parts():
+        share = shares[part.row]
+        np.add.at(given, part.column, multiplied(part.value, share))
+        np.add.at(clipped, part.column, multiplied(np.minimum(part.value, most[part.column]), share))
+    return given.tolist(), clipped.tolist()
 
 
-def weighted_sums(entries: Entries, shares: Ints) -> list[int]:
-    """1.7: per column the sum of entries times their row's Q32 share, each product floored."""
-    sums: list[int] = entries.column_sums(lambda part: multiplied(part.value, shares[part.row])).tolist()
-    return sums
-
-
-def row_sums(entries: Entries) -> list[int]:
-    """1.7: validator trust."""
-    sums: list[int] = entries.row_sums().tolist()
+def clipped_row_sums(weights: Entries, agreed: Sequence[int]) -> list[int]:
+    """1.7: validator trust: what remains of each row where no entry is above its column's consensus."""
+    most = np.array(agreed, dtype=np.int64)
+    sums: list[int] = weights.row_sums(lambda part: np.minimum(part.value, most[part.column])).tolist()
     return sums
 
 
 # --- 1.8, 1.9 bonds ----------------------------------------------------------------------------------------------
 
 
-def blended(weights: Entries, clipped: Entries, penalty: int) -> Entries:
+def blended(weights: Entries, agreed: Sequence[int], penalty: int) -> Entries:
     """1.8: see `yuma.blended`; a Q32 number times a u16 stays below 2^49."""
     if penalty == 0:
         return weights
-    if penalty == U16_MAX:
-        return clipped
-    return weights.with_value(weights.value - (weights.value - clipped.value) * penalty // U16_MAX)
+    most = np.array(agreed, dtype=np.int64)
+    return weights.each(
+        lambda part: part.value - (part.value - np.minimum(part.value, most[part.column])) * penalty // U16_MAX
+    )
 
 
 def moved_bonds(
@@ -300,7 +326,8 @@ def moved_bonds(
     """1.9: the bonds before and after this epoch's step of the moving average."""
     held = entries_of(inputs.bonds)
     registered_at = np.array(inputs.registered_at, dtype=np.int64)
-    held = held.only(inputs.bonds_from > registered_at[held.column])
+    valid = inputs.bonds_from > registered_at
+    held = held.where(lambda part: valid[part.column])
     if params.yuma3:
         before = held.each(lambda part: (part.value << 32) // U16_MAX)
         target = bond_weights
@@ -314,13 +341,13 @@ def moved_bonds(
         low, high = from_u16(params.alpha_low), from_u16(params.alpha_high)
         consensus_here = np.array(agreed, dtype=np.int64)[union.column]
         alpha = liquid_alphas(given, was, consensus_here, low, high, params.alpha_steepness)
-    after = union.with_value(_moved(was, wanted, alpha))
+    spare = was if len(before.row) > MAX_ROW_ENTRIES else np.empty(len(was), dtype=np.int64)  # no trace keeps `before` then
+    after = union.with_value(_moved(was, wanted, alpha, spare))
     return before, after.only(after.value > 0)
 
 
-def _moved(was: Ints, wanted: Ints, alpha: int | Ints) -> Ints:
-    """alpha * wanted + (1 - alpha) * was, at most 1."""
-    out = np.empty(len(was), dtype=np.int64)
+def _moved(was: Ints, wanted: Ints, alpha: int | Ints, out: Ints) -> Ints:
+    """alpha * wanted + (1 - alpha) * was, at most 1, written to `out`, which may be `was`."""
     for start in range(0, len(was), ENTRIES_AT_ONCE):
         part = slice(start, start + ENTRIES_AT_ONCE)
         share = np.asarray(alpha if isinstance(alpha, int) else alpha[part])
@@ -331,7 +358,7 @@ def _moved(was: Ints, wanted: Ints, alpha: int | Ints) -> Ints:
 def _aligned(first: Entries, second: Entries) -> tuple[Ints, Ints, Entries]:
     """Values of both matrices at the entries of either, 0 where there is none, and those entries."""
     if np.array_equal(first.column, second.column) and np.array_equal(first.row, second.row):
-        return first.value, second.value, first
+        return first.value.astype(np.int64, copy=False), second.value.astype(np.int64, copy=False), first
     a, b = first.key, second.key
     keys = np.sort(np.concatenate([a, b]), kind="stable")
     keys = keys[np.concatenate([np.ones(min(1, len(keys)), dtype=np.bool_), keys[1:] != keys[:-1]])]
@@ -339,7 +366,7 @@ def _aligned(first: Entries, second: Entries) -> tuple[Ints, Ints, Entries]:
     left[np.searchsorted(keys, a)] = first.value
     right[np.searchsorted(keys, b)] = second.value
     row, column = np.divmod(keys, max(1, first.n))
-    return left, right, Entries(first.n, row, column, left)
+    return left, right, Entries(first.n, row.astype(np.uint16), column.astype(np.uint16), left)
 
 
 def column_normalised(entries: Entries) -> Entries:
@@ -406,13 +433,14 @@ def dividend_shares(bonds: Entries, incentive: Sequence[int], votes: yuma.Votes,
 def relative_to_largest(bonds: Entries) -> Entries:
     """1.9a: classic bonds as stored: Q32 shares of the column's largest, one unit added back for the flooring."""
     largest = np.zeros(bonds.n, dtype=np.int64)
-    np.maximum.at(largest, bonds.column, bonds.value)
-    most = largest[bonds.column]
-    return bonds.with_value(divided(np.minimum(bonds.value + 1, most), most))
+    for _, part in bonds.parts():
+        np.maximum.at(largest, part.column, part.value)
+    return bonds.each(lambda part: divided(np.minimum(part.value + 1, largest[part.column]), largest[part.column]))
 
 
 def stored_bonds(bonds: Entries, permit: Sequence[bool]) -> Entries:
     """1.9c: u16 rows of those with a permit for the next epoch, one unit added back; times 65535 below 2^49."""
-    kept = bonds.only(np.array(permit, dtype=np.bool_)[bonds.row])
-    return kept.each(lambda part: np.minimum(U16_MAX, ((part.value + 1) * U16_MAX) >> 32))
+    permitted = np.array(permit, dtype=np.bool_)
+    kept = bonds.where(lambda part: permitted[part.row])
+    return kept.each(lambda part: np.minimum(U16_MAX, ((part.value + 1) * U16_MAX) >> 32), np.uint16)
 

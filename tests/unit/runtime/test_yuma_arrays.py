@@ -94,6 +94,15 @@ def test_both_ways_of_finding_the_consensus_agree() -> None:
     )
 
 
+def test_rows_of_a_single_weight_beside_dense_ones_agree() -> None:
+    """A row's only weight is ONE, which has 33 bits."""
+    n, stakes = 12, [10**9 + uid for uid in range(12)]
+    rows = [[(j, 7 * j + i + 1) for j in range(n)] for i in range(n - 1)] + [[(3, ONE)]]
+    for need in (1, 10**9 + 11, 10**9 + 12, sum(stakes) // 2, sum(stakes)):
+        found = yuma_arrays.consensus(yuma_arrays.entries_of(rows), stakes, need)
+        assert found == yuma.consensus(list(zip(rows, stakes)), need, n)
+
+
 def test_support_sums_beyond_64_bits_are_exact_within_a_column() -> None:
     """Stakes of all columns together pass 2^64; exact ties still count."""
     n, stakes = 2000, [7 * 10**15] * 3
