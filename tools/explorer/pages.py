@@ -89,9 +89,9 @@ async def subnet(api: ChainApi, path: dict[str, str], query: Query) -> Values:
     info, graph, parameters = await asyncio.gather(
         api.subnet_get(netuid), api.subnet_get_metagraph(netuid), api.subnet_get_hyperparams(netuid)
     )
-    commits, epochs, weights, roots = await asyncio.gather(
-        api.subnet_get_commits(netuid), api.epoch_list(netuid, limit=EPOCHS), api.subnet_get_weights(netuid),
-        api.subnet_get_receipt_roots(netuid),
+    lock, commits, epochs, weights, roots = await asyncio.gather(
+        api.subnet_get_timelock(netuid), api.subnet_get_commits(netuid), api.epoch_list(netuid, limit=EPOCHS),
+        api.subnet_get_weights(netuid), api.subnet_get_receipt_roots(netuid),
     )
     identity, challenge, relations = await asyncio.gather(
         api.subnet_get_identity(netuid), api.subnet_get_challenge(netuid), api.subnet_get_relations(netuid)
@@ -108,7 +108,7 @@ async def subnet(api: ChainApi, path: dict[str, str], query: Query) -> Values:
     table = METAGRAPH_COLUMNS, [[getattr(n, c) for c in METAGRAPH_COLUMNS] for n in neurons]
     show = {
         "subnet": info.value, "graph": graph.value, "neurons": neurons, "sort": sort, "parameters": parameters.value,
-        "commits": commits.value, "epochs": epochs.items, "weights": shares,
+        "commits": commits.value, "lock": lock.value, "epochs": epochs.items, "weights": shares,
         "roots": newest_roots[:ROOTS], "more_roots": max(0, len(newest_roots) - ROOTS),
         "judges": [n for n in graph.value.neurons if n.permit],
         "judged": judged[:JUDGED], "more_judged": max(0, len(judged) - JUDGED), "names": {n.hotkey: n.name for n in neurons},
