@@ -157,7 +157,7 @@ class HeadMixer:
 # --- training ----------------------------------------------------------------------------------------------------
 
 LEARNING_RATE: Final = 5e-3
-BATCH_WINDOWS: Final = 32
+BATCH_WINDOWS: Final = 16
 
 
 def histories(hits: Floats) -> Floats:

@@ -30,6 +30,7 @@ from .hooks import Standing
 RETRY_SECONDS: Final = 1.0
 REFUSED_RETRY_SECONDS: Final = 15.0  # e.g. the record was changed too recently
 CALL_TIMEOUT_S: Final = 60.0
+MODEL_COMMITMENT: Final = b"quorix/model/1:"  # before the 32 bytes of a model's hash
 SHORTEST_POLL_S: Final = 0.2
 
 Report = Callable[[dict[str, Any]], None]
@@ -37,12 +38,13 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class ServingRecord:
-    """What the chain shall say about this neuron."""
+    """What the chain shall say about this neuron. `model_hash`: committed beside the record, where there is one."""
 
     ip: str
     port: int
     tls_spki_hash: bytes
     capabilities_hash: bytes
+    model_hash: bytes = b""
 
     def matches(self, serving: Serving | None) -> bool:
         """True iff the chain says so already."""
@@ -66,6 +68,7 @@ class Presence:
         self._epochs: dict[int, int] = dict.fromkeys(netuids, 0)
         self._peers: dict[int, list[Peer]] = {}
         self._announced: set[int] = set()
+        self._committed: dict[int, bytes] = {}
         self._not_before: dict[int, float] = {}
         self._turn = 0
 
@@ -121,6 +124,8 @@ class Presence:
             else:
                 self._announced.discard(netuid)
                 await self._announce(wallet, netuid, wanted)
+            if netuid in self._announced and wanted.model_hash and self._committed.get(netuid) != wanted.model_hash:
+                await self._commit(wallet, netuid, wanted.model_hash)
         if self._everywhere and not before:
             self._report({"event": "ready", "ip": wanted.ip, "port": wanted.port, "netuids": list(self._netuids)})
 
@@ -145,6 +150,18 @@ class Presence:
             self._announced.add(netuid)
         except Error as error:
             self._not_before[netuid] = now + REFUSED_RETRY_SECONDS
+            name = getattr(error, "error_name", error.name)
+            self._report({"event": "trouble", "netuid": netuid, "error": name, "cause": error.cause})
+
+    async def _commit(self, wallet: Wallet, netuid: int, model_hash: bytes) -> None:
+        """Publish which model answers. What the chain says of a neuron counts nowhere: a refusal is told and left."""
+        self._committed[netuid] = model_hash
+        try:
+            await wallet.submit(
+                "serving.set_commitment", netuid=netuid, fields=[MODEL_COMMITMENT + model_hash], reset_bonds=False,
+                timeout_s=CALL_TIMEOUT_S,
+            )
+        except Error as error:
             name = getattr(error, "error_name", error.name)
             self._report({"event": "trouble", "netuid": netuid, "error": name, "cause": error.cause})
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ai.models.model import Model
+from ai.models.sources import EXPERT, kind_of, open_source
 from ai.receipts import KEEP_HOURS
 from ledger.crypto import KeyPair
-from ledger.errors import DecodeError, UsageError
+from ledger.errors import DecodeError, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from ai.models.expert import ByteExpert
 
 POLL_SECONDS: Final = 3.0  # how often the metagraph is read
 MEMORY_LIMIT_MIB: Final = 8_192  # address space of a neuron's process; torch alone reserves more than it uses
+
+KEPT_BACK: Final = 20  # a twentieth of a learning expert's text judges its versions
 
 _TYPES: Final[dict[str, tuple[type, ...]]] = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}
 
@@ -22,9 +27,9 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {"str": (str,), "int": (int,), "boo
 class NeuronConfig:
     """A neuron as the host's configuration file describes it. Paths are absolute; `rpc` is tried in order.
 
-    The key is `seed_hex` or an unencrypted `key_file`. `model` is the name of a trained expert or `module:function`,
-    a function without arguments that returns a Model. `public_ip` goes on chain where it differs from `host`.
-    `collaborate`: how many peers are asked where a caller allows it.
+    The key is `seed_hex` or an unencrypted `key_file`. `model` is as in `ai.models.sources`. `public_ip` goes on chain where
+    it differs from `host`. `collaborate`: how many peers are asked where a caller allows it. `keep_training`: an expert
+    goes on training between queries.
     """
 
     name: str
@@ -46,6 +51,7 @@ class NeuronConfig:
     receipts_keep_hours: int = KEEP_HOURS
     memory_limit_mib: int = MEMORY_LIMIT_MIB
     collaborate: int = 0
+    keep_training: bool = False
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> NeuronConfig:
@@ -86,23 +92,43 @@ class NeuronConfig:
     @property
     def is_expert(self) -> bool:
         """True where the model is one of ours, trained on first use."""
-        return ":" not in self.model
+        return kind_of(self.model) == EXPERT
 
     def load(self) -> Model:
         """The model, which must have been trained. Raises NotFound, DecodeError or UsageError."""
         if not self.is_expert:
-            module, _, function = self.model.partition(":")
-            made: Model = getattr(importlib.import_module(module), function)()
-            return made
+            return open_source(self.model, name=self.name, device=self.device)
         from ai.models.expert import ByteExpert
         from ai.models.train import domains_of
 
         path = self.weights()
         try:
-            return ByteExpert.load(path, name=self.model, domains=domains_of(self.model), device=self.device)
+            expert = ByteExpert.load(path, name=self.model, domains=domains_of(self.model), device=self.device)
         except DecodeError:
             path.unlink(missing_ok=True)  # a damaged cache: the host trains it again before the next start
             raise
+        return self._learning(expert) if self.keep_training else expert
+
+    def _learning(self, expert: ByteExpert) -> Model:
+        """The expert, or the version of it that this neuron trained last, training on."""
+        from ai.models.corpus import load
+        from ai.models.expert import ByteExpert
+        from ai.models.learning import LearningExpert
+        from ai.models.train import domains_of
+
+        cache, own = Path(self.cache) if self.cache else None, Path(self.home) / "model.safetensors"
+        domains = domains_of(self.model)
+        try:
+            expert = ByteExpert.load(own, name=self.model, domains=domains, device=self.device)
+        except NotFound:
+            pass
+        except DecodeError:
+            own.unlink(missing_ok=True)
+        whole = [load(domain, cache).train for domain in domains]
+        texts, kept = zip(*((text[: -len(text) // KEPT_BACK], text[-len(text) // KEPT_BACK :]) for text in whole), strict=True)
+        span = expert.network.shape.context + 1
+        unseen = [text[at : at + span] for at in range(0, len(kept[0]) - span, span) for text in kept]
+        return LearningExpert(expert, texts, unseen, save_to=own, seed=int.from_bytes(self.key().public[:4], "big"))
 
     def weights(self) -> Path:
         """Where an expert's weights lie."""

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ai.models.model import Model
+from ai.models.model import Card, Model
 from ai.receipts import KEEP_HOURS, ReceiptStore
 from ledger.client.records import Properties
 from ledger.crypto import KeyPair
@@ -27,6 +27,7 @@ from .clock import wall_ms
 from .collaborate import Collaborator, Mixer
 from .config import POLL_SECONDS, NeuronConfig
 from .hooks import Hooks
+from .improving import Improving, keep_improving
 from .methods import METHODS, Method
 from .replay import ReplayGuard
 from .server import NeuronServer
@@ -107,19 +108,20 @@ class Neuron:
         pin = tls.pem_spki_hash(self._pem) if self._certificate else b""
         follow = asyncio.create_task(
             self._presence.follow(
-                lambda: ServingRecord(self._public_ip, port, pin, self.model.card().capabilities_hash),
-                self._poll_seconds,
+                lambda: _record(self._public_ip, port, pin, self.model.card()), self._poll_seconds
             )
         )
-        status = asyncio.create_task(self._tell(server))
+        work = [follow, asyncio.create_task(self._tell(server))]
+        if isinstance(self.model, Improving):
+            work.append(asyncio.create_task(keep_improving(self.model, lambda: len(server.sessions), self._report)))
         assert server.broken is not None
         try:
-            await asyncio.wait({ended, follow, status, server.broken}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (follow, status, server.broken):
+            await asyncio.wait({ended, *work, server.broken}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (*work, server.broken):
                 if task.done():
                     task.result()  # they only end by a fault or a bug, which must not be lost
         finally:
-            for task in (ended, follow, status):
+            for task in (ended, *work):
                 task.cancel()
             await server.stop()
             if self._client is not None:
@@ -166,6 +168,10 @@ class Neuron:
                     "units": counters.units, "receipts": counters.receipts, "refused": dict(counters.refused),
                     "failed": dict(counters.failed),
                 })  # fmt: skip
+
+
+def _record(ip: str, port: int, pin: bytes, card: Card) -> ServingRecord:
+    return ServingRecord(ip, port, pin, card.capabilities_hash, card.model_hash)
 
 
 async def interrupted() -> None:

@@ -61,7 +61,8 @@ def validator_command(ctx: click.Context, target: Path) -> None:
 @click.option("--key", "key_path", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Key file of the registered hotkey, unencrypted.")
 @click.option("--subnet", "netuids", type=int, multiple=True, required=True, help="A subnet to serve; may be given again.")
-@click.option("--model", required=True, help="A trained expert's name, or module:function that returns a model.")
+@click.option("--model", required=True,
+              help="A trained expert's name, a Hugging Face folder, URL#MODEL of an OpenAI-like server, or module:function.")
 @click.option("--name", default="neuron", show_default=True, help="In status lines.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind, and to publish.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port to bind (default: any).")
@@ -70,10 +71,11 @@ def validator_command(ctx: click.Context, target: Path) -> None:
 @click.option("--tls", is_flag=True, help="Serve over TLS: needed outside devnets.")
 @click.option("--collaborate", type=click.IntRange(0, 3), default=0, show_default=True, help="Ask so many peers where allowed.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--keep-training", is_flag=True, help="An expert goes on training between queries.")
 @click.pass_context
 def serve_command(
     ctx: click.Context, key_path: Path, netuids: tuple[int, ...], model: str, name: str, host: str, port: int, state: Path,
-    tls: bool, collaborate: int, device: str,
+    tls: bool, collaborate: int, device: str, keep_training: bool,
 ) -> None:
     """Serve one neuron until interrupted. One JSON line for each event."""
     import asyncio
@@ -84,6 +86,6 @@ def serve_command(
 
     config = NeuronConfig(
         name, model, netuids, (rpc_url(ctx.obj),), str(state.absolute()), key_file=str(key_path), host=host, port=port,
-        device=device, tls=tls, collaborate=collaborate,
+        device=device, tls=tls, collaborate=collaborate, keep_training=keep_training,
     )
     asyncio.run(Neuron.from_config(config, report).serve(interrupted))

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     Rows = NDArray[np.float64]
 
 TRAINING_WINDOWS = 96  # of each kind
-WINDOWS = 96
+WINDOWS = 64
 FIRST = 32
-PEERS = (0, 2, 4, 8)
+PEERS = (0, 4, 8)
 STEPS = 300
 PURE_GAIN, SWITCH_GAIN = 0.10, 0.15
 KINDS = ("pure", "switch")
