@@ -12,6 +12,8 @@ import click
 from ledger.errors import Error, NotFound, NotReady, RateLimited, Timeout, Unreachable, UsageError
 from tools.cli.authors import new_group
 from tools.cli.authors import serve_command as serve_neuron
+from tools.cli.judges import card_command
+from tools.cli.judges import group as validator_group
 from tools.cli.main import Noun, Settings
 from tools.cli.output import Output
 from tools.cli.receipts import group as receipts_group
@@ -21,7 +23,9 @@ from tools.devnet.layout import DEFAULT_BASE
 group = Noun("ai", help="Ask the network.")
 group.add_command(receipts_group)
 group.add_command(new_group)
+group.add_command(validator_group)
 group.command("serve")(serve_neuron)
+group.command("card")(card_command)
 
 OK: Final = 200
 NOT_FOUND: Final = 404
