@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from ledger.errors import NotFound
 from tools.lab.sim.mutants import MUTANTS
-from tools.lab.sim.mutation import Stale, fates, mutate
+from tools.lab.sim.mutation import Stale, fates, mutate, readable
 from tools.lab.sim.scenarios import scenarios
 
 
@@ -30,3 +31,18 @@ def test_an_edit_that_does_not_fit_is_an_error() -> None:
             mutate(replace(MUTANTS[0], edits=(("ledger.bft", old, new),)))
     with pytest.raises(NotFound, match="no mutant"):
         next(fates(["no such mutant"]))
+
+
+def test_byte_strings_in_failures_are_shown_as_hex() -> None:
+    assert readable("(1, b'\\x8a\\x01X', b\"it's\") != b''") == "(1, 0x8a0158, 0x69742773) != 0x"
+    assert readable(repr(bytes(20))) == "0x" + "00" * 8 + "…" and readable("cut b'\\x00\\x0") == "cut bytes"
+    assert readable("blob'x' and sub'y'") == "blob'x' and sub'y'"
+
+
+def test_an_interrupt_ends_all_processes() -> None:
+    """A generator that is closed early is what an interrupt leaves."""
+    trying = fates([mutant.name for mutant in MUTANTS[:4]])
+    next(trying)
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    trying.close()
+    assert before and not before & {child.pid for child in psutil.Process().children(recursive=True)}

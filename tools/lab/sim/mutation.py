@@ -8,10 +8,12 @@ functions whose code differs get the new code in place, so whatever refers to th
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +29,8 @@ from .mutants import MUTANTS, Mutant
 
 LIMIT_S: Final = 120  # a mutant that hangs is dead
 JOBS: Final = 2
+SHOWN_BYTES: Final = 8
+_BYTES: Final = re.compile(r"""\bb(?:'(?:[^'\\]|\\.)*(?:'|\\?$)|"(?:[^"\\]|\\.)*(?:"|\\?$))""")
 
 
 class Stale(Exception):
@@ -53,12 +57,20 @@ def fates(names: Sequence[str] = (), deep_seeds: int = 0) -> Iterator[Fate]:
         raise NotFound(f"there is no mutant {unknown[0]!r}", hint=f"known: {', '.join(each.name for each in MUTANTS)}")
     command = [sys.executable, "-m", __name__, "--deep", str(deep_seeds), *names]
     root = Path(__file__).resolve().parents[3]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root, text=True) as process:
+    # A session of its own: an interrupt reaches this process alone, which then ends that one with all its forks.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root, text=True, start_new_session=True)
+    try:
         assert process.stdout is not None
         for line in process.stdout:
             yield Fate(**json.loads(line))
-    if process.returncode != 0:
-        raise RuntimeError(f"the process of the mutants ended with {process.returncode}")
+        if process.wait() != 0:
+            raise RuntimeError(f"the process of the mutants ended with {process.returncode}")
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 # --- the mutation -------------------------------------------------------------------------------------------------------
@@ -136,12 +148,25 @@ def judge(mutant: Mutant, deep_seeds: int) -> Fate:
     killer, failure, tried = "", "", 0
     for each in order:
         tried += 1
-        failure = run_scenario(each).failure
+        failure = readable(run_scenario(each).failure)
         if failure:
             killer = each.name
             break
     random, twins = _worlds_that_notice(deep_seeds) if deep_seeds else ("", "")
     return Fate(mutant.name, killer or random or twins, failure[:300], tried, random, twins)
+
+
+def readable(failure: str) -> str:
+    """A failure with the beginning of its byte strings in hex instead of their Python form."""
+
+    def shown(found: re.Match[str]) -> str:
+        try:
+            data: bytes = ast.literal_eval(found[0])
+        except (SyntaxError, ValueError):  # cut off
+            return "bytes"
+        return "0x" + data[:SHOWN_BYTES].hex() + ("…" if len(data) > SHOWN_BYTES else "")
+
+    return _BYTES.sub(shown, failure)
 
 
 def _worlds_that_notice(seeds: int) -> tuple[str, str]:
