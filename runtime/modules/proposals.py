@@ -62,7 +62,7 @@ CANCELLED = event(117, "ProposalCancelled", "number", "cancels_rao", "eligible_r
 EXECUTED = event(118, "ProposalExecuted", "number", "call", "error")
 
 error(116, "NotMember", "the hotkey has no seat on root, or is not the signer's", "register it on root first")
-error(117, "UnknownProposal", "there is no open proposal with this number", "see `quorix query proposals`")
+error(117, "UnknownProposal", "there is no open proposal with this number", "see `quorix governance list`")
 error(118, "VoteClosed", "the proposal is approved already; it can still be cancelled")
 error(119, "DuplicateVote", "the seat has voted like this already")
 error(120, "NotProposable", "only calls of root can be proposed", "see `state_getMetadata` for calls with root origin")

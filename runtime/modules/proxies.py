@@ -76,7 +76,7 @@ PROXY_ANNOUNCED = event(132, "ProxyAnnounced", "real", "delegate", "call_hash")
 PROXY_WITHDRAWN = event(133, "ProxyWithdrawn", "real", "delegate", "call_hash")
 PROXY_RAN = event(134, "ProxyRan", "real", "delegate", "call")
 
-error(130, "NotProxy", "the signer is not a proxy of this account for this call", "see `wallet proxies`")
+error(130, "NotProxy", "the signer is not a proxy of this account for this call", "see `quorix proxy list`")
 error(131, "Unproxyable", "a proxy of this kind may not run this call", "use a proxy of another kind")
 error(132, "TooManyProxies", f"an account has at most {MAX_PROXIES} proxies", "remove one first")
 error(133, "DuplicateProxy", "the account has this proxy already")

@@ -15,13 +15,14 @@ from tools.cli.arguments import prepare
 from tools.cli.main import Noun
 from tools.cli.output import Output, format_amount
 from tools.cli.session import account, address, run, short_names, signing_key
-from tools.cli.submission import SIGNER, WAIT, event_fields, submit
+from tools.cli.submission import SIGNER, WAIT, submit
 from tools.cli.tx import ARGUMENTS, CALL
 
 group = Noun("governance", help="Proposals of the root seats, and the chain's parameters.")
 
 ROOT: Final = 0
 CLOSED: Final = ("ProposalExecuted", "ProposalRejected", "ProposalCancelled")
+SUMS: Final = ("ayes_rao", "nays_rao", "cancels_rao")
 SHOWN_CLOSED: Final = 10
 SEAT = click.option("--hotkey", "seat", metavar="HOTKEY", help="The seat; default: the only one of the signing key.")
 
@@ -136,7 +137,9 @@ def _fate(event: EventRecord, names: dict[int, str]) -> str:
     if event.name == "ProposalExecuted":
         call = event.fields["call"]
         return f"{fate}: {names.get(call, call)} {event.fields['error'] or 'ok'}"
-    return f"{fate}: {event_fields({name: value for name, value in event.fields.items() if name != 'number'})}"
+    whole_rao = int(event.fields["eligible_rao"])
+    votes = [(name.removesuffix("_rao"), int(event.fields[name])) for name in SUMS if name in event.fields]
+    return f"{fate}: {', '.join(f'{_part(rao, whole_rao)} {kind}' for kind, rao in votes)}"
 
 
 @group.command("show")

@@ -85,22 +85,25 @@ def _told(value: Any) -> str:
 
 @group.command("account")
 @click.argument("who")
-@click.option("--history", is_flag=True, help="What the account has signed, newest first.")
+@click.option("--history", is_flag=True, help="Extrinsics that concern it, newest first.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="For --history: how many.")
 @click.option("--after", help="For --history: go on where an earlier page ended.")
 @click.option("--at", "where", default="head", help="Height, hash or head; not for --history.")
 @click.pass_context
 def account_command(ctx: click.Context, who: str, history: bool, limit: int, after: str | None, where: str) -> None:
-    """An account: money, keys, identity, proxies, bond; with --history the extrinsics that it signed."""
+    """An account: money, keys, identity, proxies, bond; with --history the extrinsics that concern it."""
     out, public = Output(ctx.obj), account(ctx.obj, who)
     if history:
         page = run(ctx.obj, lambda api: api.account_history(public, after=after, limit=limit))
 
         def show_page() -> None:
             rows = [
-                (x.height, x.index, x.call, format_amount(x.fee_rao), x.error or "ok", "0x" + x.id.hex()) for x in page.items
+                (x.height, x.index, x.call, _signer(x.signer, public), format_amount(x.fee_rao), x.error or "ok",
+                 "0x" + x.id.hex())
+                for x in page.items
             ]
-            out.table(f"signed by {address(public)}", ("block", "#", "call", "fee", "outcome", "id"), rows)
+            columns = ("block", "#", "call", "signed by", "fee", "outcome", "id")
+            out.table(f"extrinsics that concern {address(public)}", columns, rows)
             if page.next:
                 out.remark(f"older ones: --after {page.next}")
 
@@ -108,6 +111,10 @@ def account_command(ctx: click.Context, who: str, history: bool, limit: int, aft
         return
     found = run(ctx.obj, lambda api: _whole_account(api, public, at(where)))
     out.data(found, lambda: out.table(f"{address(public)} at block {found['account'].at.height}", ("", "value"), _rows(found)))
+
+
+def _signer(signer: bytes, public: bytes) -> str:
+    return "itself" if signer == public else address(signer)
 
 
 async def _whole_account(api: Any, public: bytes, where: int | str) -> dict[str, Any]:
