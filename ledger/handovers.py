@@ -22,7 +22,8 @@ def handovers(rows: Snapshot, first_height: int, last_height: int) -> list[Heade
     """Headers, ascending, that lead from the set of the first stored block at or above `first_height` to that of the last.
 
     A node that began from a snapshot keeps no header between, but all that hand over. Reads some 20 headers for each.
-    Where operators replaced a lost set by a recovery file the way ends. Raises NotFound, UsageError (too many).
+    Where operators replaced a lost set by a recovery file, its block is among them: whoever has the file goes on from there.
+    Raises NotFound, UsageError (too many).
     """
     current, last = _stored_from(rows, first_height), _stored_from(rows, last_height)
     found: list[Header] = []
@@ -33,8 +34,6 @@ def handovers(rows: Snapshot, first_height: int, last_height: int) -> list[Heade
                 hint=f"start at a checkpoint: a block that you trust, {current.height} or later",
             )
         handover = _last_of_set(rows, current, last)
-        if handover.next_authorities_hash == handover.authorities_hash:
-            break
         found.append(handover)
         current = _stored_from(rows, handover.height + 1)
     return found

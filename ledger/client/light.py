@@ -4,6 +4,7 @@
     finality  a header, a precommit certificate of it, and the keys that signed: the keys must hash to the trusted set
     sets      the last block of a session names the next set (`next_authorities_hash`); a final one extends the trust
     recovery  a file that the operators agreed on names another set after a final block (`recover`): trust it knowingly
+    rewinds   a rewound devnet signs in other domains than its genesis names: whoever verifies is given their list
     state     the header commits to the state root; an inclusion or absence proof commits to keys under that root
     checkpoint  instead of the genesis: height and hash of a block that the user trusts, because an authority set that was
               replaced long ago could certify another past if its keys leaked
@@ -14,7 +15,7 @@ Nothing here asks anybody: all that is needed travels in `Finality`, `StateProof
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..blocks import Header
 from ..errors import Rejected
@@ -22,18 +23,26 @@ from ..votes import MAX_AUTHORITIES, PRECOMMIT, Certificate, authorities_hash, n
 from .proofs import verify_state, verify_states
 from .records import At, Finality, StateProof, StateProofs
 
+Successors = tuple[bytes, Sequence[bytes], bytes]  # of a recovery file: hash of its block, session keys, hash of the file
+
 
 class LightClient:
-    """What is trusted: the chain's genesis hash (or the signing domain after a rewind) and its authority sets so far."""
+    """What is trusted: the chain's genesis hash, or the signing domains after rewinds, and its authority sets so far."""
 
-    def __init__(self, genesis_hash: bytes, authorities: Sequence[bytes], *, domain: bytes | None = None) -> None:
-        self._domains = [(0, genesis_hash if domain is None else domain)]  # (from height, signing domain), ascending
+    def __init__(
+        self, genesis_hash: bytes, authorities: Sequence[bytes], *, domain: bytes | None = None,
+        domains: Sequence[tuple[int, bytes]] = (),
+    ) -> None:
+        """`domains`: (from height, signing domain), ascending; `domain`: the only one, if it is not the genesis hash."""
+        self._domains = list(domains) or [(0, genesis_hash if domain is None else domain)]
         self._sets: list[tuple[int, bytes]] = [(0, authorities_hash(authorities))]  # (from height, hash), ascending
 
     @classmethod
-    def from_checkpoint(cls, genesis_hash: bytes, header: Header, *, domain: bytes | None = None) -> LightClient:
+    def from_checkpoint(
+        cls, genesis_hash: bytes, header: Header, *, domain: bytes | None = None, domains: Sequence[tuple[int, bytes]] = ()
+    ) -> LightClient:
         """Trust a header without its certificate; blocks below it cannot be judged."""
-        client = cls(genesis_hash, (), domain=domain)
+        client = cls(genesis_hash, (), domain=domain, domains=domains)
         client._sets = [(header.height, header.authorities_hash)]
         if header.next_authorities_hash != header.authorities_hash:
             client._sets.append((header.height + 1, header.next_authorities_hash))
@@ -55,7 +64,11 @@ class LightClient:
         if named != (PRECOMMIT, header.height, header.hash):
             raise Rejected("OtherBlock", "the certificate is not a precommit certificate of this header")
         if not certificate.verify(keys, _at(self._domains, header.height)):
-            raise Rejected("BadCertificate", f"the certificate of block {header.height} is not valid")
+            raise Rejected(
+                "BadCertificate", f"the certificate of block {header.height} was not signed for the chain of this genesis",
+                hint="is it of another chain with the same authorities? The genesis hash is part of what is signed. A rewound "
+                "devnet signs in other domains: rewinds.json in the home of one of its nodes lists them",
+            )
         return header
 
     def advance(self, finality: Finality) -> Header:
@@ -77,7 +90,10 @@ class LightClient:
         if header.hash != head_hash:
             raise Rejected("OtherBlock", "the recovery file names another block than the certificate")
         domain = next_domain(_at(self._domains, header.height), header.height, head_hash, known, file_hash)
-        for entries, value in ((self._sets, known), (self._domains, domain)):
+        changed = [(self._sets, known)]
+        if (header.height + 1, domain) not in self._domains:
+            changed.append((self._domains, domain))
+        for entries, value in changed:
             entries[:] = [entry for entry in entries if entry[0] <= header.height]
             entries.append((header.height + 1, value))
         return header
@@ -131,21 +147,29 @@ def verify_state_proof(
 
 def verify_state_proofs(
     proofs: StateProofs, genesis_hash: bytes, authorities: Sequence[bytes], *,
-    checkpoint: tuple[int, bytes] | None = None,
+    checkpoint: tuple[int, bytes] | None = None, domains: Sequence[tuple[int, bytes]] = (),
+    recoveries: Mapping[int, Successors] | None = None,
 ) -> tuple[Header, int]:
     """Check a whole document offline: the certified header, and how many handovers lead to it.
 
     `authorities`: the ordered session keys of the genesis. `checkpoint`: height and hash of a block to trust instead;
-    the document must hold it. Raises Rejected or DecodeError.
+    the document must hold it. `domains`: (from height, signing domain), ascending, of a chain that was rewound or recovered;
+    `recoveries`: by height, what the recovery files say that the verifier trusts. Raises Rejected or DecodeError.
     """
     links = [*proofs.handovers, proofs.finality]
     if checkpoint is None:
-        client, first = LightClient(genesis_hash, authorities), 0
+        client, first = LightClient(genesis_hash, authorities, domains=domains), 0
     else:
-        client, first = _from_checkpoint(links, genesis_hash, checkpoint)
+        client, first = _from_checkpoint(links, genesis_hash, checkpoint, domains)
     followed = 0
     for link in proofs.handovers:
-        if Header.decode(link.header).height >= first:
+        height = Header.decode(link.header).height
+        if height < first:
+            continue
+        if recoveries is not None and height in recoveries:
+            client.recover(*recoveries[height], link)
+            followed += 1
+        else:
             header = client.advance(link)
             followed += header.next_authorities_hash != header.authorities_hash
     client.verify_states(proofs)
@@ -153,7 +177,7 @@ def verify_state_proofs(
 
 
 def _from_checkpoint(
-    links: Sequence[Finality], genesis_hash: bytes, checkpoint: tuple[int, bytes]
+    links: Sequence[Finality], genesis_hash: bytes, checkpoint: tuple[int, bytes], domains: Sequence[tuple[int, bytes]]
 ) -> tuple[LightClient, int]:
     """A client that trusts the checkpoint, and the height from which on it follows the other blocks."""
     height, wanted = checkpoint
@@ -166,4 +190,4 @@ def _from_checkpoint(
         )
     if any(header.hash != wanted for header in at_height):
         raise Rejected("OtherChain", f"block {height} of this proof is not the checkpoint")
-    return LightClient.from_checkpoint(genesis_hash, at_height[0]), height + 1
+    return LightClient.from_checkpoint(genesis_hash, at_height[0], domains=domains), height + 1

@@ -262,17 +262,23 @@ def metadata_command(ctx: click.Context) -> None:
     out.data(found, show)
 
 
+_PROOF_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 proof_group = Noun("proof", help="Proofs made by `query state --proof`.")
 group.add_command(proof_group)
 
 
 @proof_group.command("verify")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--genesis", "spec", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+@click.argument("file", type=_PROOF_FILE)
+@click.option("--genesis", "spec", required=True, type=_PROOF_FILE,
               help="The chain's spec file, from which the first authority set is derived.")
 @click.option("--checkpoint", metavar="HEIGHT:HASH", help="Trust this block instead of the first authority set.")
+@click.option("--recovery", "recoveries", multiple=True, type=_PROOF_FILE,
+              help="A recovery file that you trust; may be repeated.")
+@click.option("--rewinds", type=_PROOF_FILE, help="rewinds.json of a node's home, for a devnet that was rewound.")
 @click.pass_context
-def verify_command(ctx: click.Context, file: Path, spec: Path, checkpoint: str | None) -> None:
+def verify_command(
+    ctx: click.Context, file: Path, spec: Path, checkpoint: str | None, recoveries: tuple[Path, ...], rewinds: Path | None
+) -> None:
     """Check a state proof offline: authority sets, certificate, state root, values. Needs no node.
 
     Exit code 0: every value is proven. 1: something is not, and the error says which link is broken. 2: no proof file.
@@ -280,12 +286,20 @@ def verify_command(ctx: click.Context, file: Path, spec: Path, checkpoint: str |
     from genesis.build import build_genesis
     from genesis.spec import load_spec
     from ledger.client.light import verify_state_proofs
+    from ledger.recovery import by_height, recovered_domains
+    from tools.node.recoveries import read_recovery
+    from tools.node.rewinds import read_rewinds
 
     out = Output(ctx.obj)
     trusted = None if checkpoint is None else _checkpoint(checkpoint)
     genesis = build_genesis(load_spec(spec))
-    proofs = _proof_file(file)
-    header, handovers = verify_state_proofs(proofs, genesis.genesis_hash, genesis.authorities.keys, checkpoint=trusted)
+    proofs, own = _proof_file(file), genesis.genesis_hash
+    files = by_height([read_recovery(path) for path in recoveries], own)
+    domains = ((genesis.params.initial_height, own),) if rewinds is None else read_rewinds(rewinds, own)
+    header, handovers = verify_state_proofs(
+        proofs, own, genesis.authorities.keys, checkpoint=trusted, domains=recovered_domains(domains, files),
+        recoveries={height: (each.head_hash, each.keys, each.hash) for height, each in files.items()},
+    )
     root = "the genesis" if trusted is None else f"checkpoint {trusted[0]}"
     lines = [f"valid: block {header.height} is final, by {handovers} changes of the authority set since {root}"]
     lines += [f"0x{entry.key.hex()}  {_shown(entry.value)}" for entry in proofs.entries]

@@ -46,6 +46,8 @@ def make_command(
         return Recovery(properties.genesis_hash, reading.at.height, reading.at.hash, (*kept, *new), reason).check()
 
     made = run(ctx.obj, ask)
+    if not gone and not new:
+        Output(ctx.obj).remark("warning: the file changes nobody: it only begins a new signing domain; see --remove and --add")
     target.write_text(made.text())
     _show(ctx, made, f"wrote {target}; give it to every node: quorix node recover apply --home HOME {target}")
 
@@ -64,6 +66,12 @@ def apply_command(ctx: click.Context, file: Path, folder: Path, spec: Path | Non
     recovery = read_recovery(file)
     flags = {"recovery": str(file.absolute()), "spec": None if spec is None else str(spec)}
     config = load_config(folder.absolute(), flags)
+    if not config.spec.is_file():
+        devnet = folder.absolute().parent.parent / "spec.toml"
+        raise NotFound(
+            f"there is no specification at {config.spec}",
+            hint=f"add --spec {devnet}" if devnet.is_file() else "give the chain's specification with --spec FILE",
+        )
     databases = open_databases(config, Specification.load(config.spec))
     height = databases.chain.head.height
     databases.close()

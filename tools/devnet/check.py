@@ -14,7 +14,9 @@ from genesis.cast import Member, cast
 from ledger.blocks import Header
 from ledger.client.remote import RemoteChain
 from ledger.errors import Error
+from ledger.signer import domain_at
 from ledger.votes import PRECOMMIT, Certificate, authorities_hash
+from tools.node.rewinds import rewinds_of
 
 from .layout import Layout, Ports
 from .plan import DevnetPlan
@@ -105,6 +107,7 @@ async def blocks_are_final(subject: Subject) -> str:
     """The newest blocks link to each other and carry certificates that verify with the set of their height."""
     head = (await subject.api.system_health()).height
     genesis = (await subject.api.system_properties()).genesis_hash
+    domains = rewinds_of(subject.layout.node(0), genesis, 0)
     first, parent = max(1, head - subject.blocks + 1), None
     for height in range(first, head + 1):
         proof = await subject.api.chain_get_proof_of_finality(height)
@@ -113,11 +116,8 @@ async def blocks_are_final(subject: Subject) -> str:
             raise Wrong(f"block {height} was certified by another authority set")
         if certificate.kind != PRECOMMIT or certificate.block_hash != header.hash or certificate.height != height:
             raise Wrong(f"the certificate of block {height} is about something else")
-        if not certificate.verify(proof.authorities, genesis):
-            raise Wrong(
-                f"the certificate of block {height} does not verify with the genesis' signing domain "
-                "(a devnet that was rewound has another from there on, which only its own nodes can check)"
-            )
+        if not certificate.verify(proof.authorities, domain_at(domains, height)):
+            raise Wrong(f"the certificate of block {height} does not verify with the signing domain of that height")
         if parent is not None and header.parent_hash != parent:
             raise Wrong(f"block {height} is not a child of block {height - 1}")
         parent = header.hash

@@ -34,6 +34,7 @@ from .checkpoint import check_start, parse_checkpoint
 from .config import NodeConfig
 from .folders import make_database
 from .recoveries import recoveries_of, unkept
+from .rewinds import rewinds_of, unkept_rewinds
 
 _DAMAGED_GUARD: Final = "move sign/ away, keep it, and start with --new-sign-db once no other copy of this key runs"
 
@@ -122,7 +123,7 @@ def _open_databases(config: NodeConfig, specification: Specification) -> Databas
     session_key = read_key_file(config.session_key_path) if config.session_key_path.exists() else None
     signer, sign_store, watch_first = None, None, False
     recoveries = recoveries_of(config.home, params.genesis_hash, config.recovery)
-    domains: Domains = ((params.initial_height, params.genesis_hash),)
+    domains = rewinds_of(config.home, params.genesis_hash, params.initial_height)
     if session_key is not None:
         signer, sign_store, watch_first = _open_signer(config, params, session_key)
         domains = signer.domains
@@ -153,6 +154,8 @@ def _open_databases(config: NodeConfig, specification: Specification) -> Databas
             write_file(path, data)
         if signer is not None and signer.domains != domains:
             signer.rewind(domains)
+        for path, data in unkept_rewinds(config.home, params.genesis_hash, domains):
+            write_file(path, data)
         if signer is not None:
             signer.check_note(chain.extra_row(NOTE_ROW))
     except BaseException:

@@ -26,6 +26,7 @@ from ledger.store import LevelStore
 from runtime.versions import VersionedRuntime
 from tools.node.home import Specification
 from tools.node.recoveries import recoveries_of
+from tools.node.rewinds import rewinds_of
 
 T = TypeVar("T")
 SPARE_BYTES: Final = 64 << 20  # left free beside what a command writes
@@ -67,7 +68,7 @@ class StoppedNode:
     @property
     def rewinds(self) -> int:
         """Those that still count: going further back takes the domains of later ones away."""
-        return 0 if self.guard is None else sum(domain != self.params.genesis_hash for _, domain in self.guard.domains)
+        return sum(domain != self.params.genesis_hash for _, domain in own_domains(self.home, self.guard, self.params))
 
 
 def spec_path(home: Path, given: Path | None) -> Path:
@@ -94,15 +95,18 @@ def faults_explained(home: Path) -> Iterator[None]:
         raise Corruption(error.cause, hint=repair_command(home)) from error
 
 
+def no_database(home: Path) -> NotFound:
+    """The error for a folder that is no node's home."""
+    return NotFound(f"there is no chain database in {home}", hint="name a node's home with --home; see quorix db --help")
+
+
 def open_store(home: Path) -> LevelStore:
     """The chain database. Raises NotFound, Locked, Corruption or DiskFailure, with the next step."""
     with faults_explained(home):
         try:
             return LevelStore.open(home / "chain")
         except NotFound:
-            raise NotFound(
-                f"there is no chain database in {home}", hint="name a node's home with --home; see quorix db --help"
-            ) from None
+            raise no_database(home) from None
 
 
 def read_guard(home: Path, params: ChainSpecParams) -> Guard | None:
@@ -119,15 +123,21 @@ def read_guard(home: Path, params: ChainSpecParams) -> Guard | None:
         store.close()
 
 
-def domains_of(guard: Guard | None, params: ChainSpecParams, recoveries: Recoveries) -> Domains:
-    """The signing domains of a home: its sign database's, or the genesis', with those of recovery files."""
-    own = ((params.initial_height, params.genesis_hash),) if guard is None else guard.domains
-    return recovered_domains(own, recoveries)
+def own_domains(home: Path, guard: Guard | None, params: ChainSpecParams) -> Domains:
+    """The signing domains that a home's sign database names; without one those of its file of rewinds."""
+    return rewinds_of(home, params.genesis_hash, params.initial_height) if guard is None else guard.domains
+
+
+def domains_of(home: Path, guard: Guard | None, params: ChainSpecParams, recoveries: Recoveries) -> Domains:
+    """The signing domains of a home, with those of recovery files."""
+    return recovered_domains(own_domains(home, guard, params), recoveries)
 
 
 @contextmanager
 def stopped_node(home: Path, spec: Path | None = None) -> Iterator[StoppedNode]:
     """Open a stopped node for a command; closed again whatever happens."""
+    if not (home / "chain").exists():
+        raise no_database(home)
     specification = Specification.load(spec_path(home, spec))
     params = specification.params("")
     store = open_store(home)
@@ -142,7 +152,7 @@ def stopped_node(home: Path, spec: Path | None = None) -> Iterator[StoppedNode]:
 def open_chain(home: Path, store: LevelStore, params: ChainSpecParams, guard: Guard | None) -> Chain:
     """The chain in an open database, with past states kept as they are and the home's recovery files."""
     recoveries = recoveries_of(home, params.genesis_hash, None)
-    domains = domains_of(guard, params, recoveries)
+    domains = domains_of(home, guard, params, recoveries)
 
     def domain(height: int) -> bytes:
         return domain_at(domains, height)

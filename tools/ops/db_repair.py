@@ -156,7 +156,7 @@ def _top(store: Store) -> int:
 def _rebuild(job: _Home, salvaged: Store, store: LevelStore, top: int) -> Head:
     """Replay every whole block from the genesis on, until one is missing or not valid."""
     params, recoveries = job.params, recoveries_of(job.home, job.params.genesis_hash, None)
-    domains = domains_of(job.guard, params, recoveries)
+    domains = domains_of(job.home, job.guard, params, recoveries)
 
     def domain(height: int) -> bytes:
         return domain_at(domains, height)

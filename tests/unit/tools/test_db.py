@@ -350,6 +350,36 @@ def test_all_homes_of_a_devnet_get_one_domain_also_after_a_kill(home, tmp_path, 
     assert guards[0] == guards[1] and guards[0][-1][1] == found["new_domain"]
 
 
+def test_a_rewind_is_remembered_where_there_is_no_key(home, tmp_path):
+    db_rewind.rewind([home], None, 5)
+    assert grow(home, 3).height == 8
+    follower = shutil.copytree(home, tmp_path / "follower")
+    for gone in ("session.key", "sign"):
+        shutil.rmtree(follower / gone) if gone == "sign" else (follower / gone).unlink()
+    with stopped_node(follower) as node:
+        assert node.chain.head.height == 8 and node.rewinds == 1
+    assert db_upkeep.check(follower, None, deep=True, progress=quiet)["ok"]
+    spoil(follower, "value")
+    repaired = db_repair.repair(follower, None, quiet)
+    assert repaired["done"] == "replay" and repaired["lost_blocks"] == [] and repaired["height"] == 8
+    (follower / "rewinds.json").unlink()
+    with pytest.raises(Corruption):
+        db_upkeep.info(follower, None)
+
+
+def test_authorities_that_are_left_out_are_named(tmp_path):
+    two = format_spec(devnet_spec(1, authorities=2, genesis_time_ms=time.time_ns() // 1_000_000 - 10_000_000))
+    homes = [tmp_path / name for name in "ab"]
+    for home, member in zip(homes, cast(1, 2), strict=False):
+        home.mkdir()
+        (home / "spec.toml").write_text(two)
+        make_home(home, Specification.load(home / "spec.toml"), session_key=member.session)
+    with pytest.raises(UsageError, match="1 of 2 authorities") as refused:
+        db_rewind.rewind(homes[:1], None, 0)
+    assert str(homes[1]) in refused.value.hint
+    db_rewind.rewind(homes, None, 0)
+
+
 def test_only_devnets_are_rewound(tmp_path):
     recent = format_spec(devnet_spec(1, authorities=1, genesis_time_ms=time.time_ns() // 1_000_000))
     text = "\n".join(line for line in recent.splitlines() if not line.startswith(("devnet =", "seed =")))
