@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from ledger.codec import pack_u16
+
 from .fixed import U16_MAX
 from .schedule import Window, reveal_window
 
@@ -54,6 +56,17 @@ def prepared_row(uids: Sequence[int], values: Sequence[int]) -> Row:
     row = [(uid, value) for uid, value in zip(uids, max_upscale(values), strict=True) if value]
     row.sort()
     return row
+
+
+def packed_row(uids: Sequence[int], values: Sequence[int]) -> bytes:
+    """`prepared_row` as the state stores it: u16 pairs (uid, weight). A row that needs neither sorting nor thinning, as
+    senders make them, is packed without an object for each entry."""
+    scaled = max_upscale(values)
+    if 0 in scaled or uids != sorted(uids):
+        return pack_u16([number for pair in prepared_row(uids, scaled) for number in pair])
+    flat = [0] * (2 * len(scaled))
+    flat[::2], flat[1::2] = uids, scaled
+    return pack_u16(flat)
 
 
 # --- the checks of a row, in order -------------------------------------------------------------------------------
@@ -113,12 +126,12 @@ def limit_fault(uids: Sequence[int], values: Sequence[int], uid: int, limit: int
 
 def is_self_weight(uid: int, uids: Sequence[int]) -> bool:
     """True if the row is exactly one entry, the setter's own."""
-    return list(uids) == [uid]
+    return len(uids) == 1 and uids[0] == uid
 
 
 def share_within(values: Sequence[int], limit: int) -> bool:
     """True if the largest value is at most limit/65535 of the sum, exactly; always for an empty or zero row."""
-    return max(values, default=0) * U16_MAX <= limit * sum(values)
+    return limit >= U16_MAX or max(values, default=0) * U16_MAX <= limit * sum(values)
 
 
 def max_upscale(values: Sequence[int]) -> list[int]:

@@ -23,7 +23,7 @@ from ledger.commitments import SALT_BYTES, weights_commitment
 from .. import hooks, params
 from ..params import ROOT_NETUID
 from ..registry import Context, Priority, call, error, event, refuse
-from ..rows import Row
+from ..rows import U16_BYTES, Row
 from ..schedule import commit_epoch
 from ..tables import ReadState, Table, WriteState, key_field, u16_field, u32_field
 from ..trace import MAX_UIDS
@@ -32,8 +32,8 @@ from ..weightcheck import (
     count_fault,
     duplicate_fault,
     length_fault,
+    packed_row,
     pending_fault,
-    prepared_row,
     rate_fault,
     reveal_fault,
     row_fault,
@@ -174,15 +174,23 @@ def _rate_problem(context: Context, netuid: int, uid: int, name: str) -> str | N
 
 
 def _check_set(context: Context, netuid: int, uids: bytes, values: bytes, version_key: int) -> None:
-    """Everything that weights.set checks, in order."""
+    _checked_row(context, netuid, uids, values, version_key)
+
+
+def _checked_row(
+    context: Context, netuid: int, uids: bytes, values: bytes, version_key: int
+) -> tuple[int, list[int], list[int]]:
+    """Everything that weights.set checks, in order; returns the signer's uid and the row."""
     uid = _row_owner(context, netuid, uids, values)
     if params.is_on(context.state, "commit_reveal_enabled", netuid):
         refuse("CommitRevealEnabled")
-    problem = row_problem(context.state, netuid, uid, context.signer, unpack_u16(uids), unpack_u16(values), version_key)
+    row = unpack_u16(uids), unpack_u16(values)
+    problem = row_problem(context.state, netuid, uid, context.signer, *row, version_key)
     if problem not in BEFORE_RATE:
         problem = _rate_problem(context, netuid, uid, "SettingWeightsTooFast") or problem
     if problem:
         refuse(problem)
+    return uid, *row
 
 
 @call(
@@ -191,9 +199,8 @@ def _check_set(context: Context, netuid: int, uids: bytes, values: bytes, versio
 )
 def set_weights(context: Context, netuid: int, uids: bytes, values: bytes, version_key: int) -> None:
     """Set the signer's row of weights where the subnet does not ask for commit and reveal."""
-    _check_set(context, netuid, uids, values, version_key)
-    uid = neurons.require_uid(context.state, netuid, context.signer)
-    apply_row(context, netuid, uid, unpack_u16(uids), unpack_u16(values), weights_at=context.height)
+    uid, row_uids, row_values = _checked_row(context, netuid, uids, values, version_key)
+    apply_row(context, netuid, uid, row_uids, row_values, weights_at=context.height)
     row = neurons.neuron(context.state, netuid, uid)
     assert row is not None
     neurons.NEURONS.put(context.state, netuid, uid, value=replace(row, updated_at=context.height))
@@ -205,7 +212,7 @@ def _row_owner(context: Context, netuid: int, uids: bytes, values: bytes) -> int
         refuse("CanNotSetRootNetworkWeights")
     problem = length_fault(uids, values)
     count = 0 if problem else subnets.subnet(context.state, netuid).n
-    problem = problem or count_fault(unpack_u16(uids), count)
+    problem = problem or count_fault(range(len(uids) // U16_BYTES), count)
     if problem:
         refuse(problem)
     return neurons.require_uid(context.state, netuid, context.signer)
@@ -225,7 +232,7 @@ def row_problem(
         weight_limit=params.get(state, "max_weight_limit", netuid),
     )
     problem = row_fault(uids, values, version_key, rules)
-    if problem is None and any(target in record.vacant for target in uids):
+    if problem is None and record.vacant and any(target in record.vacant for target in uids):
         return "UidVecContainInvalidOne"
     return problem
 
@@ -236,7 +243,7 @@ def apply_row(
     """Store a checked row; `weights_at` is the block it is dated to."""
     row = neurons.neuron(context.state, netuid, uid)
     assert row is not None
-    write_row(WEIGHTS, context.state, netuid, uid, prepared_row(uids, values))
+    WEIGHTS.put(context.state, netuid, uid, value=packed_row(uids, values))
     applied = replace(row, active_at=context.height, weights_at=weights_at)
     neurons.NEURONS.put(context.state, netuid, uid, value=applied)
     context.events.append(WEIGHTS_SET(netuid, uid))
@@ -412,7 +419,7 @@ def set_root_weights(context: Context, netuids: bytes, values: bytes) -> None:
     uid = neurons.require_uid(state, ROOT_NETUID, context.signer)
     row = neurons.neuron(state, ROOT_NETUID, uid)
     assert row is not None
-    write_row(WEIGHTS, state, ROOT_NETUID, uid, prepared_row(unpack_u16(netuids), unpack_u16(values)))
+    WEIGHTS.put(state, ROOT_NETUID, uid, value=packed_row(unpack_u16(netuids), unpack_u16(values)))
     now = context.height
     neurons.NEURONS.put(state, ROOT_NETUID, uid, value=replace(row, active_at=now, weights_at=now, updated_at=now))
     context.events.append(ROOT_WEIGHTS_SET(context.signer))

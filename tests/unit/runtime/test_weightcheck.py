@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.codec import pack_u16
 from runtime import weightcheck as wc
 from runtime.weightcheck import RowRules
 
@@ -115,3 +116,10 @@ def test_reveals_have_one_epoch_and_commits_a_limit() -> None:
 
 def test_shares_are_floored() -> None:
     assert wc.share_u16([1, 2, 3, 4]) == [6553, 13107, 19660, 26214] and wc.share_u16([0, 0]) == [0, 0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), u16), min_size=1, unique_by=lambda pair: pair[0]), st.booleans())
+def test_packed_rows_hold_the_pairs_of_prepared_ones(row: list[tuple[int, int]], in_order: bool) -> None:
+    row = sorted(row) if in_order else row
+    uids, values = [uid for uid, _ in row], [value for _, value in row]
+    assert wc.packed_row(uids, values) == pack_u16([number for pair in wc.prepared_row(uids, values) for number in pair])

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from genesis.build import Genesis, build_genesis
 from genesis.cast import cast, devnet_spec
-from genesis.spec import AccountSpec
+from genesis.spec import AccountSpec, ChainSpec
 from ledger.blocks import Extrinsic
 from ledger.crypto import KeyPair
 from ledger.machine import BlockResult
@@ -85,16 +85,21 @@ def without_maker() -> list[str]:
     return sorted(MAKERS.keys() ^ CALL_NUMBERS.keys())
 
 
-def genesis_of(seed: int, *, subnet: Mapping[str, Any] = {}, **changes: Any) -> Genesis:
+def genesis_of(seed: int, **changes: Any) -> Genesis:
+    """The genesis of `spec_of`."""
+    return build_genesis(spec_of(seed, **changes))
+
+
+def spec_of(seed: int, *, subnet: Mapping[str, Any] = {}, **changes: Any) -> ChainSpec:
     """The devnet's cast with more money, hotkeys that have some, and short waiting times."""
     spec = devnet_spec(seed)
     members = cast(seed)
     hotkeys_rich = tuple(AccountSpec(member.hotkey.public, Q) for member in members if member.hotkey is not None)
-    return build_genesis(replace(
+    return replace(
         spec, globals={**spec.globals, **GLOBALS, **changes}, root={**spec.root, "unbond_blocks": 5}, session_blocks=20,
         accounts=tuple(replace(row, free_rao=FREE_RAO) for row in spec.accounts) + hotkeys_rich,
         subnets=tuple(replace(row, params={**row.params, **SUBNET, **subnet}) for row in spec.subnets),
-    ))
+    )
 
 
 class Crowd:
@@ -196,6 +201,10 @@ class Crowd:
         extrinsic = Extrinsic(bytes(64), made.signer, nonce, self.chain.height, PERIOD, tip, number, args)
         self._waiting.append((name, extrinsic, made))
         return name
+
+    def waiting(self) -> list[tuple[str, Extrinsic]]:
+        """Kind and extrinsic (unsigned) of the calls that the coming block will carry."""
+        return [(name, extrinsic) for name, extrinsic, _ in self._waiting]
 
     def _spoiled(self, made: Made) -> Made:
         return made if self.chance.random() > SPOILED else made._replace(signer=self.coldkey())
