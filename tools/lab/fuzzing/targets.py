@@ -29,7 +29,10 @@ BODY_MS: Final = 10.0  # a body may have twice as many items as any other messag
 @cache
 def targets() -> dict[str, Target]:
     """All targets by name."""
-    found = [*_ledger(), *_calls(), *_p2p(), *_serving(), *_stored(), *_snapshots(), *text_targets(), *file_targets()]
+    found = [
+        *_ledger(), *_calls(), *_peers(), *_sync(), *_sessions(), *_queries(), *_stored(), *_snapshots(), *text_targets(),
+        *file_targets(),
+    ]
     assert len({target.name for target in found}) == len(found), "two targets have one name"
     return {target.name: target for target in found}
 
@@ -132,30 +135,21 @@ def _calls() -> list[Target]:
 # --- peers -------------------------------------------------------------------------------------------------------
 
 
-def _p2p() -> list[Target]:
+def _peers() -> list[Target]:
     from p2p import messages as wire
     from p2p.addresses import peer_id_of
     from p2p.frames import FrameDecoder, encode_frame
     from p2p.network import Hello
     from p2p.peers import AddressBook
-    from p2p.sync import decode_block
     from tools.node.relay import decode_batch, encode_batch
 
     peer = peer_id_of(made.KEYS[0].seed)
-    full = made.bodies()[0]
-    block_hash, header, body = made.header(body=full).hash, made.header(body=full).encode(), full.encode()
+    header = made.header(body=made.bodies()[0])
     certificate = made.final().certificate.encode()
-    known = Hello(1, made.DOMAIN, ((1, made.DOMAIN), (9, block_hash)), 7, certificate, "full", b"", 0, b"")
+    known = Hello(1, made.DOMAIN, ((1, made.DOMAIN), (9, header.hash)), 7, certificate, "full", b"", 0, b"")
     proof = wire.sign_proof(made.KEYS[0], made.DOMAIN, made.DOMAIN, peer, 99)
     authority = Hello(1, made.DOMAIN, ((1, made.DOMAIN),), 7, b"", "authority", made.PUBLIC[0], 99, proof)
     record = wire.PeerRecord.sign(made.KEYS[0], made.DOMAIN, bytes([8, 8, 8, 8]), 9920, 1, made.NOW_MS + 1000)
-    requests: list[wire.Request] = [
-        wire.GetHead(7), wire.GetHeaders(1, 64), wire.GetBodies((block_hash, made.DOMAIN)), wire.GetBlock(block_hash),
-    ]
-    replies: list[wire.Reply] = [
-        wire.Head(7, block_hash, header, certificate), wire.Headers((header,)), wire.Bodies((body, b"")),
-        wire.BlockReply(header, body),
-    ]
 
     def book() -> AddressBook:
         return AddressBook(made.DOMAIN, peer_id_of(made.KEYS[3].seed), allow_private=True)
@@ -169,11 +163,38 @@ def _p2p() -> list[Target]:
     filled = book()
     filled.add(record, made.NOW_MS)
     stored = filled.dump()
-    found = [
+    return [
         Target("hello", "cbor", lambda: [wire.encode_hello(known), wire.encode_hello(authority)], wire.decode_hello,
                wire.encode_hello, covers=("p2p.messages.decode_hello",)),
         Target("verdict on a hello", "cbor", lambda: [encode(""), encode("WrongGenesis")], wire.decode_verdict,
                wire.encode_verdict, covers=("p2p.messages.decode_verdict",)),
+        Target("peer record", "cbor", one(record.encode()), wire.PeerRecord.decode, lambda item: item.encode(),
+               covers=("p2p.messages.PeerRecord.decode",)),
+        Target("peer exchange", "cbor", one(wire.encode_records([record])), wire.decode_records, wire.encode_records,
+               covers=("p2p.messages.decode_records",)),
+        Target("address book", "cbor", one(stored), lambda data: book().load(data), slow=True,
+               max_ms=300),
+        Target("channel frames", "bytes", one(b"".join(map(encode_frame, (b"x" * 200, b"", header.encode())))), frames),
+        Target("transactions", "cbor", one(encode_batch(made.extrinsics()[:3], [(1, b"evidence")])), decode_batch,
+               lambda pair: encode_batch(*pair), covers=("tools.node.relay.decode_batch",)),
+    ]
+
+
+def _sync() -> list[Target]:
+    from p2p import messages as wire
+    from p2p.sync import decode_block
+
+    full = made.bodies()[0]
+    block_hash, header, body = made.header(body=full).hash, made.header(body=full).encode(), full.encode()
+    certificate = made.final().certificate.encode()
+    requests: list[wire.Request] = [
+        wire.GetHead(7), wire.GetHeaders(1, 64), wire.GetBodies((block_hash, made.DOMAIN)), wire.GetBlock(block_hash),
+    ]
+    replies: list[wire.Reply] = [
+        wire.Head(7, block_hash, header, certificate), wire.Headers((header,)), wire.Bodies((body, b"")),
+        wire.BlockReply(header, body),
+    ]
+    found = [
         Target("sync request", "cbor", lambda: [wire.encode_request(each) for each in requests], wire.decode_request,
                wire.encode_request, covers=("p2p.messages.decode_request",)),
         Target("sync envelope", "cbor", one(wire.encode_request_envelope(7, wire.encode_request(requests[0]))),
@@ -184,15 +205,6 @@ def _p2p() -> list[Target]:
                covers=("p2p.messages.decode_reply_envelope",)),
         Target("sync block", "cbor", one(wire.encode_reply(replies[3])),
                lambda data: decode_block(data, wire.GetBlock(block_hash)), covers=("p2p.sync.decode_block",)),
-        Target("peer record", "cbor", one(record.encode()), wire.PeerRecord.decode, lambda item: item.encode(),
-               covers=("p2p.messages.PeerRecord.decode",)),
-        Target("peer exchange", "cbor", one(wire.encode_records([record])), wire.decode_records, wire.encode_records,
-               covers=("p2p.messages.decode_records",)),
-        Target("address book", "cbor", one(stored), lambda data: book().load(data), slow=True,
-               max_ms=300),
-        Target("channel frames", "bytes", one(b"".join(map(encode_frame, (b"x" * 200, b"", header)))), frames),
-        Target("transactions", "cbor", one(encode_batch(made.extrinsics()[:3], [(1, b"evidence")])), decode_batch,
-               lambda pair: encode_batch(*pair), covers=("tools.node.relay.decode_batch",)),
     ]
     for request, reply in zip(requests, replies, strict=True):
         name = type(reply).__name__.removesuffix("Reply").lower()
@@ -207,14 +219,9 @@ def _p2p() -> list[Target]:
 # --- query sessions ----------------------------------------------------------------------------------------------
 
 
-def _serving() -> list[Target]:
-    import numpy as np
-
-    from ai.distribution import decode_distributions, encode_distributions
-    from ai.models.model import Card, Sampling
+def _sessions() -> list[Target]:
     from ai.receipts import Receipt
     from ai.serve import frames as wire
-    from ai.serve.methods import TextRequest, Windows, encode_appended, encode_prefixes
     from ai.serve.refusals import Refused
 
     key, other = made.PUBLIC[0], made.PUBLIC[1]
@@ -235,16 +242,11 @@ def _serving() -> list[Target]:
         wire.Cancel(1), wire.Refuse(1, 13, 50, "busy"),
     ]
     framed = [wire.encode_frame(form) for form in forms]
-    text = TextRequest((("user", b"hello"), ("prompt", b"x")), Sampling(16, 0.7, 0.9, 5, (b"\n",)))
-    rows = encode_distributions(np.linspace(1.0, 2.0, 512).reshape(2, 256))
     refused: dict[str, Any] = {"form": "cbor", "refuses": (Refused,)}
 
     def stream(data: bytes) -> list[wire.Frame]:
         buffer = wire.FrameBuffer()
         return [frame for at in range(0, len(data), 4096) for frame in buffer.feed(data[at : at + 4096])]
-
-    def windows(data: bytes) -> int:
-        return Windows(encode_prefixes([b"a", b"b"]), 64).append(data)
 
     return [
         Target("query frame", samples=lambda: [frame[4:] for frame in framed], read=wire.decode_frame,
@@ -254,6 +256,29 @@ def _serving() -> list[Target]:
                covers=("ai.serve.frames.OpenBody.decode",)),
         Target("close body", samples=one(close_body), read=wire.CloseBody.decode, write=lambda body: body.encode(), **refused,
                covers=("ai.serve.frames.CloseBody.decode",)),
+        Target("receipt", "cbor", one(receipt.encode()), Receipt.decode, lambda item: item.encode(),
+               covers=("ai.receipts.Receipt.decode",)),
+        Target("receipt judged", "cbor", one(receipt.encode()), lambda data: Receipt.decode(data).verify(made.DOMAIN),
+               refuses=(DecodeError, Rejected), slow=True),
+    ]
+
+
+def _queries() -> list[Target]:
+    import numpy as np
+
+    from ai.distribution import decode_distributions, encode_distributions
+    from ai.models.model import Card, Sampling
+    from ai.serve.methods import TextRequest, Windows, encode_appended, encode_prefixes
+    from ai.serve.refusals import Refused
+
+    text = TextRequest((("user", b"hello"), ("prompt", b"x")), Sampling(16, 0.7, 0.9, 5, (b"\n",)))
+    rows = encode_distributions(np.linspace(1.0, 2.0, 512).reshape(2, 256))
+    refused: dict[str, Any] = {"form": "cbor", "refuses": (Refused,)}
+
+    def windows(data: bytes) -> int:
+        return Windows(encode_prefixes([b"a", b"b"]), 64).append(data)
+
+    return [
         Target("text request", samples=one(text.encode()), read=TextRequest.decode, write=lambda item: item.encode(),
                **refused, covers=("ai.serve.methods.TextRequest.decode",)),
         Target("distribution request", samples=one(encode_prefixes([b"abc", b""])), read=lambda data: Windows(data, 64),
@@ -261,11 +286,7 @@ def _serving() -> list[Target]:
         Target("distribution ask", samples=one(encode_appended([b"x", b""])), read=windows, **refused),
         Target("distribution answer", "bytes", one(rows), lambda data: decode_distributions(data, len(data) // 98),
                covers=("ai.distribution.decode_distributions", "ai.distribution.decode_distribution")),
-        Target("receipt", "cbor", one(receipt.encode()), Receipt.decode, lambda item: item.encode(),
-               covers=("ai.receipts.Receipt.decode",)),
-        Target("receipt judged", "cbor", one(receipt.encode()), lambda data: Receipt.decode(data).verify(made.DOMAIN),
-               refuses=(DecodeError, Rejected), slow=True),
-        Target("model card", "cbor", one(Card("tiny", other, 64, "a model", ("prose",), 1000).encode()), Card.decode,
+        Target("model card", "cbor", one(Card("tiny", made.PUBLIC[1], 64, "a model", ("prose",), 1000).encode()), Card.decode,
                lambda card: card.encode(), covers=("ai.models.model.Card.decode",)),
     ]
 
