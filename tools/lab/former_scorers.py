@@ -7,7 +7,7 @@ two. Never negative, pairs only, and what it hands out is not what the whole is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,13 +39,14 @@ def base_plus_synergy(hits: Floats) -> Floats:
     for i in range(n):
         for j in range(i + 1, n):
             together = -np.log((flat[i] + flat[j]) / 2).mean()
-            gain = _parameters(together) ** SYNERGY_POWER - _parameters(min(loss[i], loss[j])) ** SYNERGY_POWER
+            gain = _parameters(together) ** SYNERGY_POWER - _parameters(np.minimum(loss[i], loss[j])) ** SYNERGY_POWER
             score[i] += max(0.0, gain) / 2 / n
             score[j] += max(0.0, gain) / 2 / n
-    return score / score.sum()
+    shares: Floats = score / score.sum()
+    return shares
 
 
-def _parameters(loss_nats: Floats | float) -> Floats:
+def _parameters(loss_nats: Any) -> Any:
     import numpy as np
 
     return SCALE / np.maximum(loss_nats, LEAST_LOSS_NATS) ** (1 / EXPONENT)

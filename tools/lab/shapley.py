@@ -68,21 +68,29 @@ def shapley(run: Run, recipe: str, batches: int, cuts: int, seed: int) -> None:
 
 
 def compare_values(run: Run, names: Sequence[str], hits: Hits) -> None:
-    """A figure: what the Shapley value says beside what simpler scores would say."""
-    from ai.judge.mixture import coalition_values
+    """Figures: what the Shapley value says beside what other scores would say, with a model that does nothing among them."""
+    import numpy as np
+
+    from ai.judge.mixture import NULL_PROBABILITY, coalition_values
     from ai.judge.shapley import shapley_values
+    from tools.lab.former_scorers import base_plus_synergy, leave_one_out
 
     n = len(names)
     values = coalition_values(hits)
-    everyone = (1 << n) - 1
+    without, synergy = leave_one_out(values), base_plus_synergy(hits)
     run.figure("bits_per_byte_earned", [
         {
             "expert": name, "shapley": round(float(phi), 3), "alone": round(float(values[1 << i]), 3),
-            "leave_one_out": round(float(values[everyone] - values[everyone ^ 1 << i]), 3),
+            "leave_one_out": round(float(without[i]), 3), "base_plus_synergy_share": round(float(synergy[i]), 3),
         }
         for i, (name, phi) in enumerate(zip(names, shapley_values(values, n), strict=True))
     ])  # fmt: skip
     run.figure("value_of_all", round(float(values[-1]), 3))
+    idle = np.concatenate([hits, np.full((1, *hits.shape[1:]), NULL_PROBABILITY)])
+    run.figure("base_plus_synergy_of_a_model_that_does_nothing", round(float(base_plus_synergy(idle)[-1]), 4))
+    doubled = np.concatenate([hits, np.repeat(hits[1:2], 3, axis=0)])
+    copies = base_plus_synergy(doubled)[[1, n, n + 1, n + 2]].sum()
+    run.figure("base_plus_synergy_gain_of_four_copies", round(float(copies / synergy[1]), 3))
 
 
 def agree(run: Run, experts: Mapping[str, Any], batches: int, cuts: int, seed: int) -> None:
