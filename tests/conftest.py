@@ -32,7 +32,7 @@ LIMIT_S = 20.0
 ORDINARY_LOAD = 2.0  # processes a core that want to run: two workers and a devnet on two cores
 SHOWN = 10
 ALLOWED = ("slow", "long")
-USERS_OF_DEVNET = ("tests/browser/", "tests/e2e/test_devnet_running.py")
+USERS_OF_DEVNET = ("tests/browser/", "tests/e2e/test_devnet_running.py", "tests/e2e/test_market_running.py")
 
 
 class SlowTests:

@@ -42,7 +42,8 @@ def open_store(settings: Settings, owner: str, folder: Path | None) -> ReceiptSt
         layout = running_devnet(settings)
         if layout is None:
             raise NotFound("no devnet runs here", hint="name the directory: --dir DIR")
-        places = [layout.root / owner] if owner == "gateway" else [layout.root / role / owner for role in ROLES]
+        plain = owner.removeprefix("validator-")  # as the metagraph calls it
+        places = [layout.root / owner] if owner == "gateway" else [layout.root / role / plain for role in ROLES]
         folder = next((place / "receipts" for place in places if (place / "receipts").is_dir()), None)
         if folder is None:
             known = sorted(path.parent.name for role in ROLES for path in (layout.root / role).glob("*/receipts"))
