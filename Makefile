@@ -12,7 +12,7 @@ TORCH_INDEX ?=
 AI ?= full
 ARGS ?=
 
-.PHONY: setup huggingface devnet test test-all lint types format clean lock check-python
+.PHONY: setup huggingface devnet test test-all cover lint types format clean lock check-python
 .DEFAULT_GOAL := help
 
 help:
@@ -60,6 +60,15 @@ test: setup $(VENV)/.dev lint types
 
 test-all: setup $(VENV)/.dev lint types
 	QUORIX_FRESH_EXAMPLES=1 $(BIN)/pytest -n 2 $(ARGS)
+
+# Branch coverage of the rules by their own tests and the conformance vectors; fails below 95 %.
+cover: setup $(VENV)/.dev
+	@mkdir -p build
+	$(BIN)/coverage run -m pytest -n 0 -m "not long" tests/unit/runtime tests/unit/tools/test_lab_vectors.py $(ARGS)
+	@$(BIN)/coverage report --skip-covered --show-missing --sort=miss
+	@$(BIN)/coverage json --quiet -o build/coverage.json
+	@$(BIN)/python -c 'import json, sys; t = json.load(open("build/coverage.json"))["totals"]; \
+	share = 100 * t["covered_branches"] / t["num_branches"]; print(f"branches of runtime/: {share:.2f} %"); sys.exit(share < 95)'
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -5,9 +5,11 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+from genesis.build import empty_context
 from ledger.codec import pack_u16
 from ledger.commitments import SALT_BYTES, weights_commitment
 from ledger.crypto import HASH_BYTES
+from ledger.errors import Rejected
 from runtime import curves, params, pruning, schedule, splits, weightcheck
 from runtime.fixed import ONE, PPM, U16_MAX, U64_MAX
 from runtime.trace import EpochInputs, EpochParams
@@ -122,6 +124,20 @@ def _compare_result(fault: str | None, stated: str) -> int:
     if named is None:
         raise Mismatch(f"unknown result {stated!r}; Quorix says {fault or 'ok'}")
     return agree(fault or "ok", named, 0, f"result {stated!r}")
+
+
+@replays("set_alpha_values")
+def _set_alpha_values(given: Any) -> str:
+    """Both values through the table of hyperparameters: its bounds, then its conflicts."""
+    if not given["liquid_alpha"]:
+        raise NotApplicable("alpha values may be set while liquid alpha is off")
+    context = empty_context()
+    try:
+        params.put(context, "alpha_high", given["high"], 1)
+        params.put(context, "alpha_low", given["low"], 1)
+    except Rejected as refusal:
+        return "low out of range" if "alpha_low is" in refusal.cause else refusal.cause
+    return "ok"
 
 
 @replays("length_ok")

@@ -332,5 +332,4 @@ excuse("Python's integers do not overflow; balances are bounded where they are w
 excuse("the rules hold no real numbers that would be cut to integers", "floor_to_u16", "floor_to_u64", "u16_to_real")
 excuse("plain arithmetic; no rule uses it on its own", "sum", "mask_matrix", "mat_vec_mul_columns")
 excuse("a peer's defect that is not copied: a bond whose weight is left out decays", "ema_matrix_sparse_quirk")
-excuse("alpha values are ordinary hyperparameters with bounds of their own", "set_alpha_values")
 
