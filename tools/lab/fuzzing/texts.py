@@ -14,6 +14,7 @@ from typing import Any, Final
 from ledger.blocks import Header
 from ledger.errors import DecodeError, Error, KeyFileError, KeyLocked, Rejected, UsageError
 from ledger.recovery import Recovery
+from tools.node.rewinds import parse_rewinds, rewinds_text
 
 from . import samples as made
 from .target import Reader, Target, one
@@ -259,6 +260,11 @@ def _recovery(data: bytes) -> None:
     assert Recovery.parse(found.text().encode()) == found, "a recovery file says something else when it is written again"
 
 
+def _rewinds(data: bytes) -> None:
+    found = parse_rewinds(data)
+    assert parse_rewinds(rewinds_text(*found).encode()) == found, "a file of rewinds reads otherwise when it is written again"
+
+
 def file_targets() -> list[Target]:
     from ai.judge.memory import Pending
     from ai.judge.shapley import ScoreBook
@@ -270,11 +276,13 @@ def file_targets() -> list[Target]:
     config = b'rpc_port = 9900\npeers = ["/ip4/127.0.0.1/tcp/1/p2p/x"]\nlog = "info"\n'
     members = tuple((key, made.PUBLIC[3]) for key in made.PUBLIC[:2])
     recovery = Recovery(made.DOMAIN, 7, made.header().hash, members, "two of three disks were lost").text().encode()
+    rewinds = rewinds_text(made.DOMAIN, ((1, made.DOMAIN), (7, bytes(32))))
     rows = {"uids": [3, 4], "values": [1, 65535], "version_key": 0, "salt": "00" * 32, "confirmed": True}
     pending = {"netuid": 1, "epoch": 5, **rows}
     scores = [[[made.PUBLIC[0].hex(), 0.5, 3]], 0.25, 2]
     return [
         Target("recovery file", "json", one(recovery), _recovery),
+        Target("file of rewinds", "json", one(rewinds.encode()), _rewinds),
         Target("validator's commitments", "json", one(json.dumps(pending).encode()),
                lambda data: Pending.from_json(data.decode()), refuses=(ValueError, TypeError)),
         Target("validator's scores", "json", one(json.dumps(scores).encode()),
