@@ -35,7 +35,7 @@ from ledger.codec import (
     unpack_u64,
 )
 
-from .fixed import fdiv, fnorm, fu16
+from .fixed import U16_MAX, fdiv, fnorm, fu16
 from .rows import PackedRows, Row, Rows, entry_count
 
 MAX_UIDS: Final = 4096
@@ -171,6 +171,15 @@ class EpochTrace:
         return [[(uid, min(weight, self.consensus[uid])) for uid, weight in row] for row in self.weights]
 
     @property
+    def bond_weights(self) -> Rows:
+        """Rows of shares that bonds follow: the votes, `bonds_penalty` of the way towards the clipped ones."""
+        penalty = self.params.bonds_penalty
+        return [
+            [(uid, given - (given - cut) * penalty // U16_MAX) for (uid, given), (_, cut) in zip(votes, clipped, strict=True)]
+            for votes, clipped in zip(self.weights, self.clipped, strict=True)
+        ]
+
+    @property
     def trust(self) -> list[int]:
         """How much of a neuron's support survived the clipping."""
         return [fdiv(after, before) for after, before in zip(self.rank, self.prerank, strict=True)]
@@ -201,11 +210,11 @@ class EpochTrace:
         out: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         out["params"] = {item.name: getattr(self.params, item.name) for item in fields(self.params)}
         for name in (
-            "size", "total_stake_rao", "agreed", "stake_share", "active_share", "weights", "clipped", "trust",
-            "pay_rao", "remainder_rao",
+            "size", "total_stake_rao", "agreed", "stake_share", "active_share", "weights", "clipped",
+            "bond_weights", "trust", "pay_rao", "remainder_rao",
         ):
             out[name] = getattr(self, name)
-        for name in ("raw_weights", "bonds_before", "bonds_after", "bonds_u16", "weights", "clipped"):
+        for name in ("raw_weights", "bonds_before", "bonds_after", "bonds_u16", "weights", "clipped", "bond_weights"):
             out[name] = [[list(pair) for pair in row] for row in out[name]]
         return out
 

@@ -12,7 +12,7 @@ from ledger.errors import DecodeError
 from runtime.fixed import ONE
 from runtime.rows import Row
 from runtime.trace import MAX_RECORD_BYTES, MAX_ROW_ENTRIES, EpochInputs, EpochParams, EpochTrace
-from runtime.yuma import epoch
+from runtime.yuma import blended, epoch
 
 
 def sample(n: int = 6, *, seed: int = 1, yuma3: bool = True, density: float = 0.7) -> EpochTrace:
@@ -78,6 +78,12 @@ def test_derived_values_agree_with_the_stored_ones() -> None:
     assert sorted(given_out)[-trace.remainder_rao - 1 :] == [0] + [1] * trace.remainder_rao
     names = {"stake_weight", "consensus", "validator_trust", "trust", "incentive", "dividends"}
     assert set(trace.scores_u16()) == names
+
+
+@pytest.mark.parametrize("penalty", [0, 1, 30_000, 65_535])
+def test_bond_weights_are_those_of_the_rule(penalty: int) -> None:
+    trace = replace(sample(), params=EpochParams(bonds_penalty=penalty))
+    assert trace.bond_weights == blended(trace.weights, trace.clipped, penalty)
 
 
 def test_the_dictionary_is_json_and_names_everything() -> None:
