@@ -15,6 +15,7 @@ from typing import Final
 
 from ledger.errors import InvariantBroken
 
+from .chain import info
 from .modules import upgrades
 from .registry import Context
 from .tables import ReadState
@@ -35,10 +36,7 @@ class Migration:
     after: Check
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = ()  # by version, ascending
-
-
-def activate(context: Context, migrations: Sequence[Migration] = MIGRATIONS, current: int = upgrades.CURRENT) -> None:
+def activate(context: Context, migrations: Sequence[Migration] | None = None, current: int = upgrades.CURRENT) -> None:
     """Bring the state to the form of these rules, if the last block had older ones. Raises InvariantBroken."""
     state = context.state
     before, waiting = upgrades.state_version(state), upgrades.pending(state)
@@ -46,11 +44,13 @@ def activate(context: Context, migrations: Sequence[Migration] = MIGRATIONS, cur
         return
     if waiting is None or (waiting.version, waiting.height, waiting.certain) != (current, context.height, True):
         raise InvariantBroken(f"block {context.height} is to be executed by version {current}, the state has version {before}")
+    migrations = MIGRATIONS if migrations is None else migrations
     migrated = sum(_run(context, each) for each in migrations if before < each.version <= current)
     if migrated > MAX_MIGRATED_KEYS:
         raise InvariantBroken(f"the migration to version {current} touched {migrated} keys")
     upgrades.UPGRADE.delete(state)
     upgrades.VERSION.put(state, value=current)
+    upgrades.FIRST_HEIGHTS.put(state, current, value=context.height)
     context.events.append(upgrades.ACTIVATED(current, before, migrated))
 
 
@@ -64,3 +64,27 @@ def _run(context: Context, migration: Migration) -> int:
 def _require(migration: Migration, when: str, problems: Sequence[str]) -> None:
     if problems:
         raise InvariantBroken(f"{when} the migration {migration.name}: {'; '.join(problems[:5])}")
+
+
+# --- to version 2 ------------------------------------------------------------------------------------------------
+
+
+def _no_past(state: ReadState) -> list[str]:
+    """Version 1 was the first one, and kept no rows of the past."""
+    found, version = upgrades.first_heights(state), upgrades.state_version(state)
+    return [] if not found and version == 1 else [f"the state has version {version} and remembers {found}"]
+
+
+def _remember_version_1(context: Context) -> int:
+    upgrades.FIRST_HEIGHTS.put(context.state, 1, value=info(context.state).initial_height)
+    return 1
+
+
+def _past_is_known(state: ReadState) -> list[str]:
+    found, expected = upgrades.first_heights(state), {1: info(state).initial_height}
+    return [] if found == expected else [f"the rows of the past are {found}, not {expected}"]
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (  # by version, ascending
+    Migration(2, "the past of version 1", _no_past, _remember_version_1, _past_is_known),
+)

@@ -30,7 +30,7 @@ from .tables import ReadState
 if TYPE_CHECKING:
     from .executor import Recovered, Runtime
 
-RULES: Final[Mapping[int, str]] = {1: ""}  # "": this package; else a package below it
+RULES: Final[Mapping[int, str]] = {1: "frozen.v1", 2: ""}  # "": this package; else a package below it
 NEWEST: Final = max(RULES)
 FIRST: Final = 1  # of chains whose specification names none
 

@@ -6,13 +6,17 @@
     decide     at the end of the block before that height: ready are at least as many as certify a block (more than 2/3 of
                the set that certifies the next one), else the upgrade is postponed by a session; after MAX_POSTPONED of
                those it is cancelled
+    move       root may name another height while the upgrade waits, by the same notice (since version 2)
     activate   the new rules migrate the state, as the first thing in the block of that height, and say so in the state
+    history    the state keeps from which height on each version was in force, so that it can be proven by which rules a
+               block was executed (since version 2)
 
 `VERSION` names the rules whose form the state has: those of the last block. A certain upgrade makes the next block's rules
 others (`next_version`). Programs without them must be able to find that out: the keys, values and meaning of both tables
 are the same in all versions for ever.
 
-Rules: UPG-1 schedule of an upgrade · UPG-2 readiness
+Rules: UPG-1 schedule of an upgrade · UPG-2 readiness · UPG-5 move of an upgrade ·
+       UPG-6 versions of the past
 """
 
 from __future__ import annotations
@@ -26,10 +30,10 @@ from ledger.codec import U32, U64
 from .. import hooks
 from ..chain import info
 from ..registry import Context, Priority, call, error, event, refuse
-from ..tables import ReadState, Table
+from ..tables import ReadState, Table, u16_field
 from .authorities import AUTHORITIES, session_keys
 
-CURRENT: Final = 1  # the version of these rules
+CURRENT: Final = 2  # the version of these rules
 MAX_POSTPONED: Final = 10  # sessions that an upgrade waits for the authorities
 MAX_VERSION: Final = 1 << 16
 MAX_BLOCKS_AHEAD: Final = 10_000_000
@@ -60,12 +64,14 @@ class Readiness:
 
 VERSION = Table(10, "runtime_version", int)
 UPGRADE = Table(130, "upgrade", Upgrade)
+FIRST_HEIGHTS = Table(131, "version_first_height", int, u16_field("version"))
 
 SCHEDULED = event(150, "UpgradeScheduled", "version", "height")
 POSTPONED = event(151, "UpgradePostponed", "version", "height", "ready", "needed")
 CERTAIN = event(152, "UpgradeCertain", "version", "height", "ready", "needed")
 ACTIVATED = event(153, "UpgradeActivated", "version", "before", "migrated_keys")
 CANCELLED = event(154, "UpgradeCancelled", "version", "height", "reason")
+MOVED = event(155, "UpgradeMoved", "version", "height")
 
 error(150, "UpgradeNotNewer", "the chain runs this version or a later one already", "see `quorix query upgrade`")
 error(151, "UpgradeTooSoon", "an upgrade is scheduled at least one session ahead", "name another height")
@@ -104,9 +110,15 @@ def readiness(state: ReadState, version: int) -> Readiness:
     return Readiness(tuple(ready), votes.quorum(len(keys)), len(keys))
 
 
+def first_heights(state: ReadState) -> dict[int, int]:
+    """First height of every version that the chain has had, ascending."""
+    return {version: height for (version,), height in FIRST_HEIGHTS.items(state)}
+
+
 def genesis_version(context: Context) -> None:
     """Write that the chain starts with these rules."""
     VERSION.put(context.state, value=CURRENT)
+    FIRST_HEIGHTS.put(context.state, CURRENT, value=info(context.state).initial_height)
 
 
 # --- calls -------------------------------------------------------------------------------------------------------
@@ -116,16 +128,31 @@ def genesis_version(context: Context) -> None:
       origin="root")
 def schedule_upgrade(context: Context, version: int, height: int) -> None:
     """Let another version of the rules execute the blocks from a height on, if the authorities are ready then."""
-    state, notice = context.state, info(context.state).session_blocks
+    state = context.state
     if not state_version(state) < version < MAX_VERSION:
         refuse("UpgradeNotNewer", f"the chain runs version {state_version(state)}", version=state_version(state))
     if UPGRADE.get(state) is not None:
         refuse("UpgradePending")
-    earliest, latest = context.height + notice, context.height + MAX_BLOCKS_AHEAD
-    if not earliest <= height <= latest:
-        refuse("UpgradeTooSoon", f"possible are heights from {earliest} to {latest}", height=earliest)
+    _check_notice(context, height)
     UPGRADE.put(state, value=Upgrade(version, height))
     context.events.append(SCHEDULED(version, height))
+
+
+@call(119, "governance.move_upgrade", {"height": U64}, work=10, priority=Priority.OPERATIONAL, origin="root")
+def move_upgrade(context: Context, height: int) -> None:
+    """Let the upgrade that is scheduled take place at another height; it counts as not postponed yet."""
+    waiting = UPGRADE.get(context.state)
+    if waiting is None:
+        refuse("NoUpgrade")
+    _check_notice(context, height)
+    UPGRADE.put(context.state, value=Upgrade(waiting.version, height))
+    context.events.append(MOVED(waiting.version, height))
+
+
+def _check_notice(context: Context, height: int) -> None:
+    earliest, latest = context.height + info(context.state).session_blocks, context.height + MAX_BLOCKS_AHEAD
+    if not earliest <= height <= latest:
+        refuse("UpgradeTooSoon", f"possible are heights from {earliest} to {latest}", height=earliest)
 
 
 @call(118, "governance.cancel_upgrade", {}, work=10, priority=Priority.OPERATIONAL, origin="root")
@@ -168,4 +195,7 @@ def check_upgrade(state: ReadState) -> list[str]:
         out.append(f"an upgrade to version {waiting.version} waits in a state of version {state_version(state)}")
     if waiting is not None and not 0 <= waiting.postponed <= MAX_POSTPONED:
         out.append(f"an upgrade was postponed {waiting.postponed} times")
+    heights, version = first_heights(state), VERSION.get(state)
+    if max(heights, default=None) != version or list(heights.values()) != sorted(heights.values()):
+        out.append(f"the versions of the past are {heights}, the state has version {version}")
     return out

@@ -8,7 +8,7 @@ from genesis.build import build_genesis
 from genesis.cast import AUTHORITIES, NEURONS, cast, devnet_spec, key_names, neuron_names
 from genesis.spec import parse_spec, preset_text, with_instance
 from ledger.errors import UsageError
-from runtime import chain, params
+from runtime import chain, params, versions
 from runtime.modules import accounts, authorities, governance, neurons, pools, subnets
 from runtime.state import State
 
@@ -62,7 +62,7 @@ def test_what_the_ledger_learns(spec, genesis, state):
     for name in ("initial_height", "block_time_ms", "session_blocks", "max_block_bytes", "max_block_weight", "seal", "devnet"):
         assert getattr(genesis.params, name) == getattr(info, name) == getattr(spec, name), name
     assert len(genesis.authorities.keys) == AUTHORITIES and genesis.authorities.active == (0, 1, 2, 3)
-    assert genesis.params.runtime_version == 1
+    assert genesis.params.runtime_version == spec.runtime_version == versions.NEWEST
 
 
 def test_everybody_of_the_cast_is_there(spec, state):

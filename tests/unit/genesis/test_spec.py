@@ -32,7 +32,8 @@ def mistakes(text):
 
 def test_the_smallest_specification():
     spec = parse_spec(SMALL)
-    assert spec == ChainSpec("test", (specs.AuthoritySpec(KEYS.session(0).public, KEYS.session(1).public),))
+    authority = specs.AuthoritySpec(KEYS.session(0).public, KEYS.session(1).public)
+    assert spec == ChainSpec("test", (authority,), runtime_version=1)  # a file that names none means the first, for ever
 
 
 @pytest.mark.parametrize("name", ["devnet", "solo"])
@@ -110,7 +111,7 @@ def test_all_mistakes_come_at_once_with_their_place():
         (SMALL + f'[[neurons]]\nhotkey = "{A}"\ncoldkey = "{B}"\nsubnets = [3]', "there is no subnet 3"),
         (SMALL + f'[[neurons]]\nhotkey = "{A}"\ncoldkey = "{B}"\nsubnets = [0]\n' * 2, "registered twice"),
         (SMALL.replace(A, "0x" + "00" * 32), "not a valid ed25519 key"),
-        (SMALL.replace('name = "test"', 'name = "test"\nruntime_version = 7'), "this program knows 1"),
+        (SMALL.replace('name = "test"', 'name = "test"\nruntime_version = 7'), "this program knows 1, 2"),
         (SMALL + "[root]\ntempo = 5\nalpha_low = 60000", "alpha_low is 60000"),
         (SMALL.replace('name = "test"', 'name = "test"\nsudo = "0x' + "00" * 32 + '"'), "chain.sudo"),
     ],

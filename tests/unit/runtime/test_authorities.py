@@ -9,9 +9,10 @@ from ledger.crypto import KeyPair
 from ledger.errors import Rejected
 from ledger.inherents import EVIDENCE, HEARTBEAT, Heartbeat
 from runtime.modules import authorities, evidence
+from runtime.modules.upgrades import CURRENT
 
 
-def heartbeat(devnet, index, *, session=None, versions=(1,), key=None, domain=None):
+def heartbeat(devnet, index, *, session=None, versions=(CURRENT,), key=None, domain=None):
     key = key or devnet.session(index)
     session = (devnet.next_height - 1) // 100 if session is None else session
     domain = domain or devnet.genesis.genesis_hash
@@ -87,10 +88,10 @@ def test_heartbeats_are_only_for_those_who_need_them(devnet):
     devnet.skip(3)
     first = heartbeat(devnet, 0)  # advertises versions for the first time
     devnet.block(inherents=[first])
-    for again in (first, heartbeat(devnet, 0, versions=(1, 2))):
+    for again in (first, heartbeat(devnet, 0, versions=(CURRENT, CURRENT + 1))):
         with pytest.raises(Rejected, match="InvalidHeartbeat"):
             devnet.block(inherents=[again])
-    assert authorities.authority(devnet.view, devnet.session(0).public).versions == [1]
+    assert authorities.authority(devnet.view, devnet.session(0).public).versions == [CURRENT]
 
 
 def test_silent_authorities_may_send_one_heartbeat_a_session(devnet):

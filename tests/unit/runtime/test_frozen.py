@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -47,3 +49,13 @@ def test_freezing_copies_and_pins_once(tmp_path):
     assert {"executor.py", "modules/accounts.py", "modules/__init__.py", "__init__.py"} <= set(pins[f"v{number}"])
     with pytest.raises(UsageError, match="frozen already"):
         freeze.freeze(runtime)
+
+
+def test_a_chain_of_the_newest_rules_loads_no_others():
+    code = (
+        "import sys\nfrom genesis.build import build_genesis\nfrom genesis.cast import devnet_spec\n"
+        "from runtime.versions import NEWEST, VersionedRuntime\ngenesis = build_genesis(devnet_spec(1, authorities=1))\n"
+        "VersionedRuntime(genesis.genesis_hash).at(NEWEST)\nprint([name for name in sys.modules if 'frozen.v' in name])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=freeze.RUNTIME.parent)
+    assert done.stdout.strip() == "[]"

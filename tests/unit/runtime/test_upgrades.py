@@ -72,6 +72,29 @@ def test_root_schedules_one_upgrade_to_newer_rules_a_session_ahead(chain):
     assert chain.root("governance.cancel_upgrade") == "NoUpgrade"
 
 
+# rule: UPG-5
+def test_root_moves_an_upgrade_by_the_same_notice(chain):
+    assert chain.root("governance.move_upgrade", 99) == "NoUpgrade"
+    at = chain.next_height + SESSION
+    schedule(chain, at)
+    until(chain, at - 1)
+    assert waiting(chain).postponed == 1
+    assert chain.root("governance.move_upgrade", chain.next_height + SESSION - 1) == "UpgradeTooSoon"
+    assert chain.call(chain.cold("owner"), "governance.move_upgrade", 99) == "RequireSudo"
+    later = chain.next_height + 3 * SESSION
+    assert chain.root("governance.move_upgrade", later) == "" and waiting(chain) == upgrades.Upgrade(NEXT, later)
+
+
+# rule: UPG-6
+def test_the_state_keeps_the_first_height_of_each_version(chain):
+    assert upgrades.first_heights(chain.view) == {upgrades.CURRENT: 1}
+    context = certain(chain).context()
+    activate(context, (), NEXT)
+    assert upgrades.first_heights(context.state) == {upgrades.CURRENT: 1, NEXT: chain.next_height}
+    upgrades.FIRST_HEIGHTS.delete(context.state, NEXT)
+    assert "the state has version" in upgrades.check_upgrade(context.state)[0]
+
+
 # --- readiness ---------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +151,8 @@ def test_who_tells_a_version_no_more_is_not_ready(chain):
 
 def test_the_audit_finds_an_upgrade_that_cannot_be(chain):
     chain.rows[upgrades.UPGRADE.key()] = upgrades.UPGRADE.encode(upgrades.Upgrade(upgrades.CURRENT, 9, postponed=99))
-    assert len(list(upgrades.check_upgrade(chain.view))) == 2
+    found = upgrades.check_upgrade(chain.view)
+    assert len(found) == 2 and "waits in a state" in found[0] and "postponed 99 times" in found[1]
 
 
 # --- nodes -------------------------------------------------------------------------------------------------------

@@ -170,6 +170,12 @@ def cancel_upgrade(crowd: Crowd) -> Made | None:
     return None if upgrades.pending(crowd.state) is None else Made(bytes(32), [])
 
 
+@makes("governance.move_upgrade", 2)
+def move_upgrade(crowd: Crowd) -> Made | None:
+    height = crowd.height + 20 + crowd.chance.randint(0, 40)
+    return None if upgrades.pending(crowd.state) is None else Made(bytes(32), [height])
+
+
 def _seat(crowd: Crowd) -> tuple[bytes, bytes] | None:
     """A root seat: coldkey and hotkey."""
     found = crowd.neuron(0)

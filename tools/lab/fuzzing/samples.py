@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from io import BytesIO
 from random import Random
@@ -228,16 +229,16 @@ def block_dumps() -> list[bytes]:
 
 @cache
 def chain() -> Any:
-    """Three blocks of a chain with one authority, in memory."""
+    """Three blocks of a chain with one authority, in memory. By version 1 of the rules, so that they are the same for ever."""
     from genesis.build import build_genesis
     from genesis.cast import cast, devnet_spec
     from ledger.chain import Chain
     from ledger.store import MemoryStore
-    from runtime.executor import Runtime
+    from runtime.versions import VersionedRuntime
 
-    genesis = build_genesis(devnet_spec(1, authorities=1))
+    genesis = build_genesis(replace(devnet_spec(1, authorities=1), runtime_version=1))
     session = next(member.session for member in cast(1, 1) if member.session is not None)
-    found = Chain.create(MemoryStore(), genesis.params, Runtime(genesis.genesis_hash), genesis.state)
+    found = Chain.create(MemoryStore(), genesis.params, VersionedRuntime(genesis.genesis_hash), genesis.state)
     for height in (1, 2, 3):
         executed = found.build(timestamp_ms=found.head.timestamp_ms + 1000, round_=0)
         block_hash = executed.block.hash

@@ -1,0 +1,188 @@
+"""Coldkey swaps: an account hands all it has over to another key, announced days before (5.5).
+
+    announce   the hash of the new key, for a price; from then on the account may do nothing but what is on this page
+    swap       `coldkey_swap_delay` blocks later, by the old key: it names the new key, and everything moves
+    again      another hash can be announced, or the announcement cleared, `coldkey_swap_again_delay` blocks after that
+
+So a thief who has the key can neither spend nor stake once the owner has announced, and an announcement of the thief
+gives the owner days to see it. The new key is a fresh one: no hotkey, no stake, nothing reserved, nothing announced.
+
+What moves: balances, stake, removed stake, hotkeys and their bonds, subnets, identity, proxies, proposals, the sudo key.
+Each module moves its own rows (`hooks.coldkey_swapped`) and says how much of the reserved balance they explain. What the
+old key announced as a delegate of others stays, with its deposits. The account of an authority does not swap: evidence
+names it, and its bond must not leave.
+
+Rules: KEY-5 announcement of a coldkey swap · KEY-6 delays of a coldkey swap · KEY-7 what a coldkey swap moves ·
+    KEY-8 who can swap to what
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from ledger.codec import HASH, KEY
+from ledger.crypto import digest
+
+from .. import hooks, params
+from ..params import Q
+from ..registry import Call, Context, Origin, call, error, event, refuse
+from ..tables import ReadState, Table, key_field
+from . import accounts, authorities, bonds, hotkeys, pools, stake
+
+COST_RAO: Final = Q // 10  # of the first announcement, recycled
+MAX_MOVED: Final = 1000  # stake positions that one swap moves, and hotkeys
+
+ANNOUNCE, SWAP, CLEAR = "keyring.announce_coldkey_swap", "keyring.swap_coldkey", "keyring.clear_coldkey_swap"
+STILL_ALLOWED: Final = (ANNOUNCE, SWAP, CLEAR)
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """Hash of the key that will take over, and the first block in which it can."""
+
+    new_hash: bytes
+    ready_at: int
+
+
+ANNOUNCED = Table(137, "coldkey_swap", Announcement, key_field("coldkey"))
+ANNOUNCED_COUNT = Table(138, "coldkey_swap_count", int)  # one read a block says that nobody has announced anything
+_COUNT_KEY: Final = ANNOUNCED_COUNT.key()
+
+SWAP_ANNOUNCED = event(123, "ColdkeySwapAnnounced", "coldkey", "new_hash", "ready_at")
+SWAPPED = event(124, "ColdkeySwapped", "old_coldkey", "new_coldkey", "free_rao", "reserved_rao")
+SWAP_CLEARED = event(125, "ColdkeySwapCleared", "coldkey")
+
+error(170, "ColdkeySwapAnnounced", "the account has announced a coldkey swap and may do nothing else",
+      "swap when the delay is over, or clear the announcement later")
+error(171, "ColdkeySwapNotAnnounced", "the account has announced no coldkey swap", "announce the hash of the new key first")
+error(172, "ColdkeySwapTooEarly", "the delay since the announcement is not over", "wait")
+error(173, "ColdkeySwapReannouncedTooEarly", "the announcement stands for some time after its delay", "swap, or wait")
+error(174, "AnnouncedColdkeyHashDoesNotMatch", "this is not the key whose hash was announced", "name the announced key")
+error(175, "NewColdkeyInUse", "the new coldkey is a hotkey, or has stake, hotkeys, deposits or an announcement",
+      "use a fresh key")
+error(176, "AuthorityAccount", "the account of an authority, or one with an authority's bond, does not swap",
+      "leave the set and withdraw the bond first")
+error(177, "TooMuchToSwap", f"more than {MAX_MOVED} stake positions or hotkeys would move", "remove stake first")
+
+
+# --- reads -------------------------------------------------------------------------------------------------------
+
+
+def announcement_of(state: ReadState, coldkey: bytes) -> Announcement | None:
+    """The open announcement of an account, or None."""
+    return ANNOUNCED.get(state, coldkey)
+
+
+def swap_hash(new_coldkey: bytes) -> bytes:
+    """What is announced of a new key (32 bytes)."""
+    return digest("coldkey", new_coldkey)
+
+
+@hooks.call_guard
+def allow_nothing_else(context: Context, entry: Call) -> None:
+    """An account with an announcement runs no other call, not by itself, in a batch, or through a proxy."""
+    if not context.state.value(_COUNT_KEY, ANNOUNCED_COUNT) or context.origin is Origin.ROOT or entry.name in STILL_ALLOWED:
+        return
+    if ANNOUNCED.get(context.state, context.signer) is not None:
+        refuse("ColdkeySwapAnnounced", call=entry.name)
+
+
+# --- calls -------------------------------------------------------------------------------------------------------
+
+
+@call(123, ANNOUNCE, {"new_hash": HASH}, work=15)
+def announce(context: Context, new_hash: bytes) -> None:
+    """Announce the hash of the key that is to take over all that the signer has; it may do nothing else from now on."""
+    state, who = context.state, context.signer
+    _refuse_authority(state, who)
+    before = ANNOUNCED.get(state, who)
+    if before is None:
+        accounts.burn(context, who, COST_RAO, "coldkey swap", error_name="NotEnoughBalanceToPaySwap")
+        ANNOUNCED_COUNT.put(state, value=(ANNOUNCED_COUNT.get(state) or 0) + 1)
+    else:
+        _require_lapsed(context, before)
+    ready_at = context.height + params.get(state, "coldkey_swap_delay")
+    ANNOUNCED.put(state, who, value=Announcement(new_hash, ready_at))
+    context.events.append(SWAP_ANNOUNCED(who, new_hash, ready_at))
+
+
+@call(125, CLEAR, {}, work=15)
+def clear(context: Context) -> None:
+    """Take an announcement back, some time after its delay; the account may do everything again."""
+    _require_lapsed(context, _require_announced(context))
+    _forget(context, context.signer)
+    context.events.append(SWAP_CLEARED(context.signer))
+
+
+@call(124, SWAP, {"new_coldkey": KEY}, work=3000)
+def swap(context: Context, new_coldkey: bytes) -> None:
+    """Hand all that the signer has over to the announced key."""
+    state, old = context.state, context.signer
+    row = _require_announced(context)
+    if swap_hash(new_coldkey) != row.new_hash:
+        refuse("AnnouncedColdkeyHashDoesNotMatch")
+    if context.height < row.ready_at:
+        refuse("ColdkeySwapTooEarly", f"the swap can be made at height {row.ready_at}")
+    _refuse_authority(state, old)
+    accounts.require_valid_key(new_coldkey)
+    if new_coldkey == old or is_in_use(state, new_coldkey):
+        refuse("NewColdkeyInUse")
+    for table in (pools.POSITIONS, hotkeys.OWNED):
+        if sum(1 for _ in islice(table.items(state, old), MAX_MOVED + 1)) > MAX_MOVED:
+            refuse("TooMuchToSwap")
+    reserved_rao = hooks.run_coldkey_swapped(context, old, new_coldkey)
+    free_rao = accounts.hand_over(context, old, new_coldkey, reserved_rao)
+    _forget(context, old)
+    context.events.append(SWAPPED(old, new_coldkey, free_rao, reserved_rao))
+
+
+def is_in_use(state: ReadState, key: bytes) -> bool:
+    """A key that cannot take over an account: rows of both could not be told apart."""
+    return bool(
+        hotkeys.owner_of(state, key) is not None
+        or next(hotkeys.OWNED.items(state, key), None)
+        or next(pools.POSITIONS.items(state, key), None)
+        or stake.unbonding_rao(state, key)
+        or accounts.account(state, key).reserved_rao
+        or ANNOUNCED.get(state, key) is not None
+        or authorities.is_account(state, key)
+    )
+
+
+def _require_announced(context: Context) -> Announcement:
+    row = ANNOUNCED.get(context.state, context.signer)
+    if row is None:
+        refuse("ColdkeySwapNotAnnounced")
+    return row
+
+
+def _require_lapsed(context: Context, row: Announcement) -> None:
+    """An announcement stands until `coldkey_swap_again_delay` blocks after its delay."""
+    free_at = row.ready_at + params.get(context.state, "coldkey_swap_again_delay")
+    if context.height < free_at:
+        refuse("ColdkeySwapReannouncedTooEarly", f"it can be changed or cleared at height {free_at}")
+
+
+def _refuse_authority(state: ReadState, who: bytes) -> None:
+    if authorities.is_account(state, who) or bonds.bond_of(state, who).total_rao:
+        refuse("AuthorityAccount")
+
+
+def _forget(context: Context, who: bytes) -> None:
+    state, count = context.state, (ANNOUNCED_COUNT.get(context.state) or 0) - 1
+    ANNOUNCED.delete(state, who)
+    if count:
+        ANNOUNCED_COUNT.put(state, value=count)
+    else:
+        ANNOUNCED_COUNT.delete(state)
+
+
+@hooks.invariant("coldkey swaps")
+def audit(state: ReadState) -> Iterator[str]:
+    """The count of announcements is right: the guard believes it."""
+    held, stated = sum(1 for _ in ANNOUNCED.items(state)), ANNOUNCED_COUNT.get(state) or 0
+    if held != stated:
+        yield f"{held} coldkey swaps are announced, the count says {stated}"

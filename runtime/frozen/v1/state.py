@@ -1,0 +1,163 @@
+"""The working state of a block: a read-only view below, changed keys above, and undo for a failed call.
+
+Every write goes through `put` or `put_value`, which journal what was there. A call that is refused is undone by
+`revert(mark)`; the changes that remain at the block's end are the block's result.
+
+Tables whose values cannot be changed in place keep them here as objects (`value`, `put_value`): a row is decoded once a
+block, and encoded once, at the block's end, however often it changes in between. Everything else is byte strings. Nothing
+that is stored here may be changed in place.
+
+Rules: BLK-10 the overlay of a block
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from ledger.machine import View
+
+_ABSENT: Any = object()
+
+
+class Codec(Protocol):
+    """How a value becomes bytes and back; a table."""
+
+    def encode(self, value: Any) -> bytes: ...
+
+    def decode_own(self, data: bytes) -> Any: ...
+
+
+class _Row:
+    """What is known of one key. All of it in one place: a block asks for thousands of keys, each of them many times."""
+
+    __slots__ = ("before", "change", "start", "value")
+
+    def __init__(self) -> None:
+        self.before: Any = _ABSENT  # bytes of the view, None where it has none
+        self.change: Any = _ABSENT  # what was written: bytes, None, or a codec: then it is in `value`, not encoded yet
+        self.value: Any = _ABSENT  # decoded, as of now; None where there is nothing
+        self.start: Any = _ABSENT  # decoded, as of the start of the block; of rows written since
+
+
+class State:
+    """Overlay over a `View`. Reads see own writes; iteration merges both in ascending key order."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._rows: dict[bytes, _Row] = {}  # the view is asked once a block for each key
+        self._changed: dict[bytes, _Row] = {}  # those of them that were written
+        self._journal: list[tuple[bytes, _Row, Any, Any]] = []  # key, its row, `change` and `value` before a write
+
+    # --- byte strings -----------------------------------------------------------------------------------------------
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._data(key, self._rows.get(key) or self._row(key))
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        """Set a value; None deletes."""
+        row = self._rows.get(key) or self._row(key)
+        self._journal.append((key, row, row.change, row.value))
+        row.change, row.value = value, _ABSENT
+        self._changed[key] = row
+
+    def before(self, key: bytes) -> bytes | None:
+        """Value of `key` at the start of the block."""
+        return self._data_before(key, self._rows.get(key) or self._row(key))
+
+    def _row(self, key: bytes) -> _Row:
+        row = self._rows[key] = _Row()
+        return row
+
+    def _data(self, key: bytes, row: _Row) -> bytes | None:
+        found: Any = row.change
+        if found is _ABSENT:
+            return self._data_before(key, row)
+        if found is not None and type(found) is not bytes:
+            found = row.change = found.encode(row.value)
+        data: bytes | None = found
+        return data
+
+    def _data_before(self, key: bytes, row: _Row) -> bytes | None:
+        data: bytes | None = row.before
+        if data is _ABSENT:
+            data = row.before = self._view.get(key)
+        return data
+
+    # --- values as objects ------------------------------------------------------------------------------------------
+
+    def value(self, key: bytes, codec: Codec) -> Any:
+        """The decoded value, None if there is none."""
+        row = self._rows.get(key) or self._row(key)
+        value = row.value
+        if value is _ABSENT:
+            data = self._data(key, row)
+            value = row.value = None if data is None else codec.decode_own(data)
+        return value
+
+    def put_value(self, key: bytes, codec: Codec, value: Any) -> None:
+        """Set a value, not None, that will be encoded when its bytes are asked for."""
+        row = self._rows.get(key) or self._row(key)
+        change, old = row.change, row.value
+        if change is _ABSENT:
+            row.start = old
+            self._changed[key] = row
+        self._journal.append((key, row, change, old))
+        row.change, row.value = codec, value
+
+    def value_before(self, key: bytes, codec: Codec) -> Any:
+        """The decoded value at the start of the block."""
+        row = self._rows.get(key) or self._row(key)
+        if row.start is _ABSENT:
+            data = self._data_before(key, row)
+            row.start = None if data is None else codec.decode_own(data)
+        return row.start
+
+    # --- iteration --------------------------------------------------------------------------------------------------
+
+    def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Pairs under `prefix`, ascending. Writes made while iterating are not seen."""
+        changed = sorted(key for key in self._changed if key.startswith(prefix) and key > after)
+        at = 0
+        for key, value in self._view.items(prefix, after):
+            while at < len(changed) and changed[at] < key:
+                fresh = self.get(changed[at])
+                if fresh is not None:
+                    yield changed[at], fresh
+                at += 1
+            if at < len(changed) and changed[at] == key:
+                continue
+            yield key, value
+        for key in changed[at:]:
+            fresh = self.get(key)
+            if fresh is not None:
+                yield key, fresh
+
+    # --- undo and result --------------------------------------------------------------------------------------------
+
+    def mark(self) -> int:
+        """A point to which `revert` can return."""
+        return len(self._journal)
+
+    def revert(self, mark: int) -> None:
+        """Undo every write since `mark`."""
+        while len(self._journal) > mark:
+            key, row, change, value = self._journal.pop()
+            row.change, row.value = change, value
+            if change is _ABSENT:
+                del self._changed[key]
+
+    def settle(self) -> None:
+        """Nothing written so far will be undone any more: no mark is used again."""
+        self._journal.clear()
+
+    def changes(self) -> dict[bytes, bytes | None]:
+        """Keys whose value differs from the view's, with the new value; None deletes."""
+        out: dict[bytes, bytes | None] = {}
+        for key, row in self._changed.items():
+            data = row.change
+            if data is not None and type(data) is not bytes:
+                data = row.change = data.encode(row.value)
+            if data != (row.before if row.before is not _ABSENT else self._data_before(key, row)):
+                out[key] = data
+        return out
