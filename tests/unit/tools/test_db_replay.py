@@ -1,16 +1,22 @@
 """A broken rule stops the chain with a dump, and the dump reproduces it where there is no database."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from genesis.build import build_genesis
-from genesis.cast import devnet_spec
+from genesis.cast import cast, devnet_spec
+from genesis.spec import format_spec
 from ledger import dumps
 from ledger.blocks import Extrinsic
 from ledger.chain import Chain
+from ledger.client.keys import write_key_file
 from ledger.dumps import Dump, domains_until
 from ledger.errors import DecodeError, InvariantBroken, NotFound, UsageError
 from ledger.store import MemoryStore
@@ -125,3 +131,39 @@ def test_domains_are_noted_as_far_as_they_change():
     assert domains_until(9, 0, lambda height: bytes([height // 4]) * 32) == ((0, bytes(32)), (4, b"\1" * 32), (8, b"\2" * 32))
     dump = Dump(bytes(32), None, False, True, "", (), (), {}, ((0, b"a"), (4, b"b")))
     assert [dump.domain_at(height) for height in (0, 3, 4, 9)] == [b"a", b"a", b"b", b"b"]
+
+
+BROKEN_FROM_BLOCK_4 = """
+import sys
+from runtime.modules import accounts, fees
+real = fees.settle
+def settle(context, *rest):
+    real(context, *rest)
+    if context.height >= 4:
+        accounts.ACCOUNT.put(context.state, bytes(32), value=accounts.Account(10**9, 0, 0))
+fees.settle = settle
+from tools.cli.main import main
+sys.argv[0] = "quorix"
+main()
+"""
+
+
+# rule: INV-5
+def test_a_node_whose_rules_fail_stops_with_22_before_it_votes(tmp_path):
+    session = next(member.session for member in cast(1, 1) if member.session is not None)
+    write_key_file(tmp_path / "keys" / "session.json", session, "session", password=None, profile="interactive")
+    spec = devnet_spec(1, authorities=1, block_time_ms=100, genesis_time_ms=time.time_ns() // 1_000_000)
+    (tmp_path / "spec.toml").write_text(format_spec(spec))
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("QUORIX_")}
+    home, quorix = str(tmp_path / "node"), [sys.executable, "-c", BROKEN_FROM_BLOCK_4, "node"]
+    init = ["init", "--home", home, "--spec", str(tmp_path / "spec.toml"), "--session-key", "session"]
+    subprocess.run([*quorix, *init], check=True, env={**environment, "QUORIX_HOME": str(tmp_path)}, capture_output=True)
+    run = [*quorix, "run", "--home", home, "--rpc-port", "0", "--p2p", "off", "--follow-stdin"]
+    with subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        said = list(map(json.loads, child.stdout))
+    (fault,) = (line for line in said if line["event"] == "fault")
+    assert child.returncode == fault["code"] == 22
+    file = tmp_path / "node" / "incident" / "3-22.block"
+    assert fault["hint"] == f"quorix db replay {file}" and "I1" in fault["cause"]
+    found = replay(file)
+    assert (found["height"], found["whole_state"], found["reproduced"]) == (4, True, False)
