@@ -78,7 +78,8 @@ def paths(devnet):
         "/": "quorix-dev-1", "/blocks": "Blocks", f"/block/{block}": f"Block {block}", f"/tx/{extrinsic}": ".",
         f"/account/{encode_address(hotkey.public)}": "validator-0", "/subnets": "Subnets", "/subnet/1": "Subnet 1 prose",
         "/neuron/1/0": "validator-0", "/neuron/1/4": "english", "/epoch/1/latest": "Why they were paid", "/epoch/2/0": "Why",
-        "/authorities": "Authorities", "/events": "Events", "/ask": "Ask the network", "/block/99999999": "Not found",
+        "/authorities": "Authorities", "/governance": "Governance",
+        "/events": "Events", "/ask": "Ask the network", "/block/99999999": "Not found",
         "/nothing": "Not found",
     }
 
