@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from ledger.client.calls import Wait
-from ledger.client.records import AuthorityRecord
+from ledger.client.records import AuthorityRecord, Reading
 from ledger.crypto import KeyPair
 from ledger.errors import NotFound, UsageError
 from tools.cli.main import Noun
 from tools.cli.output import Output, format_amount
 from tools.cli.session import account, address, run, signing_key
-from tools.cli.submission import SIGNER, WAIT, exact, submit
+from tools.cli.submission import SIGNER, WAIT, send, submit
 
 group = Noun("authority", help="Authorities: who makes blocks, bonds, keys, changes of the set.")
 
@@ -70,9 +70,7 @@ def _uptime(a: AuthorityRecord) -> str:
 @click.pass_context
 def bond_command(ctx: click.Context, amount: str, signer: str, wait: Wait) -> None:
     """Put AMOUNT down as the bond of an authority."""
-    key = signing_key(ctx.obj, signer)
-    plan = f"bond {amount} of {address(key.public)}"
-    submit(ctx, key, "authorities.bond", {"amount_rao": exact(amount, "a bond")}, wait=wait, plan=plan)
+    send(ctx, signer, "authorities.bond", {"amount_rao": amount}, wait=wait, plan=f"bond {amount} of {{signer}}")
 
 
 @group.command("unbond")
@@ -82,9 +80,8 @@ def bond_command(ctx: click.Context, amount: str, signer: str, wait: Wait) -> No
 @click.pass_context
 def unbond_command(ctx: click.Context, amount: str, signer: str, wait: Wait) -> None:
     """Begin to take AMOUNT of a bond back; until its time is over it can be slashed."""
-    key = signing_key(ctx.obj, signer)
-    plan = f"begin to take back {amount} of the bond of {address(key.public)}"
-    submit(ctx, key, "authorities.unbond", {"amount_rao": exact(amount, "a bond")}, wait=wait, plan=plan)
+    plan = f"begin to take back {amount} of the bond of {{signer}}"
+    send(ctx, signer, "authorities.unbond", {"amount_rao": amount}, wait=wait, plan=plan)
 
 
 @group.command("withdraw")
@@ -93,8 +90,7 @@ def unbond_command(ctx: click.Context, amount: str, signer: str, wait: Wait) -> 
 @click.pass_context
 def withdraw_command(ctx: click.Context, signer: str, wait: Wait) -> None:
     """Have everything paid out whose unbonding time is over."""
-    key = signing_key(ctx.obj, signer)
-    submit(ctx, key, "authorities.withdraw_bond", {}, wait=wait, plan=f"withdraw the free bond of {address(key.public)}")
+    send(ctx, signer, "authorities.withdraw_bond", {}, wait=wait, plan="withdraw the free bond of {signer}")
 
 
 @group.command("rotate-key")
@@ -135,17 +131,23 @@ def propose_command(ctx: click.Context, added: tuple[str, ...], removed: tuple[s
     new = [_member(ctx, text) for text in added]
 
     async def work(api: Any) -> tuple[list[list[Any]], list[Any]]:
-        present = (await api.chain_get_authorities()).value
-        unknown = [address(each) for each in gone if each not in [a.session_key for a in present]]
-        if unknown:
-            raise NotFound(f"{unknown[0]} is not in the authority set", hint="quorix authority list")
+        kept = (await set_without(api, gone)).value
         numbers = {entry.name: entry.number for entry in (await api.state_get_metadata()).calls}
-        members = [[a.session_key, a.account, None] for a in present if a.session_key not in gone]
+        members = [[a.session_key, a.account, None] for a in kept]
         return [*members, *new], [numbers["authorities.propose_set"]]
 
     members, inner = run(ctx.obj, work)
     plan = f"propose an authority set of {len(members)}; each session brings the set closer to it"
     submit(ctx, key, "governance.sudo", {"call": [*inner, [members]]}, wait=wait, plan=plan)
+
+
+async def set_without(api: Any, gone: list[bytes]) -> Reading[list[AuthorityRecord]]:
+    """The present authorities but those with these session keys. Raises NotFound for a key that is none of theirs."""
+    reading: Reading[list[AuthorityRecord]] = await api.chain_get_authorities()
+    unknown = [key for key in gone if key not in [a.session_key for a in reading.value]]
+    if unknown:
+        raise NotFound(f"{address(unknown[0])} is not in the authority set", hint="quorix authority list")
+    return Reading(reading.at, [a for a in reading.value if a.session_key not in gone])
 
 
 def _member(ctx: click.Context, text: str) -> list[Any]:

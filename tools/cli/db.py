@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,22 +27,25 @@ _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 Progress = Callable[[str, int, int], None]  # what, done, of
 
 
-def _common(command: Any) -> Any:
-    """Options of every command here."""
-    spec = click.option("--spec", type=_FILE, default=None, help="The chain's specification; default: HOME/spec.toml.")
-    home = click.option("--home", "folder", type=_FOLDER, default=None, help="The stopped node's home.")
-    return home(spec(command))
+def _on_home(command: Any) -> Any:
+    """A command on a stopped node: its options, and in front of its own arguments the output, the home and the spec."""
+
+    @click.pass_context
+    def run(ctx: click.Context, /, folder: Path | None, spec: Path | None, **given: Any) -> None:
+        command(Output(ctx.obj), _home(ctx.obj, folder), spec, **given)
+
+    of_chain = click.option("--spec", type=_FILE, default=None, help="The chain's specification; default: HOME/spec.toml.")
+    of_node = click.option("--home", "folder", type=_FOLDER, default=None, help="The stopped node's home.")
+    return of_node(of_chain(functools.update_wrapper(run, command)))
 
 
 @group.command("info")
-@_common
-@click.pass_context
-def info_command(ctx: click.Context, folder: Path | None, spec: Path | None) -> None:
+@_on_home
+def info_command(out: Output, home: Path, spec: Path | None) -> None:
     """What a node's database holds."""
     from tools.ops.db_upkeep import info
 
-    out = Output(ctx.obj)
-    found = info(_home(ctx.obj, folder), spec)
+    found = info(home, spec)
     blocks = "none yet" if found["blocks_from"] is None else f"{found['blocks_from']} to {found['height']}"
     states = f"{found['states_from']} to {found['height']} ({found['history']})"
     signed = found["signed_height"]
@@ -59,13 +63,11 @@ def info_command(ctx: click.Context, folder: Path | None, spec: Path | None) -> 
 
 @group.command("check")
 @click.option("--deep", is_flag=True, help="Everything: state root, blocks, certificates, indexes, past states, supply.")
-@_common
-@click.pass_context
-def check_command(ctx: click.Context, deep: bool, folder: Path | None, spec: Path | None) -> None:
+@_on_home
+def check_command(out: Output, home: Path, spec: Path | None, deep: bool) -> None:
     """Check a database; exits 23 and names the command to repair it if something is wrong."""
     from tools.ops.db_upkeep import check
 
-    out, home = Output(ctx.obj), _home(ctx.obj, folder)
     with _progress(out) as progress:
         found = check(home, spec, deep=deep, progress=progress)
 
@@ -84,18 +86,16 @@ def check_command(ctx: click.Context, deep: bool, folder: Path | None, spec: Pat
     out.data(found, show)
     if not found["ok"]:
         if out.json:
-            ctx.exit(Corruption.exit_code)
+            click.get_current_context().exit(Corruption.exit_code)
         raise Corruption(f"{found['problems']:,} problems in {home}", hint=found["next"])
 
 
 @group.command("repair")
-@_common
-@click.pass_context
-def repair_command(ctx: click.Context, folder: Path | None, spec: Path | None) -> None:
+@_on_home
+def repair_command(out: Output, home: Path, spec: Path | None) -> None:
     """Repair a damaged database from what can still be read, verifying all of it; says what was lost."""
     from tools.ops.db_repair import repair
 
-    out, home = Output(ctx.obj), _home(ctx.obj, folder)
     with _progress(out) as progress:
         found = repair(home, spec, progress)
     lines = {
@@ -116,16 +116,14 @@ def repair_command(ctx: click.Context, folder: Path | None, spec: Path | None) -
 @group.command("rewind")
 @click.argument("height", type=click.IntRange(0))
 @click.option("--also", "others", type=_FOLDER, multiple=True, help="Home of another node of the devnet; may be repeated.")
-@_common
-@click.pass_context
-def rewind_command(ctx: click.Context, height: int, others: tuple[Path, ...], folder: Path | None, spec: Path | None) -> None:
+@_on_home
+def rewind_command(out: Output, home: Path, spec: Path | None, height: int, others: tuple[Path, ...]) -> None:
     """Devnets only: make HEIGHT the newest block again, and begin a new signing domain.
 
     All authorities of the devnet have to be rewound in one command: --home for one, --also for each other.
     """
     from tools.ops.db_rewind import rewind
 
-    out, home = Output(ctx.obj), _home(ctx.obj, folder)
     homes = list(dict.fromkeys(path.absolute() for path in (home, *others)))
     out.confirm(f"blocks above {height} will be deleted in {len(homes)} home(s)")
     found = rewind(homes, spec, height)
@@ -135,27 +133,23 @@ def rewind_command(ctx: click.Context, height: int, others: tuple[Path, ...], fo
 
 
 @group.command("compact")
-@_common
-@click.pass_context
-def compact_command(ctx: click.Context, folder: Path | None, spec: Path | None) -> None:
+@_on_home
+def compact_command(out: Output, home: Path, spec: Path | None) -> None:
     """Rewrite the database without what was deleted from it."""
     from tools.ops.db_upkeep import compact
 
-    out = Output(ctx.obj)
     with _progress(out) as progress:
-        found = compact(_home(ctx.obj, folder), progress)
+        found = compact(home, progress)
     out.data(found, f"{_size(found['bytes_before'])} before, {_size(found['bytes_after'])} now")
 
 
 @group.command("prune")
 @click.option("--keep", type=click.IntRange(0), default=256, show_default=True, help="Newest blocks whose states are kept.")
-@_common
-@click.pass_context
-def prune_command(ctx: click.Context, keep: int, folder: Path | None, spec: Path | None) -> None:
+@_on_home
+def prune_command(out: Output, home: Path, spec: Path | None, keep: int) -> None:
     """Give up the states of old blocks; blocks, certificates and indexes stay."""
     from tools.ops.db_upkeep import prune
 
-    out, home = Output(ctx.obj), _home(ctx.obj, folder)
     with _progress(out) as progress:
         found = prune(home, spec, keep, progress)
     text = f"states from block {found['states_from']} on are kept (before: {found['states_from_before']})"
@@ -163,13 +157,11 @@ def prune_command(ctx: click.Context, keep: int, folder: Path | None, spec: Path
 
 
 @group.command("reindex")
-@_common
-@click.pass_context
-def reindex_command(ctx: click.Context, folder: Path | None, spec: Path | None) -> None:
+@_on_home
+def reindex_command(out: Output, home: Path, spec: Path | None) -> None:
     """Make the indexes again: transactions, accounts, kinds of events."""
     from tools.ops.db_upkeep import reindex
 
-    out, home = Output(ctx.obj), _home(ctx.obj, folder)
     with _progress(out) as progress:
         found = reindex(home, spec, progress)
     out.data(found, f"{found['rows']:,} index rows made")
@@ -180,15 +172,13 @@ def reindex_command(ctx: click.Context, folder: Path | None, spec: Path | None) 
 @click.option("--from", "first", type=click.IntRange(0), default=None, help="First block (default: the chain's first).")
 @click.option("--to", "last", type=click.IntRange(0), default=None, help="Last block (default: the head).")
 @click.option("--snapshot", is_flag=True, help="The proven state after one block (--to, default: the head), without blocks.")
-@_common
-@click.pass_context
+@_on_home
 def export_command(
-    ctx: click.Context, file: Path, first: int | None, last: int | None, snapshot: bool, folder: Path | None, spec: Path | None
+    out: Output, home: Path, spec: Path | None, file: Path, first: int | None, last: int | None, snapshot: bool
 ) -> None:
     """Write blocks with their certificates, or a snapshot of the state, into FILE."""
     from tools.ops.db_transfer import export_blocks, export_snapshot
 
-    out, home = Output(ctx.obj), _home(ctx.obj, folder)
     if snapshot and first is not None:
         raise UsageError("a snapshot is of one block: give --to, not --from")
     with _progress(out) as progress:
@@ -205,14 +195,12 @@ def export_command(
 @group.command("import")
 @click.argument("file", type=_FILE)
 @click.option("--checkpoint", metavar="HEIGHT:HASH", default=None, help="For a snapshot: a block you trust.")
-@_common
-@click.pass_context
-def import_command(ctx: click.Context, file: Path, checkpoint: str | None, folder: Path | None, spec: Path | None) -> None:
+@_on_home
+def import_command(out: Output, home: Path, spec: Path | None, file: Path, checkpoint: str | None) -> None:
     """Take in a FILE made by `db export`, verifying all of it: blocks go on from the head, a snapshot starts an empty node."""
     from tools.node.checkpoint import parse_checkpoint
     from tools.ops.db_transfer import import_file
 
-    out, home = Output(ctx.obj), _home(ctx.obj, folder)
     named = parse_checkpoint(checkpoint or "")
     trusted = None if named is None else (named.height, named.hash)
     with _progress(out) as progress:
@@ -231,13 +219,11 @@ def import_command(ctx: click.Context, file: Path, checkpoint: str | None, folde
 
 @group.command("backup")
 @click.argument("copy", metavar="DIR", type=_NEW)
-@_common
-@click.pass_context
-def backup_command(ctx: click.Context, copy: Path, folder: Path | None, spec: Path | None) -> None:
+@_on_home
+def backup_command(out: Output, home: Path, spec: Path | None, copy: Path) -> None:
     """Copy the chain into a new folder DIR; keys and the sign database are never part of a backup."""
     from tools.ops.db_backup import backup
 
-    out, home = Output(ctx.obj), _home(ctx.obj, folder)
     with _progress(out) as progress:
         found = backup(home, spec, copy, progress)
     text = f"{copy}: block {found['height']}, {found['files']} files, {_size(found['bytes'])}"
@@ -247,13 +233,11 @@ def backup_command(ctx: click.Context, copy: Path, folder: Path | None, spec: Pa
 
 @group.command("restore")
 @click.argument("copy", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@_common
-@click.pass_context
-def restore_command(ctx: click.Context, copy: Path, folder: Path | None, spec: Path | None) -> None:
+@_on_home
+def restore_command(out: Output, home: Path, spec: Path | None, copy: Path) -> None:
     """Bring a backup's chain back; the chain that is there is put aside, the sign database stays as it is."""
     from tools.ops.db_backup import restore
 
-    out, home = Output(ctx.obj), _home(ctx.obj, folder)
     with _progress(out) as progress:
         found = restore(home, spec, copy, progress)
     lines = [f"restored: the head is block {found['height']}"]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ledger.errors import NotFound, UsageError
+from tools.cli.authority import set_without
 from tools.cli.main import Noun
 from tools.cli.output import Output
 from tools.cli.session import account, address, run
@@ -38,11 +39,8 @@ def make_command(
     gone, new = [account(ctx.obj, each) for each in removed], [_member(ctx, each) for each in added]
 
     async def ask(api: Any) -> Recovery:
-        properties, reading = await api.system_properties(), await api.chain_get_authorities()
-        unknown = [key for key in gone if key not in [each.session_key for each in reading.value]]
-        if unknown:
-            raise NotFound(f"{address(unknown[0])} is not in the authority set", hint="quorix authority list")
-        kept = [(each.session_key, each.account) for each in reading.value if each.session_key not in gone]
+        properties, reading = await api.system_properties(), await set_without(api, gone)
+        kept = [(each.session_key, each.account) for each in reading.value]
         return Recovery(properties.genesis_hash, reading.at.height, reading.at.hash, (*kept, *new), reason).check()
 
     made = run(ctx.obj, ask)

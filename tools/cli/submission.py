@@ -28,14 +28,6 @@ def positive(amount: str) -> int | None:
     return rao
 
 
-def exact(amount: str, what: str) -> int:
-    """As `positive`, without `all`."""
-    rao = positive(amount)
-    if rao is None:
-        raise UsageError(f"name an amount; {what} is never everything")
-    return rao
-
-
 def submit(
     ctx: click.Context, key: KeyPair, call: str, args: dict[str, Any], *, wait: Wait, plan: str, typed: str = ""
 ) -> None:

@@ -323,6 +323,7 @@ def test_a_proposal_is_made_voted_and_enacted(people):
     node.refused(Rejected, "governance", "propose", "accounts.faucet", "1Q", "--key", "validator0", "--yes")
 
 
+@pytest.mark.long
 def test_a_proposal_can_be_cancelled(people):
     node = people
     node.json("governance", "propose", "governance.set_sudo", "--key", "validator1", "--yes")
@@ -346,14 +347,18 @@ def test_a_proxy_runs_what_its_kind_allows_and_after_its_delay(people):
     assert node.refused(Rejected, "proxy", "run", *send).error_name == "Unproxyable"
     node.refused(Rejected, *add)  # it has this right
     node.json("proxy", "remove", *add[2:])
-    node.json("proxy", "add", "delegate", "--kind", "any", "--delay", "3", "--key", "validator0", "--yes")
+    slow = ("delegate", "--kind", "any", "--delay", "90000", "--key", "validator0", "--yes")
+    node.json("proxy", "add", *slow)
     assert node.refused(Rejected, "proxy", "run", *send).error_name == "NotAnnounced"
+    node.json("proxy", "announce", *send)
+    assert "can run in block" in node.refused(UsageError, "proxy", "run", *send).cause
+    node.json("proxy", "remove", *slow)
+    node.json("proxy", "add", "delegate", "--kind", "any", "--delay", "2", "--key", "validator0", "--yes")
     node.json("proxy", "announce", *send)
     listed = node.json("proxy", "list", "validator0")["value"]
     assert [p["kind"] for p in listed["proxies"]] == ["any"]
     hashed = listed["announcements"][0]["call_hash"]
     assert hashed in node.text("proxy", "list", "validator0")
-    assert node.run("proxy", "run", *send).exception is not None  # too early
     until(node, lambda: node.run("proxy", "run", *send).exception is None)
     node.json("proxy", "announce", *send)
     node.json("proxy", "withdraw", "validator0", hashed, "--delegate", "delegate", "--key", "validator0", "--yes")
@@ -386,6 +391,7 @@ def test_calls_by_name_one_by_one_and_in_batches(people, tmp_path):
     node.refused(UsageError, "query", "extrinsic", "0x00")
 
 
+@pytest.mark.long
 def test_children_takes_and_moved_stake(people):
     node, hotkey, child = people, node_hotkey(people), people.address("//validator//1", hot=True)
     own = ("--key", "validator0", "--yes")
@@ -406,6 +412,7 @@ def test_children_takes_and_moved_stake(people):
     node.refused(Rejected, "stake", "move", hotkey, "1", child, "9", "3Q", *own)
 
 
+@pytest.mark.long
 def test_identities_and_what_an_owner_does_with_a_subnet(people):
     node, own = people, ("--key", "owner", "--yes")
     assert "says nothing" in node.run("wallet", "identity", "show", "validator1").stderr
@@ -435,6 +442,7 @@ def test_identities_and_what_an_owner_does_with_a_subnet(people):
     node.refused(Rejected, "subnet", "challenge", "x", "--hotkey", "delegate", "--max-lock", "1Q", "--key", "delegate", "--yes")
 
 
+@pytest.mark.long
 def test_keys_are_swapped_and_announced(people):
     node = people
     hotkey = node.address("//validator//2", hot=True)
