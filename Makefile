@@ -64,10 +64,10 @@ test-all: setup $(VENV)/.dev lint types
 # Branch coverage of the rules by their own tests and the conformance vectors; fails below 95 %.
 cover: setup $(VENV)/.dev
 	@mkdir -p build
-	$(BIN)/coverage run -m pytest -n 0 -m "not long" tests/unit/runtime tests/unit/tools/test_lab_vectors.py $(ARGS)
+	$(BIN)/coverage run -m pytest -n 0 -m "not long" tests/unit/runtime tests/unit/tools/test_lab_vectors.py tests/unit/tools/test_spec.py $(ARGS)
 	@$(BIN)/coverage report --skip-covered --show-missing --sort=miss
-	@$(BIN)/coverage json --quiet -o build/coverage.json
-	@$(BIN)/python -c 'import json, sys; t = json.load(open("build/coverage.json"))["totals"]; \
+	@$(BIN)/coverage json --quiet -o build/branches.json
+	@$(BIN)/python -c 'import json, sys; t = json.load(open("build/branches.json"))["totals"]; \
 	share = 100 * t["covered_branches"] / t["num_branches"]; print(f"branches of runtime/: {share:.2f} %"); sys.exit(share < 95)'
 
 lint: $(VENV)/.dev
