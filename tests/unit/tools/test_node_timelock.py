@@ -76,6 +76,7 @@ def test_a_vote_is_opened_without_the_validator(authorities, tmp_path):
                 assert (await voter.subnet()).epoch <= epoch + 1
                 await asyncio.sleep(0.1)
             assert voter.row(world) == [(3, 65535), (4, 32768)]
+            await world.reach(world.nodes[0].chain.head.height)  # until that block is durable, too
             begun = (await voter.subnet()).last_epoch_height
             opened_at = next(
                 height for height in range(begun + 1, world.nodes[0].tip.height + 1)
