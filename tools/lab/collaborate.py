@@ -10,7 +10,10 @@ sessions are opened below it than its budget allows.
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -32,6 +35,8 @@ PEERS = (0, 4, 8)
 STEPS = 300
 PURE_GAIN, SWITCH_GAIN = 0.10, 0.15
 KINDS = ("pure", "switch")
+NEURONS, NETUID = 5, 1
+ALLOWED = ((1, 12), (1, 2), (1, 0), (0, 12))  # hops and budget of a request
 
 
 @experiment("collaborate", about="does it help a neuron to ask others: a mixing head, loops and budgets", seconds=90)
@@ -69,6 +74,7 @@ def collaborate(run: Run, recipe: str, steps: int, seed: int) -> None:
     run.figure("bits_per_byte", rows)
     run.figure("peers_in_order", order)
     run.figure("head_parameters", head_parameters())
+    asyncio.run(connected(run, {name: experts[name] for name in sources[:NEURONS]}))
 
 
 def draw(kind: str, count: int, texts: dict[str, bytes], random: Random) -> list[bytes]:
@@ -160,3 +166,54 @@ def head_parameters() -> int:
     from ai.models.mixing import FEATURES, HIDDEN
 
     return FEATURES * HIDDEN + 2 * HIDDEN
+
+
+# --- on the wire -------------------------------------------------------------------------------------------------
+
+
+async def connected(run: Run, models: dict[str, Any]) -> None:
+    """Neurons that all ask each other: sessions opened below one request, and a request that has passed its callee."""
+    from ai.serve.client import NeuronAddress, NeuronClient
+    from ai.serve.collaborate import Collaborator, Peer
+    from ai.serve.hooks import FixedStandings, Standing
+    from ai.serve.methods import METHODS, Method, encode_prefixes
+    from ai.serve.refusals import Refused
+    from ai.serve.server import NeuronServer
+    from ledger.crypto import KeyPair
+
+    genesis, me = os.urandom(32), KeyPair.from_seed(os.urandom(32))
+    servers: list[NeuronServer] = []
+    peers: list[Peer] = []
+    async with AsyncExitStack() as stack:
+        for model in models.values():
+            key = KeyPair.from_seed(os.urandom(32))
+            client = NeuronClient(key, genesis, allow_private=True, allow_clear=True)
+            stack.push_async_callback(client.close)
+            helped = Collaborator(client, lambda netuid: peers)
+            methods = {**METHODS, "distribution": Method(helped.distribution, takes_asks=True)}
+            standings = FixedStandings(Standing(True, True, 1.0))
+            server = NeuronServer(model, key, genesis, (NETUID,), standings=standings, methods=methods)
+            peers.append(Peer(NeuronAddress(key.public, *await server.start()), 1.0 / len(models)))
+            stack.push_async_callback(server.stop)
+            servers.append(server)
+        caller = NeuronClient(me, genesis, allow_private=True, allow_clear=True)
+        stack.push_async_callback(caller.close)
+        root, body, rows = peers[0].address, encode_prefixes([b"the market"]), []
+        for hops, budget in ALLOWED:
+            before = sum(server.counters.sessions for server in servers)
+            async with caller.session(root, "distribution", body, netuid=NETUID, hops=hops, budget=budget) as session:
+                await session.answer()
+                await session.finish()
+            below = sum(server.counters.sessions for server in servers) - before - 1
+            rows.append({"hops": hops, "budget": budget, "sessions_below": below})
+            run.at_most(f"sessions below a request with {hops} hops and a budget of {budget}", below, hops * budget, "sessions")
+        run.at_least("they do ask each other", rows[0]["sessions_below"], 1, "sessions")
+        refused = ""
+        try:
+            trace = ((root.hotkey, bytes(32)),)
+            async with caller.session(root, "distribution", body, netuid=NETUID, hops=1, budget=12, trace=trace) as session:
+                await session.answer()
+        except Refused as error:
+            refused = error.error_name
+        run.equals("a request that comes back to a neuron is refused as a loop", int(refused == "loop"), 1, "yes")
+    run.figure("connected", rows)
