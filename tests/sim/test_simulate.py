@@ -16,7 +16,7 @@ from ledger.bft import Core
 from ledger.effects import Event, Persist
 from ledger.signer import Signer
 from ledger.votes import Tally, Vote
-from runtime.executor import Runtime
+from runtime.versions import VersionedRuntime
 from tools.lab.frame import execute, find
 from tools.lab.sim import campaign
 from tools.lab.sim.actors import KINDS
@@ -238,7 +238,7 @@ def test_the_real_runtime_disables_an_equivocator_and_goes_on_without_it() -> No
     genesis = build_genesis(spec)
     by_key = {member.session.public: member.session for member in cast(1) if member.session is not None}
     keys = tuple(by_key[public] for public in genesis.authorities.keys)
-    rules = Rules(Runtime(genesis.genesis_hash), genesis.state, genesis.params, keys)
+    rules = Rules(VersionedRuntime(genesis.genesis_hash), genesis.state, genesis.params, keys)
     plan = Plan(n=4, actors={1: "equivocator"}, real_signatures=True, followers=1, trouble_ms=1_500)
     world = World(1, plan, rules=rules).run()
     chain = world.nodes[0].chain
