@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -38,6 +39,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 PACKAGES: dict[Kind, str] = {"experiment": "tools.lab", "benchmark": "tools.bench"}
+MAX_PARSED = 1024  # files whose declarations are kept, as long as they do not change
 KEY_PACKAGES = ("quorix", "cbor2", "pynacl", "plyvel", "numpy", "torch", "libp2p", "uvloop")
 
 
@@ -188,15 +190,21 @@ def find(kind: Kind, name: str) -> Entry:
     return known[name]
 
 
-def _declared_in(path: Path, module: str, kind: Kind) -> Iterator[Entry]:
-    source = path.read_text()
+def _declared_in(path: Path, module: str, kind: Kind) -> list[Entry]:
+    return _parsed(path, path.stat().st_mtime_ns, module, kind)
+
+
+@lru_cache(MAX_PARSED)
+def _parsed(path: Path, _changed_ns: int, module: str, kind: Kind) -> list[Entry]:
+    source, found = path.read_text(), list[Entry]()
     if f"@{kind}(" not in source:
-        return
+        return found
     for node in ast.parse(source).body:
         for call in getattr(node, "decorator_list", ()):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == kind:
                 values = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-                yield Entry(kind, ast.literal_eval(call.args[0]), values["about"], values["seconds"], module)
+                found.append(Entry(kind, ast.literal_eval(call.args[0]), values["about"], values["seconds"], module))
+    return found
 
 
 # --- running -----------------------------------------------------------------------------------------------------
