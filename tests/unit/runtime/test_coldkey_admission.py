@@ -1,12 +1,10 @@
 """An account that has announced a coldkey swap pays for nothing else: else a thief could spend it on fees and tips."""
 
-from dataclasses import replace
 
 import pytest
 
 from ledger.crypto import KeyPair
 from ledger.errors import Rejected
-from runtime import params
 from runtime.modules import accounts, coldkeys
 
 Q = 10**9
@@ -35,10 +33,9 @@ def test_what_was_signed_before_the_announcement_is_left_out_of_a_block(devnet):
     assert left_out == {1: "ColdkeySwapAnnounced"}
 
 
-def test_the_old_nonce_stays_so_that_nothing_runs_twice(devnet, monkeypatch):
+def test_the_old_nonce_stays_so_that_nothing_runs_twice(devnet):
     old, new = devnet.cold("neuron code"), KeyPair.from_seed(b"\x07" * 32)
-    short = replace(params.PARAMS["coldkey_swap_delay"], default=3)
-    monkeypatch.setitem(params.PARAMS, "coldkey_swap_delay", short)
+    assert devnet.root("governance.set_global_param", "coldkey_swap_delay", 3) == ""
     assert devnet.call(old, coldkeys.ANNOUNCE, coldkeys.swap_hash(new.public)) == ""
     devnet.skip(3)
     free = devnet.free(old.public)

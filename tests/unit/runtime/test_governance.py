@@ -97,8 +97,8 @@ def test_every_default_is_within_its_bounds_and_documented():
         ("kappa", True, "InvalidValue"),
         ("yuma3_on", 2, "InvalidValue"),
         ("yuma3_on", False, ""),
-        ("tempo", 5, "InvalidValue"),  # four authorities need 6
-        ("tempo", 6, ""),
+        ("tempo", 6, "InvalidValue"),  # four authorities need 6, and one more to open weights
+        ("tempo", 7, ""),
         ("immunity_period", 30, "InvalidValue"),  # (1 + 1) * 15
         ("immunity_period", 31, ""),
         ("reveal_period_epochs", 9, "InvalidValue"),  # immunity is 150

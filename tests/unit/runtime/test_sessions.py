@@ -168,7 +168,7 @@ def test_sets_that_cannot_be_are_refused(short, change):
         assert short.call(account, "authorities.set_session_key", *args) == ""
         expected = "KnownAuthority"
     elif change == "empty tempo":
-        assert short.root("governance.set_subnet_param", 1, "tempo", 6) == ""
+        assert short.root("governance.set_subnet_param", 1, "tempo", 7) == ""
         members = [*members, *([KeyPair.from_seed(bytes([90 + i]) * 32).public, owner, bytes(64)] for i in range(3))]
         expected = "TempoTooShort"
     assert short.root("authorities.propose_set", [*members, good]) == expected
