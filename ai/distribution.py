@@ -66,6 +66,8 @@ def encode_distributions(probabilities: NDArray[np.floating]) -> bytes:
     if not np.isfinite(sums).all() or (rows < 0).any() or (sums <= 0).any():
         raise DecodeError("not finite, negative or all zero", where="distribution")
     rows = rows / sums
+    if len(rows) == 1:
+        return _encode_row(rows[0])
     chosen = np.sort(np.argsort(-rows, axis=1, kind="stable")[:, :TOP_BYTES], axis=1)
     top = np.take_along_axis(rows, chosen, axis=1)
     shares = np.concatenate([top, np.maximum(0.0, 1.0 - top.sum(axis=1, keepdims=True))], axis=1)
@@ -76,6 +78,25 @@ def encode_distributions(probabilities: NDArray[np.floating]) -> bytes:
     answer[:, :-2] = entries.view(np.uint8)
     answer[:, -2:] = counts[:, TOP_BYTES:].astype("<u2").view(np.uint8)
     return answer.tobytes()
+
+
+def _encode_row(row: NDArray[np.float64]) -> bytes:
+    """98 bytes of one row that sums to 1: what `encode_distributions` gives, at half the cost. Texts go byte by byte."""
+    chosen = np.sort((-row).argsort(kind="stable")[:TOP_BYTES])
+    shares = np.empty(TOP_BYTES + 1)
+    shares[:-1] = row[chosen]
+    shares[-1] = max(0.0, 1.0 - shares[:-1].sum())
+    exact = shares * (WHOLE / shares.sum())
+    counts = np.floor(exact)
+    missing = WHOLE - int(counts.sum())
+    counts[(counts - exact).argsort(kind="stable")[:missing]] += 1
+    if counts[:-1].max() == WHOLE:  # a u16 holds at most 65,535: the last unit goes to the tail
+        counts[int(counts[:-1].argmax())] -= 1
+        counts[-1] += 1
+    whole = counts.astype("<u2")
+    entries = np.empty(TOP_BYTES, dtype=_ENTRY)
+    entries["byte"], entries["count"] = chosen, whole[:-1]
+    return bytes(entries.tobytes() + whole[-1:].tobytes())
 
 
 def largest_remainder(shares: NDArray[np.float64]) -> NDArray[np.int64]:

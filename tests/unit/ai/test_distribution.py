@@ -102,3 +102,12 @@ def test_noise_is_refused_or_normalised(noise):
     except DecodeError:
         return
     assert decoded.sum() == pytest.approx(1.0)
+
+
+def test_one_row_is_encoded_as_it_is_among_others():
+    random = np.random.default_rng(3)
+    rows = [random.random(256) ** random.integers(1, 40) for _ in range(200)]
+    rows += [np.ones(256), np.eye(256)[7], np.eye(256)[0] + 1e-9, np.where(np.arange(256) < 40, 1.0, 0.0)]
+    together = encode_distributions(np.array(rows))
+    alone = [encode_distributions(row[None, :]) for row in rows]
+    assert b"".join(alone) == together
