@@ -464,6 +464,8 @@ def test_keys_are_swapped_and_announced(people):
 
 def test_accounts_and_their_history(people):
     node = people
+    for _ in range(3):
+        node.json("wallet", "send", "delegate", "1Q", "--key", "owner", "--yes")
     page = node.json("query", "account", "owner", "--history", "--limit", "2")
     assert len(page["items"]) == 2 and page["next"]
     older = node.json("query", "account", "owner", "--history", "--limit", "2", "--after", page["next"])

@@ -23,13 +23,14 @@ def transfer(market, nonce=0, *, sender=("validator", "0"), amount_rao=10**9, ti
 
 
 def listen(node):
-    """Collects what the node gossips from now on."""
+    """Collects the transactions that the node gossips from now on."""
     sent = []
     network = node.relay._network
 
     class Heard:
         async def publish(self, topic, data):
-            sent.append(decode_batch(data)[0])
+            if extrinsics := decode_batch(data)[0]:
+                sent.append(extrinsics)
             await network.publish(topic, data)
 
     node.relay._network = Heard()

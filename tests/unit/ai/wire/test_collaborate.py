@@ -147,7 +147,7 @@ async def test_peers_help_and_their_receipts_travel_with_the_closing(team):
 
 
 async def test_a_dead_a_slow_and_a_lying_peer_harm_nobody(team, monkeypatch):
-    monkeypatch.setattr(collaborate, "GRACE_S", 0.05)
+    monkeypatch.setattr(collaborate, "GRACE_S", 0.4)
     await team.start(Knower(TEXT, "a"), Knower(TEXT, "dead"), Knower(TEXT, "liar"))
     dead, _ = team.models[REST[1].public]
     await dead.stop()
@@ -159,7 +159,7 @@ async def test_a_dead_a_slow_and_a_lying_peer_harm_nobody(team, monkeypatch):
     fast = good.next_bytes
 
     def late(windows):
-        time.sleep(0.5)
+        time.sleep(1.0)
         return fast(windows)
 
     good.next_bytes = late
