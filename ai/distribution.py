@@ -8,6 +8,9 @@ that are not finite, negative or not normalised cannot be written down. No torch
 
 from __future__ import annotations
 
+from math import isfinite
+from operator import sub
+from struct import Struct
 from typing import Final
 
 import numpy as np
@@ -25,6 +28,11 @@ _ROW = np.dtype({
     "names": ["entries", "tail"], "formats": [(_ENTRY, TOP_BYTES), "<u2"], "offsets": [0, 3 * TOP_BYTES],
     "itemsize": DISTRIBUTION_BYTES,
 })  # fmt: skip
+_ONE_ROW = Struct("<" + "BH" * TOP_BYTES + "H")
+
+_NOT_ASCENDING: Final = "bytes are not ascending and distinct"
+_NOT_WHOLE: Final = f"counts and tail do not sum to {WHOLE}"
+_NO_DISTRIBUTION: Final = "not finite, negative or all zero"
 
 
 def decode_distributions(payload: bytes, windows: int) -> NDArray[np.float64]:
@@ -34,16 +42,31 @@ def decode_distributions(payload: bytes, windows: int) -> NDArray[np.float64]:
     """
     if len(payload) != windows * DISTRIBUTION_BYTES:
         raise DecodeError(f"{len(payload)} bytes, expected {windows} x {DISTRIBUTION_BYTES}", where="distribution")
+    if windows == 1:
+        return _decode_row(payload)
     rows = np.frombuffer(payload, dtype=_ROW)
     entries, tails = rows["entries"], rows["tail"].astype(np.int64)
     chosen, counts = entries["byte"], entries["count"]
     if windows and not (chosen[:, 1:] > chosen[:, :-1]).all():
-        raise DecodeError("bytes are not ascending and distinct", where="distribution")
+        raise DecodeError(_NOT_ASCENDING, where="distribution")
     if (counts.sum(axis=1, dtype=np.int64) + tails != WHOLE).any():
-        raise DecodeError(f"counts and tail do not sum to {WHOLE}", where="distribution")
+        raise DecodeError(_NOT_WHOLE, where="distribution")
     probabilities: NDArray[np.float64] = np.empty((windows, ALPHABET))
     probabilities[:] = (tails / (_REST * WHOLE))[:, None]
     probabilities[np.arange(windows)[:, None], chosen] = counts / WHOLE
+    return probabilities
+
+
+def _decode_row(payload: bytes) -> NDArray[np.float64]:
+    """`decode_distributions` of one row, at half the cost."""
+    numbers = _ONE_ROW.unpack(payload)
+    chosen, counts, tail = numbers[:-1:2], numbers[1::2], numbers[-1]
+    if sorted(set(chosen)) != list(chosen):
+        raise DecodeError(_NOT_ASCENDING, where="distribution")
+    if sum(counts) + tail != WHOLE:
+        raise DecodeError(_NOT_WHOLE, where="distribution")
+    probabilities = np.full((1, ALPHABET), tail / (_REST * WHOLE))
+    probabilities[0].put(chosen, [count / WHOLE for count in counts])
     return probabilities
 
 
@@ -62,12 +85,12 @@ def encode_distributions(probabilities: NDArray[np.floating]) -> bytes:
     rows = np.asarray(probabilities, dtype=np.float64)
     if rows.ndim != 2 or rows.shape[1] != ALPHABET:
         raise DecodeError(f"shape {rows.shape}, expected (windows, {ALPHABET})", where="distribution")
-    sums = rows.sum(axis=1, keepdims=True)
-    if not np.isfinite(sums).all() or (rows < 0).any() or (sums <= 0).any():
-        raise DecodeError("not finite, negative or all zero", where="distribution")
-    rows = rows / sums
     if len(rows) == 1:
         return _encode_row(rows[0])
+    sums = rows.sum(axis=1, keepdims=True)
+    if not np.isfinite(sums).all() or (rows < 0).any() or (sums <= 0).any():
+        raise DecodeError(_NO_DISTRIBUTION, where="distribution")
+    rows = rows / sums
     chosen = np.sort(np.argsort(-rows, axis=1, kind="stable")[:, :TOP_BYTES], axis=1)
     top = np.take_along_axis(rows, chosen, axis=1)
     shares = np.concatenate([top, np.maximum(0.0, 1.0 - top.sum(axis=1, keepdims=True))], axis=1)
@@ -81,22 +104,26 @@ def encode_distributions(probabilities: NDArray[np.floating]) -> bytes:
 
 
 def _encode_row(row: NDArray[np.float64]) -> bytes:
-    """98 bytes of one row that sums to 1: what `encode_distributions` gives, at half the cost. Texts go byte by byte."""
+    """What `encode_distributions` gives for one row, at a third of the cost. Texts go byte by byte."""
+    total = float(row.sum())
+    if not (isfinite(total) and total > 0 and row.min() >= 0):
+        raise DecodeError(_NO_DISTRIBUTION, where="distribution")
+    row = row / total
     chosen = np.sort((-row).argsort(kind="stable")[:TOP_BYTES])
     shares = np.empty(TOP_BYTES + 1)
     shares[:-1] = row[chosen]
     shares[-1] = max(0.0, 1.0 - shares[:-1].sum())
-    exact = shares * (WHOLE / shares.sum())
-    counts = np.floor(exact)
-    missing = WHOLE - int(counts.sum())
-    counts[(counts - exact).argsort(kind="stable")[:missing]] += 1
-    if counts[:-1].max() == WHOLE:  # a u16 holds at most 65,535: the last unit goes to the tail
-        counts[int(counts[:-1].argmax())] -= 1
+    exact = (shares * (WHOLE / shares.sum())).tolist()
+    counts = list(map(int, exact))
+    less = list(map(sub, counts, exact))
+    for index in sorted(range(TOP_BYTES + 1), key=less.__getitem__)[: WHOLE - sum(counts)]:
+        counts[index] += 1
+    if WHOLE in counts[:-1]:  # a u16 holds at most 65,535: the last unit goes to the tail
+        counts[counts.index(WHOLE)] -= 1
         counts[-1] += 1
-    whole = counts.astype("<u2")
-    entries = np.empty(TOP_BYTES, dtype=_ENTRY)
-    entries["byte"], entries["count"] = chosen, whole[:-1]
-    return bytes(entries.tobytes() + whole[-1:].tobytes())
+    numbers = [0] * (2 * TOP_BYTES + 1)
+    numbers[:-1:2], numbers[1::2], numbers[-1] = chosen.tolist(), counts[:-1], counts[-1]
+    return _ONE_ROW.pack(*numbers)
 
 
 def largest_remainder(shares: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -81,7 +81,11 @@ class KeyPair:
 
     def sign(self, kind: str, context: bytes, body: bytes) -> bytes:
         """64-byte signature of `body` under the tag of `kind` and the 32-byte context. Deterministic."""
-        return bytes(bindings.crypto_sign(signing_bytes(kind, context, body), self._secret)[:64])
+        return self.sign_raw(signing_bytes(kind, context, body))
+
+    def sign_raw(self, message: bytes) -> bytes:
+        """64-byte signature of what `signing_bytes` made."""
+        return bytes(bindings.crypto_sign(message, self._secret)[:64])
 
     def __repr__(self) -> str:
         return f"KeyPair(public={self.public.hex()})"

@@ -57,10 +57,11 @@ class Admission:
         self.seen.check(opened.caller, opened.nonce, opened.issued_at_ms, now_ms)
         if frames.payload_hash(frame.body) != opened.body_hash:
             raise Refused("bad_signature", "the body is not the one that was signed")
-        if not crypto.verify(opened.caller, "open", self.genesis_hash, frame.open_body, frame.signature):
+        signed = crypto.signing_bytes("open", self.genesis_hash, frame.open_body)
+        if not crypto.verify_raw(opened.caller, signed, frame.signature):
             raise Refused("bad_signature", "OPEN")
         self.seen.note(opened.caller, opened.nonce, opened.issued_at_ms, now_ms)
-        return opened, opened.open_id(self.genesis_hash, frame.open_body)
+        return opened, signed[-crypto.HASH_BYTES :]  # the tag, and the digest that is the session's name
 
     def _check_version(self, opened: OpenBody) -> None:
         if opened.version not in self.versions:

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -103,16 +103,23 @@ class NeuronClient:
         self._allow_private, self._allow_clear = allow_private, allow_clear
         self._lines: dict[NeuronAddress, _Line] = {}
 
-    @contextlib.asynccontextmanager
-    async def session(
+    def session(
         self, neuron: NeuronAddress, method: str, body: bytes = b"", *, netuid: int, max_asks: int = 0,
         timeout_ms: int = DEFAULT_TIMEOUT_MS, hops: int = 0, budget: int = 0,
         trace: Sequence[tuple[bytes, bytes]] = (),
-    ) -> AsyncIterator[ClientSession]:  # fmt: skip
-        """Open a session. Raises Unreachable, Refused, Timeout, here or at the first answer.
+    ) -> contextlib.AbstractAsyncContextManager[ClientSession]:  # fmt: skip
+        """Open a session for the time of an `async with`. Raises Unreachable, Refused, Timeout, here or at the first answer.
 
         `timeout_ms`: from now to the signed deadline, at most 60,000, waiting for a connection included.
         """
+        return _Opening(
+            lambda: self._open(neuron, method, body, netuid, max_asks, timeout_ms, hops, budget, tuple(trace))
+        )
+
+    async def _open(
+        self, neuron: NeuronAddress, method: str, body: bytes, netuid: int, max_asks: int, timeout_ms: int, hops: int,
+        budget: int, trace: tuple[tuple[bytes, bytes], ...],
+    ) -> ClientSession:  # fmt: skip
         deadline_ms = self._clock() + timeout_ms
         line = self._line(neuron)
         connection = line.free()
@@ -125,14 +132,10 @@ class NeuronClient:
         issued_at_ms = min(self._clock(), deadline_ms - 1)
         opened = OpenBody(
             connection.version, frames.VERSION, netuid, self.keypair.public, neuron.hotkey, method, os.urandom(16),
-            issued_at_ms, deadline_ms, max_asks, hops, budget, tuple(trace), frames.payload_hash(body),
+            issued_at_ms, deadline_ms, max_asks, hops, budget, trace, frames.payload_hash(body),
         )  # fmt: skip
         protocol = CallerSession(connection.next_sid(), opened, body, self.keypair, self.genesis_hash)
-        session = ClientSession(connection, protocol, self._settle, (deadline_ms - issued_at_ms) / 1000)
-        try:
-            yield session
-        finally:
-            session.leave()
+        return ClientSession(connection, protocol, self._settle, (deadline_ms - issued_at_ms) / 1000)
 
     async def distribution(
         self, neuron: NeuronAddress, prefixes: Iterable[bytes], *, netuid: int, timeout_ms: int = DEFAULT_TIMEOUT_MS
@@ -193,6 +196,22 @@ class NeuronClient:
             epoch = self._epoch_of(netuid) if self._epoch_of is not None else checked.close.epoch
             self.receipts.append(checked.open_id, receipt, netuid, epoch, transcript)
         return Settled(checked.open_id, receipt, checked)
+
+
+class _Opening(contextlib.AbstractAsyncContextManager["ClientSession"]):
+    """A session that is opened on entering and left on leaving."""
+
+    __slots__ = ("_open", "_session")
+
+    def __init__(self, open_session: Callable[[], Awaitable[ClientSession]]) -> None:
+        self._open = open_session
+
+    async def __aenter__(self) -> ClientSession:
+        self._session = await self._open()
+        return self._session
+
+    async def __aexit__(self, *_: object) -> None:
+        self._session.leave()
 
 
 class _Line:

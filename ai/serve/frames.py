@@ -22,8 +22,9 @@ A length is looked at before anything is read. A version fixes the number of fie
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from ledger import codec, crypto
 from ledger.codec import HASH, KEY, U8, U16, U32, U64, Bytes, Int, ListOf, Record, Shape, Text
 from ledger.errors import DecodeError
 
+from . import flat
 from .refusals import DETAIL_MAX_BYTES, Refused
 
 VERSION: Final = 1
@@ -102,6 +104,8 @@ _CLOSE_BODY = Record(
     upstream=Bytes(high=32 * MAX_UPSTREAM),
 )
 BODY_RECORD_MAX_BYTES: Final = 2048
+_OPEN_FIELDS: Final = flat.fields_of(_OPEN_BODY)
+_CLOSE_FIELDS: Final = flat.fields_of(_CLOSE_BODY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +129,11 @@ class OpenBody:
 
     def encode(self) -> bytes:
         """Strict CBOR. Raises DecodeError where a field is over its bound."""
-        value = [getattr(self, name) for name in _OPEN_BODY.fields]
-        value[12] = [list(hop) for hop in self.trace]
+        value = [
+            self.version, self.newest, self.netuid, self.caller, self.callee, self.method, self.nonce,
+            self.issued_at_ms, self.deadline_ms, self.max_asks, self.hops, self.budget,
+            [list(hop) for hop in self.trace], self.body_hash,
+        ]  # fmt: skip
         if not _OPEN_BODY.fits(value):
             _OPEN_BODY.check(value)
         return codec.encode(value)
@@ -134,7 +141,7 @@ class OpenBody:
     @classmethod
     def decode(cls, data: bytes) -> OpenBody:
         """Reverse of `encode`. Raises Refused: malformed, or bad_version before the fields are looked at."""
-        value = _versioned(data, "open_body", _OPEN_BODY)
+        value = _versioned(data, "open_body", _OPEN_BODY, _OPEN_FIELDS)
         value[12] = tuple((hotkey, open_id) for hotkey, open_id in value[12])
         return cls(*value)
 
@@ -162,16 +169,19 @@ class CloseBody:
 
     def encode(self) -> bytes:
         """Strict CBOR. The fields are the callee's own and within their bounds."""
-        return codec.encode([getattr(self, name) for name in _CLOSE_BODY.fields])
+        return codec.encode((
+            self.version, self.open_id, self.head, self.asks, self.answers, self.status, self.model_hash, self.epoch,
+            self.units_in, self.units_out, self.closed_at_ms, self.upstream,
+        ))  # fmt: skip
 
     @classmethod
     def decode(cls, data: bytes) -> CloseBody:
         """Reverse of `encode`. Raises Refused: malformed or bad_version."""
-        return cls(*_versioned(data, "close_body", _CLOSE_BODY))
+        return cls(*_versioned(data, "close_body", _CLOSE_BODY, _CLOSE_FIELDS))
 
 
-assert [f.name for f in fields(OpenBody)] == list(_OPEN_BODY.fields)
-assert [f.name for f in fields(CloseBody)] == list(_CLOSE_BODY.fields)
+assert [f.name for f in dataclasses.fields(OpenBody)] == list(_OPEN_BODY.fields)
+assert [f.name for f in dataclasses.fields(CloseBody)] == list(_CLOSE_BODY.fields)
 
 
 def finish_content(open_id: bytes, asks: int, head: bytes) -> bytes:
@@ -179,7 +189,10 @@ def finish_content(open_id: bytes, asks: int, head: bytes) -> bytes:
     return codec.encode([open_id, asks, head])
 
 
-def _versioned(data: bytes, where: str, shape: Shape) -> list[Any]:
+def _versioned(data: bytes, where: str, shape: Shape, fields: tuple[flat.Field, ...]) -> list[Any]:
+    plain = flat.read(data, fields) if len(data) <= BODY_RECORD_MAX_BYTES else None
+    if plain is not None and plain[0] in VERSIONS:
+        return plain
     try:
         value: list[Any] = codec.decode(data, max_bytes=BODY_RECORD_MAX_BYTES, where=where)
         if type(value) is list and value and type(value[0]) is int and value[0] not in VERSIONS:
@@ -194,7 +207,7 @@ def _versioned(data: bytes, where: str, shape: Shape) -> list[Any]:
 # --- frames ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Greet:
     versions: tuple[int, ...]
     genesis_hash: bytes
@@ -203,7 +216,7 @@ class Greet:
     now_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Open:
     sid: int
     open_body: bytes
@@ -211,21 +224,21 @@ class Open:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     sid: int
     seq: int
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     sid: int
     seq: int
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finish:
     sid: int
     asks: int
@@ -233,7 +246,7 @@ class Finish:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Close:
     sid: int
     close_body: bytes
@@ -241,12 +254,12 @@ class Close:
     upstream_receipts: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Cancel:
     sid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Refuse:
     sid: int
     code: int
@@ -272,14 +285,33 @@ _FRAMES: Final[tuple[tuple[type[Any], Record], ...]] = (
     (Refuse, Record("REFUSE", kind=U8, sid=U32, code=U16, retry_after_ms=U32, detail=Text(DETAIL_MAX_BYTES))),
 )  # fmt: skip
 _KIND_OF: Final[dict[type[Any], tuple[int, tuple[str, ...]]]] = {
-    form: (kind, tuple(f.name for f in fields(form))) for kind, (form, _) in enumerate(_FRAMES)
+    form: (kind, tuple(f.name for f in dataclasses.fields(form))) for kind, (form, _) in enumerate(_FRAMES)
+}
+
+_OPEN_HEAD: Final = b"\x85\x01"
+_STEP_HEAD: Final[dict[type[Any], bytes]] = {Ask: b"\x84\x02", Answer: b"\x84\x03"}
+# The kinds of which there are many, by their first two bytes.
+_FLAT_FRAMES: Final[dict[bytes, tuple[type[Any], tuple[flat.Field, ...]]]] = {
+    bytes([0x80 | len(shape.fields), kind]): (form, flat.fields_of(shape))
+    for kind, (form, shape) in enumerate(_FRAMES) if form in (Open, Ask, Answer, Finish, Close)
 }
 
 
 def encode_frame(frame: Frame) -> bytes:
     """Length and CBOR of a frame, ready to send. Raises Refused too_large."""
-    kind, names = _KIND_OF[type(frame)]
-    data = codec.encode([kind, *(getattr(frame, name) for name in names)])
+    if isinstance(frame, Answer | Ask):
+        data = b"".join((
+            _STEP_HEAD[type(frame)], flat.number(frame.sid), flat.number(frame.seq), flat.head_of(frame.payload),
+            frame.payload,
+        ))  # fmt: skip
+    elif isinstance(frame, Open):
+        data = b"".join((
+            _OPEN_HEAD, flat.number(frame.sid), flat.head_of(frame.open_body), frame.open_body,
+            flat.head_of(frame.signature), frame.signature, flat.head_of(frame.body), frame.body,
+        ))  # fmt: skip
+    else:
+        kind, names = _KIND_OF[type(frame)]
+        data = codec.encode([kind, *(getattr(frame, name) for name in names)])
     if len(data) > FRAME_MAX_BYTES:
         raise Refused("too_large", f"a frame of {len(data)} bytes")
     return len(data).to_bytes(LENGTH_BYTES, "big") + data
@@ -287,6 +319,13 @@ def encode_frame(frame: Frame) -> bytes:
 
 def decode_frame(data: bytes) -> Frame:
     """The frame in the bytes after the length. Raises Refused malformed, with `sid` 0 meaning the connection."""
+    known = _FLAT_FRAMES.get(data[:2])
+    if known is not None and len(data) <= FRAME_MAX_BYTES:
+        form, fields = known
+        items = flat.read(data, fields)
+        if items is not None:
+            quick: Frame = form(*[() if item == [] else item for item in items[1:]])
+            return quick
     try:
         value = codec.decode(data, max_bytes=FRAME_MAX_BYTES, where="frame")
         kind = value[0] if type(value) is list and value else None

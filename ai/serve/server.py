@@ -204,7 +204,8 @@ class ServedSession:
         self.upstream: list[tuple[bytes, bytes]] = []
         self._card = server.model.card()
         self._epoch = server.standings.epoch(protocol.open.netuid)
-        self._asks: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
+        self._coming: list[bytes | None] = []  # at most one ask, or None for FINISH: the protocol lets no second one in
+        self._waiter: asyncio.Future[bool] | None = None
         self._begun = False
         self._stopped: int | None = None  # the status to close with, or ABANDONED
         self.task: asyncio.Task[None]
@@ -221,15 +222,19 @@ class ServedSession:
         """A frame of the caller for this session. Raises Refused."""
         try:
             if isinstance(frame, Ask):
-                self._asks.put_nowait(self._protocol.on_ask(frame))
+                self._hand_over(self._protocol.on_ask(frame))
             elif isinstance(frame, Finish):
                 self._protocol.on_finish(frame)
-                self._asks.put_nowait(None)
+                self._hand_over(None)
             else:
                 self.stop(frames.CANCELLED)
         except Refused:
             self.abandon()
             raise
+
+    def _hand_over(self, ask: bytes | None) -> None:
+        self._coming.append(ask)
+        _settle(self._waiter, True)
 
     def stop(self, status: int) -> None:
         """End now and close with `status` over what was sent."""
@@ -252,7 +257,7 @@ class ServedSession:
             if self._stopped is not None:
                 raise asyncio.CancelledError
             await method.run(self)
-            if self._protocol.lock_step and not self._asks.empty():
+            if self._protocol.lock_step and self._coming:
                 raise Refused("out_of_order", "asked for more than the method takes")
             self._close(frames.OK)
         except asyncio.CancelledError:
@@ -322,11 +327,18 @@ class ServedSession:
     async def next_ask(self) -> bytes | None:
         if not self._protocol.lock_step:
             return None
-        try:
-            async with asyncio.timeout(STEP_IDLE_SECONDS):
-                return await self._asks.get()
-        except TimeoutError:
-            raise Refused("too_slow", f"no step within {STEP_IDLE_SECONDS:g} s") from None
+        if not self._coming:
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = loop.call_later(STEP_IDLE_SECONDS, _settle, self._waiter, False)
+            try:
+                in_time = await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+            if not in_time:
+                raise Refused("too_slow", f"no step within {STEP_IDLE_SECONDS:g} s")
+        return self._coming.pop()
 
     async def predict(self, windows: Sequence[bytes]) -> bytes:
         return await self._server.batcher.distributions(windows, self._priority, self._protocol.open.deadline_ms)
@@ -338,3 +350,8 @@ class ServedSession:
 
     def write(self, prompt: bytes, sampling: Sampling) -> Iterator[bytes]:
         return self._server.model.write(prompt, sampling)
+
+
+def _settle(waiter: asyncio.Future[bool] | None, result: bool) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(result)

@@ -151,10 +151,11 @@ class CallerSession:
 
     def __init__(self, sid: int, opened: OpenBody, body: bytes, keypair: KeyPair, genesis_hash: bytes) -> None:
         encoded = opened.encode()
+        signed = crypto.signing_bytes("open", genesis_hash, encoded)
         self.sid, self.open = sid, opened
-        self.open_id = opened.open_id(genesis_hash, encoded)
+        self.open_id = signed[-crypto.HASH_BYTES :]
         self._keypair, self._genesis_hash, self._body = keypair, genesis_hash, body
-        self.frame = Open(sid, encoded, keypair.sign("open", genesis_hash, encoded), body)
+        self.frame = Open(sid, encoded, keypair.sign_raw(signed), body)
         self._chain = _Chain(head=self.open_id, bytes_in=len(body))
         self._head_before_ask = self.open_id
         self._turn = _CALLEE
