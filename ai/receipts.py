@@ -25,6 +25,7 @@ from ledger.errors import DecodeError, DiskFailure, NotFound, Rejected
 from ledger.trees import list_proof, list_root, verify_list_proof
 
 from .files import write_atomic
+from .serve.flat import array_head, head_of, number
 from .serve.frames import BODY_RECORD_MAX_BYTES, OK, RECEIPT_MAX_BYTES, CloseBody, OpenBody, finish_content
 from .serve.refusals import Refused
 
@@ -38,6 +39,7 @@ _RECEIPT = Record(
     close_body=Bytes(high=BODY_RECORD_MAX_BYTES),
     callee_signature=Bytes(64),
 )
+_RECEIPT_HEAD: Final = array_head(len(_RECEIPT.fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +55,11 @@ class Receipt:
 
     def encode(self) -> bytes:
         """The receipt's bytes: the leaf of the tree."""
-        return codec.encode(
-            [
-                self.version, self.open_body, self.caller_signature, self.finish_signature, self.close_body,
-                self.callee_signature,
-            ]
-        )  # fmt: skip
+        return b"".join((
+            _RECEIPT_HEAD, number(self.version), head_of(self.open_body), self.open_body,
+            head_of(self.caller_signature), self.caller_signature, head_of(self.finish_signature), self.finish_signature,
+            head_of(self.close_body), self.close_body, head_of(self.callee_signature), self.callee_signature,
+        ))  # fmt: skip
 
     @classmethod
     def decode(cls, data: bytes) -> Receipt:

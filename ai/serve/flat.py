@@ -96,9 +96,16 @@ def head_of(data: bytes) -> bytes:
     return _SHORT[size] if size < 256 else _head(0x40, size)
 
 
+def array_head(items: int) -> bytes:
+    """What stands before the items of an array in its encoding."""
+    return _head(0x80, items)
+
+
 def _head(major: int, value: int) -> bytes:
     if value < 0:
         raise ValueError("a number below zero")
+    if value < 24:
+        return bytes([major | value])
     for argument, width in ((24, 1), (25, 2), (26, 4), (27, 8)):
         if value < 1 << (8 * width):
             return bytes([major | argument]) + value.to_bytes(width, "big")

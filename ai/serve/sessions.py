@@ -13,16 +13,18 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ai.receipts import Checked, Receipt
-from ledger import codec, crypto
+from ledger import crypto
 from ledger.crypto import KeyPair
 from ledger.errors import DecodeError, Rejected
 
 from . import frames
+from .flat import array_head, head_of
 from .frames import ANSWER, ASK, OK, Answer, Ask, Close, CloseBody, Finish, Open, OpenBody
 from .refusals import Refused
 
 TRANSCRIPT_KEPT_BYTES: Final = 256 << 10  # of one session; the transcript of a larger one is not kept
 
+_TWO_ITEMS: Final = array_head(2)
 _CALLER, _CALLEE, _ENDED = "the caller's turn", "the callee's turn", "an ended session"
 
 
@@ -58,7 +60,12 @@ class _Chain:
     def transcript(self, body: bytes) -> bytes:
         """CBOR `[body, payloads]`, or nothing for a session too large to be kept."""
         whole = len(self.payloads) == self.asks + self.answers
-        return codec.encode([body, self.payloads]) if whole else b""
+        if not whole:
+            return b""
+        parts = [_TWO_ITEMS, head_of(body), body, array_head(len(self.payloads))]
+        for payload in self.payloads:
+            parts += (head_of(payload), payload)
+        return b"".join(parts)
 
 
 class CalleeSession:

@@ -77,6 +77,9 @@ def test_longer_forms_of_a_number_are_not_read(number):
 def test_heads_are_the_codecs():
     for size in (0, 1, 23, 24, 255, 256, 65_535, 65_536):
         assert flat.head_of(bytes(size)) + bytes(size) == codec.encode(bytes(size))
+    for items in (0, 23, 24, 255, 256, 1025):
+        assert codec.encode([0] * items).startswith(flat.array_head(items))
+        assert flat.array_head(items) + bytes(items) == codec.encode([0] * items)
     for number in (-1, 1 << 64):
         with pytest.raises(ValueError, match="a number"):
             flat.number(number)
