@@ -4,7 +4,8 @@ The neuron runs in a process of its own with what a neuron on the devnet has: ho
 batching. The caller checks and files every receipt. A request is a session of one window: OPEN and CLOSE signed and
 verified. Each load is measured twice, with an expert of full size (untrained: its numbers do not matter to the clock) and
 with a model that costs nothing; the targets are about the second, since the first measures torch. A text is not made of
-such requests but of steps inside one session, so the CPU of a step is measured, too.
+such requests but of steps inside one session, so the CPU of a step is measured, too: its share of the session's opening,
+end and receipt included, beside what a peer, which has no sessions, takes for a request at the same load.
 
 Peers, on the same kind of request (signed, verified, loopback, two processes): bittensor 10's Axon and Dendrite, and
 bittensor 11's signed headers with aiohttp. Their scripts (`peers`) run in the same minute where an interpreter that has
@@ -40,7 +41,8 @@ MODELS = ("none", "expert")
 WARM_UP = 50
 WINDOW = b"the quick brown fox jumps over the lazy dog. " * 3
 
-STEPS = 64  # answers of a session that is measured by its steps
+STEPS = (16, 64)  # answers of sessions that are measured by their steps
+SIDE_BY_SIDE = (1, 16)  # such sessions at once
 
 BITTENSOR_MS = 26.4  # CPU of both sides, the best of its measurements at 1 to 64 concurrent
 SIGNED_HEADERS_MS = 1.04
@@ -73,7 +75,10 @@ async def _serving(run: Run, requests: int, peers: dict[str, dict[str, Any] | No
                 row = await _measure(neuron, concurrent, requests)
                 rows.append({"model": model, "concurrent": concurrent, **row})
             if model == "none":
-                run.figure("step", await _measure_steps(neuron, max(1, requests // STEPS)))
+                steps: list[dict[str, Any]] = [
+                    {"steps": count, "sessions": sessions, **await _measure_steps(neuron, count, sessions, requests)}
+                    for count in STEPS for sessions in SIDE_BY_SIDE
+                ]  # fmt: skip
     free = {row["concurrent"]: row for row in rows if row["model"] == "none"}
     headers_ms = _peer_ms(peers["signed_headers"], SIGNED_HEADERS_MS)
     for concurrent, row in free.items():
@@ -84,6 +89,11 @@ async def _serving(run: Run, requests: int, peers: dict[str, dict[str, Any] | No
     run.at_most("CPU at best, 1/2 of signed headers and aiohttp", best_ms, headers_ms / 2, "ms")
     run.at_most("p50 at 1 without model time", free[1]["p50_ms"], 1.0, "ms")
     run.figure("loads", rows)
+    for load in steps:
+        cpu_ms = load["client_cpu_ms"] + load["neuron_cpu_ms"]
+        for name, earlier_ms in (("axon_dendrite", BITTENSOR_MS), ("signed_headers", SIGNED_HEADERS_MS)):
+            load[f"of_a_request_with_{name}"] = round(cpu_ms / _peer_ms(peers[name], earlier_ms, load["sessions"]), 3)
+    run.figure("steps_in_sessions", steps)
     run.figure("signature_us", _signature_us())
 
 
@@ -110,26 +120,35 @@ def _peer_ms(peer: dict[str, Any] | None, earlier_ms: float, concurrent: int | N
     return min(float(row["client_cpu_ms"] + row["server_cpu_ms"]) for row in rows)
 
 
-async def _measure_steps(neuron: _Neuron, sessions: int) -> dict[str, float]:
-    """CPU and time of a step: an ask and its answer in a lock-step session, its opening and closing shared by all."""
-    from ai.distribution import decode_distribution
-    from ai.serve.methods import encode_appended, encode_prefixes
+async def _measure_steps(neuron: _Neuron, steps: int, sessions: int, about: int) -> dict[str, float]:
+    """CPU and time of a step: an ask and its answer in a lock-step session, its opening and closing shared by all.
 
+    `sessions` go on side by side, one after the other, until there were `about` steps, at least one session of each.
+    """
+    each = max(1, about // (steps * sessions))
     theirs, ours, began = neuron.cpu_seconds(), time.process_time(), time.perf_counter()
-    for _ in range(sessions):
-        async with neuron.client.session(
-            neuron.address, "distribution", encode_prefixes([WINDOW]), netuid=NETUID, max_asks=STEPS - 1
-        ) as session:
-            decode_distribution(await session.answer())
-            for _ in range(STEPS - 1):
-                decode_distribution(await session.ask(encode_appended([b"x"])))
-            await session.finish()
-    count = sessions * STEPS
+    await asyncio.gather(*(_step_through(neuron, steps, each) for _ in range(sessions)))
+    count = steps * sessions * each
     seconds, ours, theirs = time.perf_counter() - began, time.process_time() - ours, neuron.cpu_seconds() - theirs
     return {
         "per_second": round(count / seconds, 1), "ms": round(1000 * seconds / count, 3),
         "client_cpu_ms": round(1000 * ours / count, 3), "neuron_cpu_ms": round(1000 * theirs / count, 3),
     }
+
+
+async def _step_through(neuron: _Neuron, steps: int, sessions: int) -> None:
+    """Some sessions one after the other, each of `steps` answers in lock-step."""
+    from ai.distribution import decode_distribution
+    from ai.serve.methods import encode_appended, encode_prefixes
+
+    for _ in range(sessions):
+        async with neuron.client.session(
+            neuron.address, "distribution", encode_prefixes([WINDOW]), netuid=NETUID, max_asks=steps - 1
+        ) as session:
+            decode_distribution(await session.answer())
+            for _ in range(steps - 1):
+                decode_distribution(await session.ask(encode_appended([b"x"])))
+            await session.finish()
 
 
 class _Neuron:

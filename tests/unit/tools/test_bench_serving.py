@@ -32,8 +32,12 @@ def test_every_load_is_measured_with_receipts(monkeypatch, stores):
     for load in loads:
         assert load["per_second"] > 0 and load["p50_ms"] <= load["p99_ms"]
         assert load["client_cpu_ms"] > 0 and load["neuron_cpu_ms"] > 0
-    assert stores == [serving.WARM_UP + 3 * 64 + 1]
-    assert run.figures["step"]["client_cpu_ms"] + run.figures["step"]["neuron_cpu_ms"] > 0
+    steps = run.figures["steps_in_sessions"]
+    assert [(row["steps"], row["sessions"]) for row in steps] == [(16, 1), (16, 16), (64, 1), (64, 16)]
+    assert stores == [serving.WARM_UP + 3 * 64 + 64 // 16 + 16 + 64 // 64 + 16]
+    for row in steps:
+        cpu_ms = row["client_cpu_ms"] + row["neuron_cpu_ms"]
+        assert row["of_a_request_with_signed_headers"] == round(cpu_ms / serving.SIGNED_HEADERS_MS, 3) > 0
     assert run.figures["peers"] == dict.fromkeys(("axon_dendrite", "signed_headers"), serving.NOT_INSTALLED)
     assert len(run.targets) == 5 and find("benchmark", "serving").module == "tools.bench.serving"
 
