@@ -8,6 +8,7 @@ None, and the strict decoder is asked, which names what is wrong. So it can only
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import Any, Final
 
 from ledger.codec import Bytes, Int, ListOf, Record, Text
@@ -19,6 +20,7 @@ Field = tuple[int, int, int]  # major type, least and greatest value or length
 
 _SMALL: Final = tuple(bytes([value]) for value in range(24))
 _SHORT: Final = tuple(bytes([0x40 | size]) if size < 24 else bytes([0x58, size]) for size in range(256))
+_TWO, _FOUR, _EIGHT = Struct(">BH"), Struct(">BI"), Struct(">BQ")
 
 
 def fields_of(shape: Record) -> tuple[Field, ...]:
@@ -105,8 +107,13 @@ def _head(major: int, value: int) -> bytes:
     if value < 0:
         raise ValueError("a number below zero")
     if value < 24:
-        return bytes([major | value])
-    for argument, width in ((24, 1), (25, 2), (26, 4), (27, 8)):
-        if value < 1 << (8 * width):
-            return bytes([major | argument]) + value.to_bytes(width, "big")
+        return bytes((major | value,))
+    if value < 1 << 8:
+        return bytes((major | 24, value))
+    if value < 1 << 16:
+        return _TWO.pack(major | 25, value)
+    if value < 1 << 32:
+        return _FOUR.pack(major | 26, value)
+    if value < 1 << 64:
+        return _EIGHT.pack(major | 27, value)
     raise ValueError("a number over 64 bits")
