@@ -209,7 +209,7 @@ def _integer(shape: Any, given: Any, name: str) -> int:
         from runtime.modules.proxies import KINDS
 
         if text.replace("-", " ") not in KINDS:
-            raise DecodeError(f"expected one of {', '.join(KINDS)}", where=name)
+            raise DecodeError(f"expected one of {', '.join(kind.replace(' ', '-') for kind in KINDS)}", where=name)
         return KINDS.index(text.replace("-", " "))
     digits = text.replace("_", "").removeprefix("-")
     if not (digits.isascii() and digits.isdecimal() and len(digits) <= 20):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any, Final
 
 import click
@@ -10,8 +11,8 @@ from ledger.client.calls import Wait
 from ledger.client.governance_records import InnerCall, ProposalRecord
 from ledger.client.records import EventRecord
 from ledger.crypto import KeyPair
-from ledger.errors import NotFound
-from tools.cli.arguments import prepare
+from ledger.errors import NotFound, UsageError
+from tools.cli.arguments import Prepared, prepare
 from tools.cli.main import Noun
 from tools.cli.output import Output, format_amount
 from tools.cli.session import account, address, run, short_names, signing_key
@@ -24,6 +25,7 @@ ROOT: Final = 0
 CLOSED: Final = ("ProposalExecuted", "ProposalRejected", "ProposalCancelled")
 SUMS: Final = ("ayes_rao", "nays_rao", "cancels_rao")
 SHOWN_CLOSED: Final = 10
+PARAMETER_CALLS: Final = {"governance.set_global_param": "global", "governance.set_subnet_param": "subnet"}  # and scope
 SEAT = click.option("--hotkey", "seat", metavar="HOTKEY", help="The seat; default: the only one of the signing key.")
 
 
@@ -44,8 +46,23 @@ def propose_command(
     """
     inner, key = prepare(ctx.obj, name, words), signing_key(ctx.obj, signer)
     hotkey = _seat(ctx, key, seat)
+    _check_parameter(ctx, inner)
     plan = f"propose {inner}\nfor the seat {address(hotkey)}; the deposit comes back unless the proposal is rejected"
     submit(ctx, key, "governance.propose", {"hotkey": hotkey, "call": inner.inner}, wait=wait, plan=plan)
+
+
+def _check_parameter(ctx: click.Context, inner: Prepared) -> None:
+    """The chain takes any proposal and checks the name only when it runs: a misspelt one would cost votes and time."""
+    scope = PARAMETER_CALLS.get(inner.name)
+    if scope is None:
+        return
+    names = [p.name for p in run(ctx.obj, lambda api: api.state_get_metadata()).params if p.scope == scope]
+    name = inner.args["name"]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=3)
+        listed = "quorix governance params" if scope == "global" else f"quorix subnet params {inner.args['netuid']}"
+        hint = f"did you mean {' or '.join(close)}? all of them: {listed}" if close else listed
+        raise UsageError(f"there is no parameter {name[:64]!r}", hint=hint)
 
 
 @group.command("vote")

@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import click
+
 from ledger.client.api import ChainApi
 from ledger.client.keys import DevKeys, decode_address, encode_address, key_file_info, read_key_file
 from ledger.crypto import KeyPair
@@ -54,7 +56,7 @@ async def connect(settings: Settings) -> AsyncIterator[ChainApi]:
     url = rpc_url(settings)
     devnet = None if settings.rpc else running_devnet(settings)
     if devnet is not None and devnet.name != DEFAULT_NAME and not settings.devnet:
-        Output(settings).remark(f"devnet {devnet.name!r}")
+        _remark_devnet(settings, devnet.name)
     try:
         async with RemoteChain(url) as api:
             yield api
@@ -64,6 +66,15 @@ async def connect(settings: Settings) -> AsyncIterator[ChainApi]:
         home = home_directory(settings.home)
         hint = f"no devnet of {home} runs: quorix devnet up, or name a node with --rpc URL, or another --home"
         raise Unreachable(error.cause, hint=hint) from None
+
+
+def _remark_devnet(settings: Settings, name: str) -> None:
+    """Once a command, which may open several sessions."""
+    ctx = click.get_current_context(silent=True)
+    said = ctx.find_root().meta.setdefault("quorix.devnets_named", set()) if ctx else set()
+    if name not in said:
+        said.add(name)
+        Output(settings).remark(f"devnet {name!r}")
 
 
 def import_httpx() -> None:

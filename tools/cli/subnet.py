@@ -77,16 +77,17 @@ def show_command(ctx: click.Context, netuid: int) -> None:
 
 def _fields(s: SubnetRecord) -> list[tuple[str, object]]:
     pots = zip(("owner", "miners", "validators", "root"), s.pots_rao, strict=True)
+    later = "1 epoch" if s.reveal_period == 1 else f"{s.reveal_period} epochs"
     return [
         ("name", s.name), ("rules", s.label), *([("task", s.task)] if s.task else []),
         ("owner", f"{address(s.owner_coldkey)}, hotkey {address(s.owner_hotkey)}"),
         ("started", "yes" if s.started else "no"), ("neurons", f"{s.neurons} of at most {s.max_uids}"),
         ("running epoch", f"{s.epoch}, computed in block {s.next_epoch_height}, in {s.blocks_left} blocks"),
-        ("tempo", f"{s.tempo} blocks"), ("last epoch computed in", f"block {s.last_epoch_height}"),
+        ("tempo", f"{s.tempo} blocks"), ("last epoch", f"computed in block {s.last_epoch_height}" if s.epoch else "none yet"),
         ("registration costs", format_amount(s.registration_cost_rao)), ("stake", format_amount(s.stake_rao)),
         ("share of emission", f"{s.emission_share_q32 / 2**32:.4f}"),
         ("waiting to be paid", ", ".join(f"{who} {format_amount(rao, digits=4)}" for who, rao in pots)),
-        ("weights", f"committed, revealed {s.reveal_period} epochs later" if s.commit_reveal else "in the open"),
+        ("weights", f"committed, revealed {later} later" if s.commit_reveal else "in the open"),
     ]
 
 

@@ -103,7 +103,7 @@ class BlockMethods(Places):
         if kind is not None:
             number = next((each.number for each in EVENTS.values() if each.name == kind), None)
             if number is None:
-                raise NotFound(f"there is no event {kind[:64]!r}", hint="state_getMetadata lists them")
+                raise NotFound(f"there is no event {kind[:64]!r}", hint="quorix query metadata --json lists them")
         return await self._heavy(self._events, number, start, limit)
 
     # --- inside ---------------------------------------------------------------------------------------------------------

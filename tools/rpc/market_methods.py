@@ -169,7 +169,7 @@ class MarketMethods(Places):
                 row = next((row for _, row in self.chain.history(prefix, reverse=True)), None)
             if row is None:
                 what = "has had no epoch yet" if epoch is None else f"has no epoch {epoch}"
-                raise NotFound(f"subnet {netuid} {what}", hint="see epoch_list")
+                raise NotFound(f"subnet {netuid} {what}", hint=f"quorix epoch list {netuid}")
             return epoch_trace(row, self._names)
 
         return await self._heavy(explain)

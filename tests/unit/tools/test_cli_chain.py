@@ -321,6 +321,9 @@ def test_a_proposal_is_made_voted_and_enacted(people):
     words = ("governance", "sudo", "governance.set_global_param", "fee_base_rao", "1", "--key", "delegate", "--yes")
     node.refused(Rejected, *words)
     node.refused(Rejected, "governance", "propose", "accounts.faucet", "1Q", "--key", "validator0", "--yes")
+    misspelt = ("governance.set_global_param", "name=fee_bas_rao", "value=2000")
+    refused = node.refused(UsageError, "governance", "propose", *misspelt, "--key", "validator0", "--yes")
+    assert "did you mean fee_base_rao" in refused.hint and node.json("governance", "list")["open"]["value"] == []
 
 
 @pytest.mark.long
