@@ -35,6 +35,7 @@ from ledger.codec import (
     unpack_u64,
 )
 
+from .bonds import bond_alphas, bond_target, merged
 from .fixed import U16_MAX, fdiv, fnorm, fu16
 from .rows import PackedRows, Row, Rows, entry_count
 
@@ -180,6 +181,19 @@ class EpochTrace:
         ]
 
     @property
+    def bond_target(self) -> Rows:
+        """What each bond moves towards in this epoch."""
+        return bond_target(self.bond_weights, self.active_stake_rao, yuma3=self.params.yuma3)
+
+    @property
+    def bond_alphas(self) -> Rows:
+        """How much of its target each bond takes on: one number for all, unless liquid alpha sets it per pair."""
+        before, target = self.bonds_before, self.bond_target
+        alphas = bond_alphas(self.params, before, target, self.bond_weights, self.consensus)
+        pairs = [merged(dict(old), dict(new)) for old, new in zip(before, target, strict=True)]
+        return [[(j, alphas if isinstance(alphas, int) else alphas[i][j]) for j in row] for i, row in enumerate(pairs)]
+
+    @property
     def trust(self) -> list[int]:
         """How much of a neuron's support survived the clipping."""
         return [fdiv(after, before) for after, before in zip(self.rank, self.prerank, strict=True)]
@@ -211,10 +225,10 @@ class EpochTrace:
         out["params"] = {item.name: getattr(self.params, item.name) for item in fields(self.params)}
         for name in (
             "size", "total_stake_rao", "agreed", "stake_share", "active_share", "weights", "clipped",
-            "bond_weights", "trust", "pay_rao", "remainder_rao",
+            "bond_weights", "bond_target", "bond_alphas", "trust", "pay_rao", "remainder_rao",
         ):
             out[name] = getattr(self, name)
-        for name in ("raw_weights", "bonds_before", "bonds_after", "bonds_u16", "weights", "clipped", "bond_weights"):
+        for name in (*_MATRICES, "weights", "clipped", "bond_weights", "bond_target", "bond_alphas"):
             out[name] = [[list(pair) for pair in row] for row in out[name]]
         return out
 

@@ -14,20 +14,19 @@ everything else is Q32. These whole numbers are the law: a faster engine has to 
 A row of the matrices is a list of (uid, value) sorted by uid; a missing entry is 0.
 
 Rules: EPO-2 voting stake and threshold · EPO-3 permits · EPO-4 activity · EPO-5 rows that count · EPO-6 consensus ·
-    EPO-7 clip, rank, incentive, trust · EPO-8 weights for bonds · EPO-9 classic bonds · EPO-10 bonds of Yuma 3 ·
-    EPO-11 liquid alpha · EPO-12 bond rows kept · EPO-13 forfeits in the epoch · EPO-14 pay · EPO-15 an extra voter
+    EPO-7 clip, rank, incentive, trust · EPO-8 weights for bonds · EPO-12 bond rows kept · EPO-13 forfeits in the epoch ·
+    EPO-14 pay · EPO-15 an extra voter
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from .fixed import HALF, ONE, U16_MAX, clamp, fdiv, fmul, fnorm, from_ppm, from_u16, fsigmoid, fu16, largest_remainder
+from .bonds import bond_alphas, bond_target, column_normalised, ema_rows, merged
+from .fixed import U16_MAX, fdiv, fmul, fnorm, from_u16, fu16, largest_remainder
 from .rows import Row, Rows
 from .trace import MAX_UIDS, EpochInputs, EpochParams, EpochTrace
-
-STEEPNESS_UNIT = 100
 
 Voter = tuple[Row, int]  # row of Q32 shares, raw stake
 
@@ -247,7 +246,7 @@ def blended(rows: Rows, clipped: Rows, penalty: int, whole: int = U16_MAX) -> Ro
     for row, cut in zip(rows, clipped):
         low, high = dict(cut), dict(row)
         out.append([
-            (j, high.get(j, 0) - (high.get(j, 0) - low.get(j, 0)) * penalty // whole) for j in _merged(high, low)
+            (j, high.get(j, 0) - (high.get(j, 0) - low.get(j, 0)) * penalty // whole) for j in merged(high, low)
         ])
     return out
 
@@ -266,71 +265,12 @@ def moved_bonds(
     """1.9: the bonds before and after this epoch's step of the moving average."""
     n = len(inputs.stake)
     valid = [[(j, bond) for j, bond in row if inputs.bonds_from > inputs.registered_at[j]] for row in inputs.bonds]
-    before: Rows
     if params.yuma3:
-        before = [[(j, from_u16(bond)) for j, bond in row] for row in valid]
-        target = bond_weights
+        before: Rows = [[(j, from_u16(bond)) for j, bond in row] for row in valid]
     else:
         before = column_normalised(valid, n)
-        target = column_normalised(scaled_rows(bond_weights, votes.active_stake), n)
-    if not (params.liquid_alpha and any(agreed)):
-        return before, ema_rows(before, target, ONE - from_ppm(params.bonds_moving_average))
-    low, high = from_u16(params.alpha_low), from_u16(params.alpha_high)
-    alphas = liquid_alphas(before, target, bond_weights, agreed, low, high, params.alpha_steepness)
-    return before, ema_rows(before, target, alphas)
-
-
-def scaled_rows(rows: Rows, factors: Sequence[int]) -> Rows:
-    """1.9a: each row times its validator's raw stake."""
-    return [[(j, value * factor) for j, value in row] for row, factor in zip(rows, factors)]
-
-
-def column_normalised(rows: Rows, n: int) -> Rows:
-    """1.9a: each entry as a Q32 share of its column's sum."""
-    totals = [0] * n
-    for row in rows:
-        for j, value in row:
-            totals[j] += value
-    return [[(j, (value << 32) // totals[j] if totals[j] else 0) for j, value in row] for row in rows]
-
-
-def liquid_alphas(
-    before: Rows, target: Rows, bond_weights: Rows, agreed: Sequence[int], low: int, high: int, steepness: int
-) -> list[dict[int, int]]:
-    """1.9b: an alpha for every entry that exists before or in the target."""
-    out: list[dict[int, int]] = []
-    for old, new, weights in zip(before, target, bond_weights):
-        was, wanted, weight = dict(old), dict(new), dict(weights)
-        out.append({
-            j: liquid_alpha(weight.get(j, 0), was.get(j, 0), agreed[j], low, high, steepness)
-            for j in _merged(was, wanted)
-        })
-    return out
-
-
-def liquid_alpha(weight: int, bond: int, agreed: int, low: int, high: int, steepness: int) -> int:
-    """1.9b: faster for a weight above the consensus, or one withdrawn; a sigmoid between `low` and `high` (all Q32)."""
-    distance = clamp(weight - agreed if weight >= bond else bond - weight, 0, ONE)
-    slope = fsigmoid(steepness * (distance - HALF) // STEEPNESS_UNIT)
-    return clamp(low + fmul(slope, high - low), low, high)
-
-
-def ema_rows(before: Rows, target: Rows, alpha: int | Sequence[Mapping[int, int]]) -> Rows:
-    """1.9: alpha * target + (1 - alpha) * before, at most 1, over the union of both rows: what is left out decays.
-
-    `alpha` is one Q32 number, or one mapping per row with an entry for every uid of both rows. Zeros are dropped.
-    """
-    out: list[Row] = []
-    for i, (old, new) in enumerate(zip(before, target)):
-        was, wanted = dict(old), dict(new)
-        row = []
-        for j in _merged(was, wanted):
-            part = alpha if isinstance(alpha, int) else alpha[i][j]
-            value = min(ONE, fmul(part, wanted.get(j, 0)) + fmul(ONE - part, was.get(j, 0)))
-            if value:
-                row.append((j, value))
-        out.append(row)
-    return out
+    target = bond_target(bond_weights, votes.active_stake, yuma3=params.yuma3)
+    return before, ema_rows(before, target, bond_alphas(params, before, target, bond_weights, agreed))
 
 
 def dividend_shares(bonds: Rows, incentive: Sequence[int], votes: Votes, yuma3: bool) -> list[int]:
@@ -367,11 +307,6 @@ def stored_bonds(rows: Rows, permit: Sequence[bool]) -> Rows:
     in every epoch.
     """
     return [[(j, fu16(value + 1)) for j, value in row] if permit[uid] else [] for uid, row in enumerate(rows)]
-
-
-def _merged(first: Mapping[int, int], second: Mapping[int, int]) -> list[int]:
-    """Ascending uids of either row."""
-    return list(first) if first.keys() == second.keys() else sorted({**first, **second})
 
 
 # --- 1.10 pay ----------------------------------------------------------------------------------------------------

@@ -149,14 +149,20 @@ class Explanation:
         self._table("4. rank -> incentive", columns, rows, right=columns[1:])
 
     def _bonds(self) -> None:
-        before, after = self.rows("bonds_before"), self.rows("bonds_after")
+        before, after, alphas = self.rows("bonds_before"), self.rows("bonds_after"), self.rows("bond_alphas")
         names = self._judged(after)
-        body = [
-            (self.name(i), *(f"{q32(before[i].get(j, 0))} -> {q32(after[i].get(j, 0))}" for j in names))
-            for i in self.judges
-        ]
+        speeds = {alpha for i in self.judges for alpha in alphas[i].values()}
+        own = len(speeds) > 1  # liquid alpha: each pair has its own
+
+        def cell(i: int, j: int) -> str:
+            moved = f"{q32(before[i].get(j, 0))} -> {q32(after[i].get(j, 0))}"
+            return f"{moved} at {q32(alphas[i].get(j, 0))}" if own else moved
+
+        body = [(self.name(i), *(cell(i, j) for j in names)) for i in self.judges]
         titles = [self.name(j) for j in names]
-        self._table("5. bonds: moving average of the weights", ("validator", *titles), body, right=titles)
+        rule = "the way taken is each pair's own" if own else "".join(f"{q32(speed)} of the way" for speed in speeds)
+        title = f"5. bonds: moving average of the weights{f', {rule}' if rule else ''}"
+        self._table(title, ("validator", *titles), body, right=titles)
 
     def _dividends(self) -> None:
         dividends, trust, share = self.values("dividends"), self.values("validator_trust"), self.values("active_share")

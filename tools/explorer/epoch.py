@@ -57,7 +57,7 @@ class Judge:
     forfeited: bool
     cells: list[Cell | None]  # one a miner
     kept: int  # of its whole vote
-    bonds: list[tuple[int, int]]  # (before, after), one a miner
+    bonds: list[tuple[int, int, int]]  # (before, after, part of the target taken on), one a miner
     dividends: int
     sum: str  # how the dividends follow
 
@@ -132,8 +132,9 @@ class Story:
     need_rao: int
     total_rao: int
     kappa_u16: int
-    old_part: str  # of a bond's moving average
+    old_part: str  # of a bond's moving average; with liquid alpha a range
     new_part: str
+    own_speed: bool  # liquid alpha: each pair of validator and miner has its own parts
     bond_rule: str
     ranks: int
     agreed: bool
@@ -182,14 +183,14 @@ def explain(record: EpochTraceRecord) -> Story:
         for judge in judges for miner, cell in zip(miners, judge.cells, strict=True) if cell is not None and cell.lost
     ]
     parameters = t["params"]
-    old_ppm = int(parameters["bonds_moving_average"])
+    old_part, new_part, own_speed = _bond_parts(trace)
     payees, pots, minted = _payees(trace), _pots(t), int(t["emission_rao"]) + int(t["paid"]["owner_rao"])
     return Story(
         judges=judges, miners=miners, more_judges=len(voting) - len(judges), more_miners=len(judged) - len(miners),
         cuts=sorted(cuts, key=lambda cut: -cut.cell.lost), payees=payees, pots=pots, minted_rao=minted,
         paid_rao=sum(payee.total_rao for payee in payees) + int(t["paid"]["owner_rao"]),
         need_rao=int(t["need_rao"]), total_rao=int(t["total_stake_rao"]), kappa_u16=int(parameters["kappa"]),
-        old_part=f"{100 * old_ppm / PPM:g} %", new_part=f"{100 * (PPM - old_ppm) / PPM:g} %", bond_rule=_bond_rule(parameters),
+        old_part=old_part, new_part=new_part, own_speed=own_speed, bond_rule=_bond_rule(parameters),
         ranks=sum(trace.rank), agreed=bool(t["agreed"]), paid_by=WHO_IS_PAID[str(t["paid_by"])], has_rows=bool(t["has_rows"]),
         largest_vote=max((cell.voted for judge in judges for cell in judge.cells if cell is not None), default=0),
     )
@@ -210,7 +211,7 @@ class _Trace:
         self.active, self.share = _integers(t["active_stake_rao"]), _integers(t["active_share"])
         self.prerank, self.rank, self.incentive = (_integers(t[name]) for name in ("prerank", "rank", "incentive"))
         self.weights, self.clipped = _rows(t["weights"]), _rows(t["clipped"])
-        self.before, self.after = _rows(t["bonds_before"]), _rows(t["bonds_after"])
+        self.before, self.after, self.alphas = (_rows(t[name]) for name in ("bonds_before", "bonds_after", "bond_alphas"))
         self.bonded: dict[int, int] = {}  # sum of the bonds on a miner
         for row in self.after:
             for uid, bond in row.items():
@@ -250,7 +251,8 @@ def _judge(trace: _Trace, uid: int, miners: list[int]) -> Judge:
     cells = [Cell(given[j], _at(trace.clipped, uid, j)) if j in given else None for j in miners]
     return Judge(
         uid, trace.name(uid), trace.active[uid], trace.share[uid], bool(t["forfeited"][uid]), cells,
-        int(t["validator_trust"][uid]), [(_at(trace.before, uid, j), _at(trace.after, uid, j)) for j in miners],
+        int(t["validator_trust"][uid]),
+        [(_at(trace.before, uid, j), _at(trace.after, uid, j), _at(trace.alphas, uid, j)) for j in miners],
         int(t["dividends"][uid]), _dividend_sum(trace, uid),
     )
 
@@ -274,7 +276,23 @@ def _bond_rule(parameters: dict[str, Any]) -> str:
     penalty = int(parameters["bonds_penalty"])
     target = {0: "the weight as voted", 65535: "the weight after the cut"}.get(penalty, "the weight, partly cut")
     kind = "" if parameters["yuma3"] else ", as its part of all stake-weighted votes for the miner"
-    return target + kind + (", faster where validators disagree with the consensus" if parameters["liquid_alpha"] else "")
+    return target + kind
+
+
+def _bond_parts(trace: _Trace) -> tuple[str, str, bool]:
+    """Of the old bond and of the new one in the moving average, and whether each pair has its own."""
+    parameters = trace.values["params"]
+    old_ppm = int(parameters["bonds_moving_average"])
+    used = sorted({alpha for row in trace.alphas for alpha in row.values()})
+    if not (parameters["liquid_alpha"] and any(_integers(trace.values["consensus"]))):
+        return f"{100 * old_ppm / PPM:g} %", f"{100 * (PPM - old_ppm) / PPM:g} %", False
+    low, high = (used[0], used[-1]) if used else (0, ONE_Q32)
+    return _span(ONE_Q32 - high, ONE_Q32 - low), _span(low, high), True
+
+
+def _span(low: int, high: int) -> str:
+    first, last = (f"{100 * value / ONE_Q32:.1f}" for value in (low, high))
+    return f"{first} %" if first == last else f"{first} to {last} %"
 
 
 def _payees(trace: _Trace) -> list[Payee]:

@@ -9,13 +9,14 @@ import pytest
 
 from ledger.codec import encode, pack_u16, pack_u64
 from ledger.errors import DecodeError
+from runtime.bonds import ema_rows
 from runtime.fixed import ONE
 from runtime.rows import Row
 from runtime.trace import MAX_RECORD_BYTES, MAX_ROW_ENTRIES, EpochInputs, EpochParams, EpochTrace
 from runtime.yuma import blended, epoch
 
 
-def sample(n: int = 6, *, seed: int = 1, yuma3: bool = True, density: float = 0.7) -> EpochTrace:
+def sample(n: int = 6, *, seed: int = 1, density: float = 0.7, params: EpochParams | None = None) -> EpochTrace:
     chance = random.Random(seed)
 
     def row() -> Row:
@@ -27,13 +28,13 @@ def sample(n: int = 6, *, seed: int = 1, yuma3: bool = True, density: float = 0.
         weights_at=[150] * n, weights=[row() for _ in range(n)], bonds=[row() for _ in range(n)],
         forfeit=[chance.random() < 0.1 for _ in range(n)],
     )
-    return epoch(inputs, EpochParams(yuma3=yuma3))
+    return epoch(inputs, params or EpochParams())
 
 
 # rule: EPO-17
 @pytest.mark.parametrize("seed", range(20))
 def test_a_record_restores_every_value(seed: int) -> None:
-    trace = sample(seed % 9, seed=seed, yuma3=seed % 2 == 0)
+    trace = sample(seed % 9, seed=seed, params=EpochParams(yuma3=seed % 2 == 0))
     assert EpochTrace.from_bytes(trace.to_bytes()) == trace
     assert EpochTrace.from_record(trace.to_record()) == trace
     assert EpochTrace.from_bytes(trace.to_bytes()).as_dict() == trace.as_dict()
@@ -86,13 +87,25 @@ def test_bond_weights_are_those_of_the_rule(penalty: int) -> None:
     assert trace.bond_weights == blended(trace.weights, trace.clipped, penalty)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_bonds_follow_from_their_target_and_speed(seed: int) -> None:
+    params = EpochParams(yuma3=seed % 2 == 0, liquid_alpha=seed % 4 > 1, alpha_low=6554, bonds_penalty=seed * 5000)
+    trace = EpochTrace.from_bytes(sample(3 + seed % 5, seed=seed, params=params).to_bytes())
+    moved = ema_rows(trace.bonds_before, trace.bond_target, [dict(row) for row in trace.bond_alphas])
+    assert moved == trace.bonds_after and any(moved)
+    speeds = {alpha for row in trace.bond_alphas for _, alpha in row}
+    own = params.liquid_alpha and any(trace.consensus)
+    assert all(6554 * ONE // 65535 <= alpha <= 58983 * ONE // 65535 for alpha in speeds) if own else len(speeds) == 1
+
+
 def test_the_dictionary_is_json_and_names_everything() -> None:
     data = sample().as_dict()
     again = json.loads(json.dumps(data))
     assert again == data
     for name in (
         "stake_rao", "active_share", "raw_weights", "weights", "clipped", "consensus", "need_rao", "rank", "incentive",
-        "bonds_before", "bonds_after", "dividends", "pay_rao", "remainder_rao", "permit", "paid_by",
+        "bonds_before", "bonds_after", "bond_target", "bond_alphas", "dividends", "pay_rao", "remainder_rao",
+        "permit", "paid_by",
     ):
         assert name in data, name
     assert data["params"]["kappa"] == 32767

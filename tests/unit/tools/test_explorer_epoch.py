@@ -102,10 +102,22 @@ def test_the_bond_rule_follows_the_parameters():
     votes = {0: {2: 1}, 1: {2: 1}}
     assert explain(record([5, 5, 0], votes)).bond_rule == "the weight as voted"
     assert explain(record([5, 5, 0], votes, bonds_penalty=65535)).bond_rule == "the weight after the cut"
-    classic = explain(record([5, 5, 0], votes, yuma3=False, bonds_moving_average=975_000, liquid_alpha=True))
-    assert (classic.old_part, classic.new_part) == ("97.5 %", "2.5 %")
-    assert "stake-weighted" in classic.bond_rule and "faster" in classic.bond_rule
+    classic = explain(record([5, 5, 0], votes, yuma3=False, bonds_moving_average=975_000))
+    assert (classic.old_part, classic.new_part, classic.own_speed) == ("97.5 %", "2.5 %", False)
+    assert "stake-weighted" in classic.bond_rule
     assert all(not judge.sum.startswith("0.5") for judge in classic.judges)
+
+
+def test_liquid_alpha_shows_the_speed_of_each_pair():
+    votes = {0: {3: 3, 4: 1}, 1: {3: 3, 4: 1}, 2: {4: 1}}
+    liquid = record([10, 10, 10, 0, 0], votes, liquid_alpha=True, alpha_low=6554)
+    story = explain(liquid)
+    assert story.own_speed and " to " in story.new_part and " to " in story.old_part
+    speeds = {alpha for judge in story.judges for before, after, alpha in judge.bonds if after}
+    assert len(speeds) > 1 and page(liquid).count("<small>at 0.") == sum(
+        1 for judge in story.judges for before, after, _ in judge.bonds if before or after
+    )
+    assert "its own speed" in page(liquid) and "its own speed" not in page(record([5, 5, 0], {0: {2: 1}}))
 
 
 @settings(max_examples=50, deadline=None)
