@@ -35,9 +35,9 @@ from ledger.codec import (
     unpack_u64,
 )
 
-from .bonds import bond_alphas, bond_target, merged
 from .fixed import U16_MAX, fdiv, fnorm, fu16
 from .rows import PackedRows, Row, Rows, entry_count
+from .yuma_bonds import bond_alphas, bond_target, merged
 
 MAX_UIDS: Final = 4096
 MAX_RECORD_BYTES: Final = 1 << 20

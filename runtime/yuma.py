@@ -23,10 +23,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .bonds import bond_alphas, bond_target, column_normalised, ema_rows, merged
 from .fixed import U16_MAX, fdiv, fmul, fnorm, from_u16, fu16, largest_remainder
 from .rows import Row, Rows
 from .trace import MAX_UIDS, EpochInputs, EpochParams, EpochTrace
+from .yuma_bonds import bond_alphas, bond_target, column_normalised, ema_rows, merged
 
 Voter = tuple[Row, int]  # row of Q32 shares, raw stake
 

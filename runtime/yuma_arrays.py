@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import yuma
-from .bonds import STEEPNESS_UNIT
 from .fixed import EXP_LIMIT, EXP_TERMS, HALF, ONE, U16_MAX, fdiv, fmul, fnorm, from_ppm, from_u16
 from .rows import U16_BYTES, U64_BYTES, PackedRows, Rows
 from .trace import MAX_ROW_ENTRIES, EpochInputs, EpochParams, EpochTrace
+from .yuma_bonds import STEEPNESS_UNIT
 
 Ints = NDArray[np.int64]
 Places = NDArray[np.uint16]
@@ -387,7 +387,7 @@ def stake_shares(weights: Entries, active_stake: Sequence[int]) -> Entries:
 
 
 def liquid_alphas(weight: Ints, bond: Ints, agreed: Ints, low: int, high: int, steepness: int) -> Ints:
-    """1.9b: see `bonds.liquid_alpha`."""
+    """1.9b: see `yuma_bonds.liquid_alpha`."""
     distance = np.clip(np.where(weight >= bond, weight - agreed, bond - weight), 0, ONE)
     slope = _sigmoid(steepness * (distance - HALF) // STEEPNESS_UNIT)
     return np.maximum(low, np.minimum(high, low + multiplied(slope, high - low)))

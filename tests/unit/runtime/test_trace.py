@@ -9,11 +9,11 @@ import pytest
 
 from ledger.codec import encode, pack_u16, pack_u64
 from ledger.errors import DecodeError
-from runtime.bonds import ema_rows
 from runtime.fixed import ONE
 from runtime.rows import Row
 from runtime.trace import MAX_RECORD_BYTES, MAX_ROW_ENTRIES, EpochInputs, EpochParams, EpochTrace
 from runtime.yuma import blended, epoch
+from runtime.yuma_bonds import ema_rows
 
 
 def sample(n: int = 6, *, seed: int = 1, density: float = 0.7, params: EpochParams | None = None) -> EpochTrace:

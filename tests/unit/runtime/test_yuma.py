@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime import bonds, yuma
+from runtime import yuma, yuma_bonds
 from runtime.fixed import ONE, from_u16
 from runtime.rows import Row
 from runtime.trace import EpochInputs, EpochParams, EpochTrace
@@ -193,7 +193,7 @@ def test_bonds_towards_a_replaced_neuron_are_void() -> None:
 # rule: EPO-10
 def test_a_bond_whose_weight_is_left_out_decays() -> None:
     alpha = ONE // 4
-    moved = bonds.ema_rows([[(1, ONE), (2, ONE)]], [[(2, ONE), (3, ONE)]], alpha)
+    moved = yuma_bonds.ema_rows([[(1, ONE), (2, ONE)]], [[(2, ONE), (3, ONE)]], alpha)
     assert moved == [[(1, ONE * 3 // 4), (2, ONE), (3, ONE // 4)]]
     liquid = EpochParams(liquid_alpha=True)
     subnet = inputs([5, 0, 0], [[(1, 1)], [], []], bonds=[[(1, 65535), (2, 65535)], [], []])
@@ -202,7 +202,7 @@ def test_a_bond_whose_weight_is_left_out_decays() -> None:
 
 
 def test_bonds_never_exceed_one() -> None:
-    assert bonds.ema_rows([[(0, 3 * ONE)]], [[(0, 3 * ONE)]], ONE // 2) == [[(0, ONE)]]
+    assert yuma_bonds.ema_rows([[(0, 3 * ONE)]], [[(0, 3 * ONE)]], ONE // 2) == [[(0, ONE)]]
 
 
 # rule: EPO-9
@@ -226,11 +226,11 @@ def test_bond_rows_are_kept_with_a_new_permit_only() -> None:
 # rule: EPO-11
 def test_liquid_alpha_is_a_sigmoid_between_its_bounds() -> None:
     low, high = ONE // 10, ONE * 3 // 10
-    near = bonds.liquid_alpha(ONE // 5, ONE // 5, ONE // 5, low, high, 1000)
-    far = bonds.liquid_alpha(0, ONE, ONE, low, high, 1000)
+    near = yuma_bonds.liquid_alpha(ONE // 5, ONE // 5, ONE // 5, low, high, 1000)
+    far = yuma_bonds.liquid_alpha(0, ONE, ONE, low, high, 1000)
     assert low < near < (low + high) // 2 < far < high
     assert abs(near * 10**6 // ONE - 101_338) <= 1 and abs(far * 10**6 // ONE - 298_661) <= 1
-    assert bonds.liquid_alpha(ONE, 0, 0, low, high, 0) == low + (high - low) // 2
+    assert yuma_bonds.liquid_alpha(ONE, 0, 0, low, high, 0) == low + (high - low) // 2
 
 
 # rule: EPO-14

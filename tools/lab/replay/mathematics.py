@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from runtime import bonds, weightcheck, yuma
+from runtime import weightcheck, yuma, yuma_bonds
 from runtime.fixed import ONE, fdiv, fexp, fmul, fnorm, from_ppm, from_u16, fsigmoid, fu16
 from runtime.rows import Rows
 from runtime.trace import EpochInputs
@@ -162,7 +162,7 @@ def _mask_vector(given: Any) -> list[Fraction]:
 def _liquid_alpha(given: Any) -> Fraction:
     low, high = q32(given["low"]), q32(given["high"])
     weight, bond, agreed = q32(given["weight"]), q32(given["bond"]), q32(given["consensus"])
-    return real(bonds.liquid_alpha(weight, bond, agreed, low, high, given["steepness"]))
+    return real(yuma_bonds.liquid_alpha(weight, bond, agreed, low, high, given["steepness"]))
 
 
 # --- masks: the epoch's own filter, with everything but the one rule switched off --------------------------------
@@ -223,7 +223,7 @@ def _row_normalize(given: Any, form: Callable[..., Rows]) -> Any:
 
 @in_forms("col_normalize")
 def _col_normalize(given: Any, form: Callable[..., Rows]) -> Any:
-    return filled(bonds.column_normalised(form(given), width(given)), given)
+    return filled(yuma_bonds.column_normalised(form(given), width(given)), given)
 
 
 @in_forms("col_max_upscale")
@@ -234,7 +234,7 @@ def _col_max_upscale(given: Any, form: Callable[..., Rows]) -> Any:
 @in_forms("row_hadamard")
 def _row_hadamard(given: Any, form: Callable[..., Rows]) -> Any:
     """Weights times raw stake: shares on one side, whole numbers on the other."""
-    rows = bonds.scaled_rows(form(given["matrix"]), [scaled(value, 1) for value in given["vector"]])
+    rows = yuma_bonds.scaled_rows(form(given["matrix"]), [scaled(value, 1) for value in given["vector"]])
     return filled(rows, given["matrix"])
 
 
@@ -315,7 +315,7 @@ def _ema_matrix(given: Any, form: Callable[..., Rows]) -> Any:
         alpha = [dict(row) for row in dense(alpha)]
     else:
         alpha = q32(alpha)
-    return filled(bonds.ema_rows(form(given["old"]), form(given["new"]), alpha), given["new"])
+    return filled(yuma_bonds.ema_rows(form(given["old"]), form(given["new"]), alpha), given["new"])
 
 
 @in_forms("ema_bonds_liquid_equals_plain_when_low_equals_high")
@@ -324,8 +324,8 @@ def _ema_liquid(given: Any, form: Callable[..., Rows]) -> Any:
     old, new = form(given["bonds"]), form(given["weights"])
     low, high = from_u16(given["alpha_low_u16"]), from_u16(given["alpha_high_u16"])
     agreed = [q32(value) for value in given["consensus"]]
-    alphas = bonds.liquid_alphas(old, new, new, agreed, low, high, given.get("steepness", 1000))
-    return filled(bonds.ema_rows(old, new, alphas), given["bonds"])
+    alphas = yuma_bonds.liquid_alphas(old, new, new, agreed, low, high, given.get("steepness", 1000))
+    return filled(yuma_bonds.ema_rows(old, new, alphas), given["bonds"])
 
 
 excuse("Python's integers do not overflow; balances are bounded where they are written", "u64_checked_sum")
