@@ -5,7 +5,8 @@
 It holds iff both receipts verify; both are sessions of `distribution` with the same callee, subnet, model hash and epoch;
 both transcripts are the ones whose chain the callee signed; window `window` of answer `answer` had the same text before
 it in both; and the two distributions differ by more than 0.02 in total variation. A model that went on training has
-another hash, so it is not convicted; nor is an answer that used other neurons, whose answers may differ.
+another hash, so it is not convicted; nor is an answer that may rest on other neurons' answers: one whose caller allowed it
+to ask others. Which of them it used is only known where the session ended in order, and a caller can break any session off.
 
 The consequence is a flag at the receipt. Nothing is slashed, and no validator is touched.
 """
@@ -125,8 +126,8 @@ class _Session:
             raise Rejected("ProofMalformed", error.cause) from None
         if checked.open.method != METHOD:
             raise Rejected("AnotherMethod", f"a session of {checked.open.method}")
-        if checked.close.upstream:
-            raise Rejected("UsedOthers", "the answer rests on other neurons' answers")
+        if checked.close.upstream or (checked.open.hops and checked.open.budget):
+            raise Rejected("UsedOthers", "the answer may rest on other neurons' answers")
         body, payloads = value
         _check_chain(checked, body, payloads)
         try:

@@ -13,7 +13,7 @@ from typing import Final
 from ai.contradiction import Contradiction, Proven, answers_of
 from ai.judge.probes import SESSION_TIMEOUT_MS
 from ai.receipts import ReceiptStore
-from ai.serve.client import NeuronAddress, NeuronClient
+from ai.serve.client import ANNOUNCED_ASKS, ROOT_BUDGET, NeuronAddress, NeuronClient
 from ai.serve.frames import BODY_MAX_BYTES
 from ai.serve.methods import encode_prefixes
 from ledger.errors import NotFound, Rejected
@@ -37,7 +37,10 @@ async def audit(
         raise NotFound(f"nothing of session {open_id.hex()} can be asked again")
     one, context = random.choice(usable)
     body = encode_prefixes([context])
-    async with client.session(address, "distribution", body, netuid=proof.netuid, timeout_ms=SESSION_TIMEOUT_MS) as session:
+    async with client.session(
+        address, "distribution", body, netuid=proof.netuid, max_asks=ANNOUNCED_ASKS, timeout_ms=SESSION_TIMEOUT_MS,
+        budget=ROOT_BUDGET,  # without a hop: an answer with the help of others proves nothing
+    ) as session:
         await session.answer()
         again = await session.finish()
     found = await asyncio.to_thread(store.prove, again.open_id)

@@ -235,7 +235,10 @@ class CallerSession:
             raise Refused("out_of_order", "CLOSE over another chain")
 
     def _check_upstream(self, closed: CloseBody, receipts: tuple[bytes, ...]) -> None:
-        ids = []
+        """Each receipt must be of a session that the callee opened for this one, within what the caller allowed."""
+        if len(receipts) > (self.open.budget if self.open.hops else 0):
+            raise Refused("over_budget", f"{len(receipts)} sessions used, more than the caller allowed")
+        ids: list[bytes] = []
         for data in receipts:
             try:
                 checked = Receipt.decode(data).verify(self._genesis_hash)
@@ -243,6 +246,8 @@ class CallerSession:
                 raise Refused("bad_signature", f"upstream receipt: {error.cause}") from None
             if checked.open.caller != self.open.callee:
                 raise Refused("malformed", "an upstream receipt of somebody else")
+            if checked.open.trace[-1:] != ((self.open.callee, self.open_id),) or checked.open_id in ids:
+                raise Refused("malformed", "an upstream receipt of another session")
             ids.append(checked.open_id)
         if b"".join(ids) != closed.upstream:
             raise Refused("malformed", "upstream receipts differ from their list")

@@ -16,9 +16,9 @@ GENESIS = b"g" * 32
 CALLER, CALLEE, THIRD = (KeyPair.from_seed(name * 32) for name in (b"a", b"b", b"c"))
 
 
-def pair(max_asks=0, body=b"body", callee=CALLEE):
+def pair(max_asks=0, body=b"body", callee=CALLEE, hops=0, budget=0):
     opened = OpenBody(
-        1, 1, 1, CALLER.public, callee.public, "distribution", os.urandom(16), 1000, 2000, max_asks, 0, 0, (),
+        1, 1, 1, CALLER.public, callee.public, "distribution", os.urandom(16), 1000, 2000, max_asks, int(hops), budget, (),
         payload_hash(body),
     )
     caller = CallerSession(1, opened, body, CALLER, GENESIS)
@@ -211,10 +211,10 @@ def test_complete_before_finish_is_refused():
 # --- upstream receipts
 
 
-def upstream_receipt(caller_key):
+def upstream_receipt(caller_key, *path):
     body = b""
     opened = OpenBody(
-        1, 1, 1, caller_key.public, THIRD.public, "distribution", os.urandom(16), 1000, 2000, 0, 0, 0, (), payload_hash(body)
+        1, 1, 1, caller_key.public, THIRD.public, "distribution", os.urandom(16), 1000, 2000, 0, 0, 0, path, payload_hash(body)
     )
     inner = CallerSession(1, opened, body, caller_key, GENESIS)
     callee = CalleeSession(inner.frame, opened, inner.open_id, THIRD, GENESIS)
@@ -223,24 +223,33 @@ def upstream_receipt(caller_key):
 
 
 def test_upstream_receipts_travel_with_the_closing():
-    caller, callee = pair()
+    caller, callee = pair(hops=1, budget=1)
     caller.on_answer(callee.answer(b""))
-    open_id, data = upstream_receipt(CALLEE)
+    open_id, data = upstream_receipt(CALLEE, (CALLEE.public, caller.open_id))
     _, checked, _ = caller.on_close(close(callee, upstream=((open_id, data),))[0])
     assert checked.close.upstream == open_id
 
 
-@pytest.mark.parametrize("kind", ["somebody else's", "noise", "another id"])
-def test_false_upstream_receipts_are_refused(kind):
-    caller, callee = pair()
+@pytest.mark.parametrize(("kind", "error"), [
+    ("somebody else's", "malformed"), ("noise", "bad_signature"), ("another id", "malformed"), ("of a root", "malformed"),
+    ("of another session", "malformed"), ("of a session further up", "malformed"), ("twice", "malformed"),
+    ("no hop allowed", "over_budget"), ("no budget", "over_budget"), ("over the budget", "over_budget"),
+])
+def test_false_upstream_receipts_are_refused(kind, error):
+    caller, callee = pair(hops=kind != "no hop allowed", budget={"no budget": 0, "over the budget": 1}.get(kind, 2))
     caller.on_answer(callee.answer(b""))
-    open_id, data = upstream_receipt(CALLER if kind == "somebody else's" else CALLEE)
+    here = (CALLEE.public, caller.open_id)
+    path = {
+        "of a root": (), "of another session": ((CALLEE.public, b"o" * 32),),
+        "of a session further up": (here, (THIRD.public, b"o" * 32)),
+    }.get(kind, (here,))
+    open_id, data = upstream_receipt(CALLER if kind == "somebody else's" else CALLEE, *path)
     if kind == "noise":
         data = b"noise"
     if kind == "another id":
         open_id = b"x" * 32
-    with pytest.raises(Refused):
-        caller.on_close(close(callee, upstream=((open_id, data),))[0])
+    upstream = ((open_id, data),) * (1 + (kind in ("twice", "over the budget")))
+    refused(error, caller.on_close, close(callee, upstream=upstream)[0])
 
 
 # --- receipts offline

@@ -1,5 +1,6 @@
 """Contradictory answers under one model hash convict; honest change, other texts and forged words do not."""
 
+import asyncio
 import json
 from dataclasses import replace
 from random import Random
@@ -11,6 +12,7 @@ from ai import contradiction
 from ai.contradiction import Contradiction, Said, answers_of, find
 from ai.gateway.audit import audit
 from ai.receipts import Receipt
+from ai.serve import frames
 from ai.serve.methods import encode_appended, encode_prefixes
 from ledger import codec
 from ledger.errors import DecodeError, NotFound, Rejected, UsageError
@@ -134,6 +136,27 @@ async def test_text_and_answers_with_help_do_not_convict(market, monkeypatch):
     open_id = await ask(market)
     monkeypatch.setattr(Receipt, "verify", with_upstream)
     assert said(market, open_id) == {}
+
+
+async def test_a_helped_session_that_was_broken_off_frames_nobody(market, moody):
+    moody.mood = 1  # stands for the help of others: a closing after CANCEL cannot name them
+    body = encode_prefixes([b"abc", b"xyz"])
+    async with market.client.session(
+        market.neuron, "distribution", body, netuid=1, max_asks=5, hops=1, budget=4
+    ) as session:
+        await session.answer()
+    while session.settled is None:
+        await asyncio.sleep(0.01)
+    moody.mood = 0
+    alone = said(market, await ask(market))
+    store, helped = market.client.receipts, session.settled
+    assert helped.checked.close.upstream == b"" and helped.status == frames.CANCELLED
+    assert find(store, 1, 7, GENESIS) == [] and said(market, helped.open_id) == {}
+    one = Said(helped.receipt.encode(), store.transcript(1, 7, helped.open_id), 0, 0)
+    for pair in ((one, alone[0, 0]), (alone[0, 0], one)):
+        with pytest.raises(Rejected) as caught:
+            Contradiction(*pair).verify(GENESIS)
+        assert caught.value.error_name == "UsedOthers"
 
 
 async def test_an_audit_asks_again_and_keeps_the_proof(market, moody):
