@@ -40,6 +40,7 @@ from .usage import FREE_UNITS_A_DAY, Usage
 
 MAX_IN_FLIGHT: Final = 8
 MAX_WAITING: Final = 32
+MAX_OF_ONE_KEY: Final = 20  # at work or waiting: no key shall keep all others out
 REQUEST_TIMEOUT_S: Final = 60.0
 CALIBRATE_EVERY_S: Final = 12.0
 CALIBRATE_FAST: Final = 8  # the first measurements come quickly: a gate needs some hundred rows
@@ -197,9 +198,15 @@ class Gateway:
         if scheme.lower() != "bearer" or key not in self.config.api_keys:
             raise ApiError(401, "a valid API key is required", kind="authentication_error", code="invalid_api_key")
         caller = self.usage.caller(key)
-        if self.usage.units_today(caller, wall_ms()) > self._quotas.get(caller, FREE_UNITS_A_DAY):
-            raise ApiError(429, "the day's quota is used up", kind="insufficient_quota", code="quota", retry_after_s=3600)
+        self._check_quota(caller)
         return caller
+
+    def _check_quota(self, caller: str) -> None:
+        """Raises ApiError 429 where a key's day is used up, what is still at work counted as if it came to its end."""
+        running = sum(running.most_units for running in self.running if running.caller == caller)
+        used = self.usage.units_today(caller, wall_ms()) + running
+        if self.config.api_keys and used > self._quotas.get(caller, FREE_UNITS_A_DAY):
+            raise ApiError(429, "the day's quota is used up", kind="insufficient_quota", code="quota", retry_after_s=3600)
 
     def usage_of(self, caller: str) -> dict[str, Any]:
         """What a caller used, by day, and its quota: bytes a day, None where keys are off."""
@@ -260,8 +267,10 @@ class Gateway:
 
     def run(self, caller: str, request: Request, wish: Wish) -> Running:
         """Start a request. Raises ApiError 429 where too many wait already."""
-        if len(self.running) >= MAX_IN_FLIGHT + MAX_WAITING:
+        own = sum(running.caller == caller for running in self.running)
+        if len(self.running) >= MAX_IN_FLIGHT + MAX_WAITING or (self.config.api_keys and own >= MAX_OF_ONE_KEY):
             raise ApiError(429, "the gateway is busy", kind="rate_limit_error", code="busy", retry_after_s=1)
+        self._check_quota(caller)  # again: while the body came, others of this key may have begun
         return Running(self, caller, request, Generation(self.market, request.prompt, request.sampling, wish))
 
     def settle(self, name: str, caller: str, request: Request, trail: Trail) -> None:
@@ -303,7 +312,8 @@ class Running:
     def __init__(self, gateway: Gateway, caller: str, request: Request, generation: Generation) -> None:
         self.trail = generation.trail
         self.name = ("chatcmpl-" if request.chat else "cmpl-") + secrets.token_hex(12)
-        self._gateway, self._caller, self._request, self._generation = gateway, caller, request, generation
+        self._gateway, self.caller, self._request, self._generation = gateway, caller, request, generation
+        self.most_units = len(request.prompt) + request.sampling.max_units
         self._bytes: asyncio.Queue[int | None] = asyncio.Queue()  # at most `max_units` and the end
         self._task = asyncio.create_task(self._work(), name=f"request of {caller}")
         self._task.add_done_callback(self._over)
@@ -344,7 +354,7 @@ class Running:
             self.trail.truncated = error.cause if isinstance(error, Error) else "out of time"
         finally:
             self._bytes.put_nowait(None)
-            self._gateway.settle(self.name, self._caller, self._request, self.trail)
+            self._gateway.settle(self.name, self.caller, self._request, self.trail)
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._gateway.running.discard(self)

@@ -64,7 +64,7 @@ def parse_request(body: Any, *, chat: bool, default_seed: int) -> Request:
     for name, harmless in UNSERVED.items():
         value = body.get(name)  # False is not 0 here: 0 log probabilities are those of the chosen units
         if value is not None and not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in harmless):
-            raise ApiError(400, f"{name} = {str(value)[:40]} is not served here", param=name, code="unsupported_value")
+            raise ApiError(400, f"{name} = {_shown(value)} is not served here", param=name, code="unsupported_value")
     sampling = Sampling(
         max_units=_max_units(body), temperature=_number(body, "temperature", 1.0, 0.0, 2.0),
         top_p=_number(body, "top_p", 1.0, 0.001, 1.0), seed=_seed(body, default_seed), stops=_stops(body.get("stop")),
@@ -74,6 +74,11 @@ def parse_request(body: Any, *, chat: bool, default_seed: int) -> Request:
         raise ApiError(400, "stream_options must be an object", param="stream_options")
     include_usage = _flag(options or {}, "include_usage")
     return Request(model, prompt, sampling, _flag(body, "stream"), include_usage, chat)
+
+
+def _shown(value: Any) -> str:
+    """The start of what a caller sent, in ASCII, whatever it is and however deep."""
+    return ascii(value)[:40] if not isinstance(value, list | dict) else "[...]" if isinstance(value, list) else "{...}"
 
 
 def _flag(body: dict[str, Any], name: str) -> bool:

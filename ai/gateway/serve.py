@@ -11,11 +11,14 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ledger.client.ending import on_the_end
 from ledger.crypto import KeyPair
 from ledger.errors import Error, UsageError
+
+if TYPE_CHECKING:
+    import uvicorn
 
 DRAIN_S: Final = 8
 NODE_RETRY_S: Final = 0.5
@@ -107,17 +110,25 @@ async def _started(gateway: Any, stop: asyncio.Event) -> bool:
     return False
 
 
+def http_options(app: Any) -> uvicorn.Config:
+    """How uvicorn serves an application here: with every bound."""
+    import uvicorn
+
+    from .http import BoundedHttp
+
+    return uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", server_header=False, http=BoundedHttp, ws="none",
+        timeout_graceful_shutdown=DRAIN_S, limit_concurrency=MAX_CONNECTIONS, h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+    )
+
+
 async def _serve(gateway: Any, listener: socket.socket, stop: asyncio.Event, report: Report) -> None:
     """Answer requests until `stop`, then let those that run end within the drain time."""
     import uvicorn
 
     from .app import build_app
 
-    options = uvicorn.Config(
-        build_app(gateway), log_config=None, access_log=False, lifespan="off", server_header=False, http="h11", ws="none",
-        timeout_graceful_shutdown=DRAIN_S, limit_concurrency=MAX_CONNECTIONS, h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-    )
-    server = uvicorn.Server(options)
+    server = uvicorn.Server(http_options(build_app(gateway)))
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # the process owns them
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())

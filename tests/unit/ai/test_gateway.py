@@ -18,6 +18,7 @@ from ai.gateway import router
 from ai.gateway import serve as serve_module
 from ai.gateway.app import MAX_BODY_BYTES, build_app
 from ai.gateway.gateway import MAX_IN_FLIGHT, MAX_WAITING, Gateway, GatewayConfig
+from ai.gateway.openai import ApiError, parse_request
 from ai.receipts import Receipt
 from ai.serve.server import NeuronServer
 from ledger.client.calls import Wallet
@@ -68,8 +69,7 @@ async def start(chain, tmp_path, report):
         stack.push_async_callback(gateway.close)
         await gateway.start()
         listener = socket.create_server(("127.0.0.1", 0))
-        options = uvicorn.Config(build_app(gateway), log_config=None, access_log=False, lifespan="off", http="h11")
-        server = uvicorn.Server(options)
+        server = uvicorn.Server(serve_module.http_options(build_app(gateway)))
         server.capture_signals = contextlib.nullcontext
         serving = asyncio.create_task(server.serve(sockets=[listener]))
 
@@ -304,7 +304,8 @@ def error_of(reply):
 async def test_bodies_that_are_refused(service, gateway_is_idle_after):
     _, url, _ = service
     good = json.dumps({"model": "net/moe", "prompt": "x", "max_tokens": 1}).encode()
-    for bad in (b"", b"{", b"[" * 50_000, b"\xff\xfe\xfa", b"[]", b'"x"', b'{"model": 1' + b"0" * 6000 + b"}", b'{"a": NaN}'):
+    for bad in (b"", b"{", b"[" * 50_000, b"\xff\xfe\xfa", b"[]", b'"x"', b'{"model": 1' + b"0" * 6000 + b"}", b'{"a": NaN}',
+                good[:-1] + b', "tools": "\\ud800"}', good[:-1] + b', "n": ' + b"[" * 900 + b"]" * 900 + b"}"):  # fmt: skip
         reply = await post(url, bad)
         assert reply.status_code == 400 and error_of(reply)["type"] == "invalid_request_error", bad[:20]
     assert (await post(url, good.replace(b"}", b" " * MAX_BODY_BYTES + b"}"))).status_code == 413
@@ -609,6 +610,26 @@ async def test_usage_is_accounted_and_keys_have_their_own_quota(market, start, t
         file.write_text(text)
         with pytest.raises(UsageError):
             read_api_keys(file)
+
+
+async def test_what_is_at_work_counts_and_no_key_takes_all_places(market, start):
+    await market("json", RECORDS, domains=("json",))
+    gateway, url = await start(api_keys=frozenset({"small", "large", "other"}), quotas={"small": 100})
+    request = parse_request({"model": "net/json", "prompt": "x" * 30, "max_tokens": 4}, chat=False, default_seed=1)
+    wish = gateway.wish("net/json", {})
+    small, large, other = (gateway.admit(f"Bearer {key}") for key in ("small", "large", "other"))
+    running = [gateway.run(small, request, wish) for _ in range(3)]
+    for again in (lambda: gateway.run(small, request, wish), lambda: gateway.admit("Bearer small")):
+        with pytest.raises(ApiError) as caught:
+            again()
+        assert (caught.value.status, caught.value.code) == (429, "quota")
+    running += [gateway.run(large, request, wish) for _ in range(gateway_module.MAX_OF_ONE_KEY)]
+    with pytest.raises(ApiError) as caught:
+        gateway.run(large, request, wish)
+    assert (caught.value.status, caught.value.code) == (429, "busy")
+    running.append(gateway.run(other, request, wish))
+    await asyncio.gather(*(each.cancel() for each in running), return_exceptions=True)
+    assert not gateway.running and gateway.admit("Bearer small") == small
 
 
 async def test_closing_the_gateway_ends_what_runs(service, serve):
