@@ -14,7 +14,25 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Final
 
-from .codec import HASH, KEY, U16, U32, U64, Bytes, ListOf, Record, Shape, are_plain, decode, decode_each, encode, is_plain
+from .codec import (
+    ARRAY,
+    HASH,
+    INNER_ARRAY,
+    KEY,
+    U16,
+    U32,
+    U64,
+    Bytes,
+    ListOf,
+    Record,
+    Shape,
+    are_plain,
+    decode,
+    decode_each,
+    encode,
+    encode_marked,
+    is_plain,
+)
 from .crypto import TAGS, KeyPair, digest, verify
 from .errors import DecodeError
 from .trees import list_root
@@ -283,17 +301,39 @@ def result_leaves(events: Sequence[Event], outcomes: Sequence[Outcome]) -> list[
     One for each extrinsic, [error, fee_rao, index of its first event, its events], so that one proof shows an outcome
     with all its events; then one for the events of the block itself, [[index, event], ...].
     """
-    leaves, own, covered = [], [], 0
+    own, covered = [], 0
     for outcome in outcomes:
-        first, end = outcome.first_event, outcome.first_event + outcome.events
-        if covered != first:
+        if covered != (first := outcome.first_event):
             assert covered < first, "outcomes are out of order"
             own += [[index, events[index]] for index in range(covered, first)]
-        leaves.append(encode([outcome.error, outcome.fee_rao, first, events[first:end]]))
-        covered = end
+        covered = first + outcome.events
     own += [[index, events[index]] for index in range(covered, len(events))]
+    leaves = _outcome_leaves(events, outcomes)
     leaves.append(encode(own))
     return leaves
+
+
+def _outcome_leaves(events: Sequence[Event], outcomes: Sequence[Outcome]) -> list[bytes]:
+    """The leaves of the extrinsics; all of them encoded as one array, where the events are short and flat."""
+    flat: list[Any] = []
+    add, head, inner, most = flat.append, ARRAY[4], INNER_ARRAY, len(INNER_ARRAY)
+    arrays = len(outcomes)
+    for outcome in outcomes:
+        first, count = outcome.first_event, outcome.events
+        if count >= most:
+            break
+        flat += (head, outcome.error, outcome.fee_rao, first, inner[count])
+        for event in events[first : first + count]:
+            if (width := len(event)) >= most:
+                break
+            add(inner[width])
+            flat += event
+        arrays += count
+    leaves = encode_marked(flat, len(outcomes), arrays)
+    return leaves or [
+        encode([each.error, each.fee_rao, each.first_event, events[each.first_event : each.first_event + each.events]])
+        for each in outcomes
+    ]
 
 
 def events_root(events: Sequence[Event], outcomes: Sequence[Outcome]) -> bytes:

@@ -22,10 +22,10 @@ import cbor2
 from .errors import DecodeError
 
 __all__ = [
-    "BOOL", "HASH", "KEY", "SIGNATURE", "U8", "U16", "U32", "U64", "U128",
+    "ARRAY", "BOOL", "HASH", "INNER_ARRAY", "KEY", "SIGNATURE", "U8", "U16", "U32", "U64", "U128",
     "Bytes", "DecodeError", "Int", "ListOf", "OneOf", "Optional", "Record", "Shape", "Text", "Uint",
-    "are_plain", "decode", "decode_each", "decode_trusted", "encode", "is_plain", "pack_u16", "pack_u64", "prescan",
-    "unpack_u16", "unpack_u64",
+    "are_plain", "decode", "decode_each", "decode_trusted", "encode", "encode_each", "encode_marked", "is_plain",
+    "pack_u16", "pack_u64", "prescan", "unpack_u16", "unpack_u64",
 ]
 
 MAX_DEPTH = 12
@@ -67,6 +67,43 @@ def decode(
     if cbor2.dumps(value) != data:
         raise DecodeError("not in the shortest form, or bytes after the value", where=where)
     return value
+
+
+def encode_each(arrays: Sequence[Sequence[Any]]) -> list[bytes]:
+    """`encode` of each of many short arrays, at half the cost where they hold no arrays themselves."""
+    if max(map(len, arrays), default=0) >= len(ARRAY):
+        return list(map(encode, arrays))
+    flat: list[Any] = []
+    add = flat.append
+    for array in arrays:
+        add(ARRAY[len(array)])
+        flat += array
+    return encode_marked(flat, len(arrays)) or list(map(encode, arrays))
+
+
+# Marks for `encode_marked`: byte strings that end with the head of an array of so many items. No end of the part that is
+# looked for is also its beginning, so two occurrences never overlap.
+_MARK = b"\x50" + bytes(range(0xE0, 0xEF))
+_INNER_MARK = b"\x50" + bytes(range(0xF0, 0xFF))
+ARRAY = [_MARK[1:] + bytes((0x80 + items,)) for items in range(24)]
+INNER_ARRAY = [_INNER_MARK[1:] + bytes((0x80 + items,)) for items in range(24)]
+
+
+def encode_marked(flat: list[Any], arrays: int, inner: int = 0) -> list[bytes]:
+    """The encodings of `arrays` arrays whose items stand one after the other in `flat`, behind a mark ARRAY[items] each.
+
+    Arrays within them, `inner` in all, have their items there too, behind a mark INNER_ARRAY[items]. All is encoded as one
+    array, which takes a fraction of the time, and cut at the marks. Empty if that cannot be told from what the items hold.
+    """
+    if not set(map(type, flat)) <= _ATOMS:
+        return []
+    joined = encode(flat)
+    if inner:
+        if joined.count(_INNER_MARK) != inner:
+            return []
+        joined = joined.replace(_INNER_MARK, b"")
+    parts = joined.split(_MARK)
+    return parts[1:] if len(parts) == arrays + 1 else []
 
 
 def decode_trusted(data: bytes, *, where: str = "") -> Any:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.blocks import (
@@ -28,7 +28,7 @@ from ledger.blocks import (
     events_root,
     result_leaves,
 )
-from ledger.codec import decode, encode
+from ledger.codec import ARRAY, INNER_ARRAY, decode, encode
 from ledger.crypto import KeyPair, digest
 from ledger.errors import DecodeError
 from ledger.layout import Head, ReverseDiff, decode_result, encode_place, encode_result
@@ -256,6 +256,27 @@ def test_one_proof_shows_an_outcome_with_its_events():
     ]
     proof = list_proof(leaves, 0, "events")
     assert verify_list_proof(events_root(EVENTS, OUTCOMES), leaves[0], 0, 3, proof, "events")
+
+
+# What marks of `encode_marked` are made of may stand in an event; so may what is not flat, or long.
+FIELDS = st.one_of(
+    st.integers(0, 2**64 - 1), st.binary(max_size=40), st.sampled_from([ARRAY[4], INNER_ARRAY[1], INNER_ARRAY[1][:9] + b"P"]),
+    st.text(max_size=3), st.lists(st.integers(0, 9), max_size=2), st.sampled_from([None, True, [0] * 30]),
+)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.one_of(st.lists(FIELDS, min_size=1, max_size=4), st.just([5] * 24)), min_size=8, max_size=8),
+    st.lists(st.integers(0, 3), max_size=2), st.lists(st.sampled_from(["", "Overflow"]), min_size=2, max_size=2),
+)
+def test_leaves_are_the_encodings_of_what_they_say(events, counts, errors):
+    outcomes, at = [], 1
+    for count, error in zip(counts, errors):
+        outcomes.append(Outcome(error, 10**at, at, count))
+        at += count + 1
+    expected = [encode([o.error, o.fee_rao, o.first_event, events[o.first_event : o.first_event + o.events]]) for o in outcomes]
+    assert result_leaves(events, outcomes)[:-1] == expected
 
 
 def test_events_root_covers_order_and_place():

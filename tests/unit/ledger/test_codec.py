@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.codec import (
+    ARRAY,
     BOOL,
     HASH,
+    INNER_ARRAY,
     MAX_DEPTH,
     MAX_ITEMS,
     U8,
@@ -25,6 +27,7 @@ from ledger.codec import (
     decode,
     decode_each,
     encode,
+    encode_each,
     pack_u16,
     pack_u64,
     prescan,
@@ -244,6 +247,16 @@ def test_many_values_are_as_strict_as_one(name):
         with pytest.raises(DecodeError) as caught:
             decode_each(parts, PAIR, where="pairs")
         assert caught.value.where.startswith(f"pairs[{place}]")
+
+
+MARKS = st.sampled_from([ARRAY[2], INNER_ARRAY[1], b"\x50" + ARRAY[3], ARRAY[0][:8], INNER_ARRAY[1][:-1], ARRAY[0] * 2])
+
+
+@settings(max_examples=60)
+@given(st.lists(st.one_of(st.lists(st.one_of(atoms, MARKS), max_size=5), values.map(lambda value: [value])), max_size=5))
+def test_arrays_encoded_together_come_out_as_each_alone(arrays):
+    assert encode_each(arrays) == [encode(array) for array in arrays]
+    assert encode_each([[1] * 23, [1] * 24]) == [encode([1] * 23), encode([1] * 24)]
 
 
 def test_what_one_value_has_too_much_another_cannot_make_good():
