@@ -74,19 +74,22 @@ def _account_row(
     links: Links,
 ) -> bytes:
     """The signer of each extrinsic and every key (32-byte field) that its events name."""
-    entries: list[bytes] = []
-    append, known, below = entries.append, links.get, links.below
+    accounts: list[bytes] = []  # of each entry, and the place of its extrinsic
+    entered: list[bytes] = []
     for place, extrinsic, outcome in zip(places, extrinsics, outcomes, strict=True):
-        number, first = place[8:], outcome.first_event
-        concerned = {extrinsic.signer: None}  # an ordered set
+        first, concerned = outcome.first_event, [extrinsic.signer]
         for event in events[first : first + outcome.events]:
             for field in event:
-                if type(field) is bytes and len(field) == 32:
-                    concerned[field] = None
-        for account in concerned:
-            append(account[:_ACCOUNT_BYTES] + number + (known(account) or below(account)))
-            links[account] = place
-    return b"".join(entries)
+                if type(field) is bytes and len(field) == 32 and field not in concerned:
+                    concerned.append(field)
+        accounts += concerned
+        entered += [place] * len(concerned)
+    links.begin(accounts)
+    parts: list[bytes] = []
+    for account, place in zip(accounts, entered):
+        parts += (account[:_ACCOUNT_BYTES], place[8:], links[account])
+        links[account] = place
+    return b"".join(parts)
 
 
 def find_extrinsic(rows: Snapshot, extrinsic_id: bytes) -> tuple[int, int] | None:

@@ -12,20 +12,28 @@ NOTHING_OLDER stands at the end: the account had a row in the first state here, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 from .layout import LINKED_MARK, NOTHING_OLDER, PLACE_BYTES, UNLINKED, state_place, state_row, state_value
 
 AccountKey = Callable[[bytes], bytes]  # state key of an account (see `machine.StateMachine`)
 StateRows = dict[bytes, bytes | None]  # by state key
 
+_PLACE_END: Final = 1 + PLACE_BYTES
+
 
 class Links(dict[bytes, bytes]):
     """Account (32-byte key) -> place of its newest extrinsic so far, while going through stored blocks from the first."""
 
-    def below(self, account: bytes) -> bytes:
-        """The place of an account that is not among them, as it was before these blocks."""
-        return NOTHING_OLDER
+    def begin(self, accounts: Iterable[bytes]) -> None:
+        """Have places of all these accounts: of those that are not here yet, as they were before these blocks."""
+        new = [account for account in dict.fromkeys(accounts) if account not in self]
+        self.update(zip(new, self._below(new), strict=True))
+
+    def _below(self, accounts: Sequence[bytes]) -> list[bytes]:
+        """The places of accounts that are not here, as they were before these blocks."""
+        return [NOTHING_OLDER] * len(accounts)
 
     def heads(self, account_key: AccountKey) -> dict[bytes, bytes]:
         """The places by state key, as the state rows of these accounts are to carry them."""
@@ -43,12 +51,14 @@ class HeadLinks(Links):
         self._account_key, self._before, self._row = account_key, before, row
         self._keys: dict[bytes, bytes] = {}
 
-    def below(self, account: bytes) -> bytes:
-        key = self._keys[account] = self._account_key(account)
-        row = self._before[key] if key in self._before else self._row(key)
-        if row is not None and row[:1] == LINKED_MARK and len(row) > PLACE_BYTES:  # `state_place`, where it is asked most
-            return row[1 : 1 + PLACE_BYTES]
-        return state_place(row)
+    def _below(self, accounts: Sequence[bytes]) -> list[bytes]:
+        keys, before, other = list(map(self._account_key, accounts)), self._before, self._row
+        self._keys.update(zip(accounts, keys, strict=True))
+        rows = [before[key] if key in before else other(key) for key in keys]
+        return [
+            row[1:_PLACE_END] if row is not None and row[:1] == LINKED_MARK and len(row) >= _PLACE_END else state_place(row)
+            for row in rows
+        ]
 
     def heads(self, account_key: AccountKey) -> dict[bytes, bytes]:
         keys = self._keys
