@@ -79,9 +79,8 @@ def key_count(state: ReadState) -> int:
 
 def count_keys(context: Context, changes: dict[bytes, bytes | None]) -> None:
     """Bring the count up to date with the block's changes, and add it to them."""
-    state, added = context.state, 0
-    for key, value in changes.items():
-        added += (value is not None) - (state.before(key) is not None)
+    state = context.state
+    added = state.absent_before(changes) - list(changes.values()).count(None)
     if added:
         KEY_COUNT.put(state, value=key_count(state) + added)
         changes[KEY_COUNT.key()] = state.get(KEY_COUNT.key())

@@ -22,12 +22,10 @@ from ledger.crypto import is_valid_key
 from ledger.errors import Rejected, UnknownRuntimeVersion
 from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, Standing, View
 
-from . import chain, dispatch, hooks, invariants, migrations, params, rules
+from . import chain, dispatch, hooks, invariants, migrations, params, rules, transfers
 from .modules import accounts, authorities, fees, heartbeats, sessions, upgrades
 from .registry import Call, Context, error, refuse
 from .state import State
-
-SIGNATURE_BYTES: Final = 64
 
 Recovered = Mapping[int, Sequence[tuple[bytes, bytes]]]  # height -> (session key, account) of the set that goes on after it
 
@@ -176,32 +174,42 @@ def _check_inherent_place(context: Context, before: list[tuple[int, bytes]], kin
 def _body(
     context: Context, extrinsics: Sequence[Extrinsic], left_out: dict[int, str] | None
 ) -> tuple[list[Outcome], int]:
-    limit, weight = chain.info(context.state).max_block_weight, 0
-    fees_rao = tips_rao = 0
     prices = fees.prices(context.state)
-    outcomes = []
-    for index, extrinsic in enumerate(extrinsics):
-        signer = context.signer
-        try:
-            admitted = _admit(context, extrinsic, prices)
-            _, _, _, fee_rao, work, row = admitted
-            if row.nonce != extrinsic.nonce:
-                refuse("NonceTooHigh", f"the nonce is {extrinsic.nonce}, the account's next is {row.nonce}")
-            if weight + work > limit:
-                refuse("BlockTooHeavy")
-        except Rejected as problem:
-            if left_out is not None:  # nothing was written for it
-                left_out[index], context.signer = problem.error_name, signer
-                continue
+    tally = transfers.Tally(chain.info(context.state).max_block_weight)
+    runs, index = transfers.Runs(context, extrinsics, prices, tally), 0
+    while index < len(extrinsics):
+        if (index := runs.take(index)) == len(extrinsics):
+            break
+        _one(context, extrinsics[index], index, prices, tally, left_out)
+        index += 1
+    fees.settle(context, tally.fees_rao, tally.tips_rao, authorities.account_of(context.state, context.block.proposer))
+    fees.adjust_multiplier(context, tally.weight)
+    return tally.outcomes, tally.weight
+
+
+def _one(
+    context: Context, extrinsic: Extrinsic, index: int, prices: fees.Prices, tally: transfers.Tally,
+    left_out: dict[int, str] | None,
+) -> None:
+    """Admit and run the extrinsic at `index`."""
+    signer = context.signer
+    try:
+        admitted = _admit(context, extrinsic, prices)
+        _, _, _, fee_rao, work, row = admitted
+        if row.nonce != extrinsic.nonce:
+            refuse("NonceTooHigh", f"the nonce is {extrinsic.nonce}, the account's next is {row.nonce}")
+        if tally.weight + work > tally.limit:
+            refuse("BlockTooHeavy")
+    except Rejected as problem:
+        if left_out is None:
             raise Rejected(problem.error_name, problem.cause, hint=problem.hint, index=index) from None
-        weight += work
-        outcomes.append(_run(context, extrinsic, admitted))
-        context.state.settle()
-        fees_rao += fee_rao - extrinsic.tip
-        tips_rao += extrinsic.tip
-    fees.settle(context, fees_rao, tips_rao, authorities.account_of(context.state, context.block.proposer))
-    fees.adjust_multiplier(context, weight)
-    return outcomes, weight
+        left_out[index], context.signer = problem.error_name, signer  # nothing was written for it
+        return
+    tally.weight += work
+    tally.outcomes.append(_run(context, extrinsic, admitted))
+    context.state.settle()
+    tally.fees_rao += fee_rao - extrinsic.tip
+    tally.tips_rao += extrinsic.tip
 
 
 def _admit(context: Context, extrinsic: Extrinsic, prices: fees.Prices) -> _Admitted:
@@ -220,7 +228,7 @@ def _admit(context: Context, extrinsic: Extrinsic, prices: fees.Prices) -> _Admi
     context.signer = extrinsic.signer
     hooks.run_call_guards(context, entry)
     free = entry.free is not None and fees.may_be_free(context) and entry.free(context, *values)
-    fee_rao = extrinsic.tip + (0 if free else prices.fee_rao(len(extrinsic.body) + SIGNATURE_BYTES, work))
+    fee_rao = extrinsic.tip + (0 if free else prices.fee_rao(len(extrinsic.body) + fees.SIGNATURE_BYTES, work))
     if fee_rao > row.free_rao:
         refuse("CannotPayFee", f"the fee is {fee_rao} rao, the free balance {row.free_rao}", fee_rao=fee_rao)
     return entry, values, free, fee_rao, work, row

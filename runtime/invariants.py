@@ -48,7 +48,7 @@ def check_conservation(context: Context, changes: Mapping[bytes, bytes | None]) 
             touched[prefix].append(key)
     for held in hooks.HOLDINGS.values():
         table, keys = held.table, touched[held.table.prefix]
-        now, then = [state.value(key, table) for key in keys], [state.value_before(key, table) for key in keys]
+        now, then = state.values_of(keys, table)
         moved[held.name] += _amount(held, now) - _amount(held, then)
         if table is accounts.ACCOUNT:
             for key, after, before in zip(keys, now, then, strict=True):

@@ -12,7 +12,9 @@ Rules: BLK-10 the overlay of a block
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from operator import is_
 from typing import Any, Protocol
 
 from ledger.machine import View
@@ -24,6 +26,8 @@ class Codec(Protocol):
     """How a value becomes bytes and back; a table."""
 
     def encode(self, value: Any) -> bytes: ...
+
+    def encode_each(self, values: Sequence[Any]) -> list[bytes]: ...
 
     def decode_own(self, data: bytes) -> Any: ...
 
@@ -88,7 +92,12 @@ class State:
 
     def value(self, key: bytes, codec: Codec) -> Any:
         """The decoded value, None if there is none."""
-        row = self._rows.get(key) or self._row(key)
+        row = self._rows.get(key)
+        if row is None:  # most reads of a block are of a key that it has not asked for
+            row = self._rows[key] = _Row()
+            data = row.before = self._view.get(key)
+            value = row.value = None if data is None else codec.decode_own(data)
+            return value
         value = row.value
         if value is _ABSENT:
             data = self._data(key, row)
@@ -105,6 +114,16 @@ class State:
         self._journal.append((key, row, change, old))
         row.change, row.value = codec, value
 
+    def put_settled(self, values: Mapping[bytes, Any], codec: Codec) -> None:
+        """`put_value` of many at once that will not be undone, after `settle`."""
+        rows, changed = self._rows, self._changed
+        for key, value in values.items():
+            row = rows.get(key) or self._row(key)
+            if row.change is _ABSENT:
+                row.start = row.value
+                changed[key] = row
+            row.change, row.value = codec, value
+
     def value_before(self, key: bytes, codec: Codec) -> Any:
         """The decoded value at the start of the block."""
         row = self._rows.get(key) or self._row(key)
@@ -112,6 +131,16 @@ class State:
             data = self._data_before(key, row)
             row.start = None if data is None else codec.decode_own(data)
         return row.start
+
+    def values_of(self, keys: Sequence[bytes], codec: Codec) -> tuple[list[Any], list[Any]]:
+        """The decoded values of many keys, now and at the start of the block; None where there is none."""
+        rows = [self._rows.get(key) or self._row(key) for key in keys]
+        now, then = [row.value for row in rows], [row.start for row in rows]
+        if any(map(is_, now, repeat(_ABSENT))):
+            now = [self.value(key, codec) for key in keys]
+        if any(map(is_, then, repeat(_ABSENT))):
+            then = [self.value_before(key, codec) for key in keys]
+        return now, then
 
     # --- iteration --------------------------------------------------------------------------------------------------
 
@@ -153,11 +182,28 @@ class State:
 
     def changes(self) -> dict[bytes, bytes | None]:
         """Keys whose value differs from the view's, with the new value; None deletes."""
+        self._encode_values()
         out: dict[bytes, bytes | None] = {}
         for key, row in self._changed.items():
             data = row.change
-            if data is not None and type(data) is not bytes:
-                data = row.change = data.encode(row.value)
             if data != (row.before if row.before is not _ABSENT else self._data_before(key, row)):
                 out[key] = data
         return out
+
+    def absent_before(self, keys: Iterable[bytes]) -> int:
+        """How many of these keys had no value at the start of the block."""
+        return [self.before(key) for key in keys].count(None)
+
+    def _encode_values(self) -> None:
+        """Make bytes of all values that were written as objects, those of one table at once."""
+        waiting: dict[Codec, list[_Row]] = {}
+        for row in self._changed.values():
+            codec = row.change
+            if codec is not None and type(codec) is not bytes:
+                if codec in waiting:
+                    waiting[codec].append(row)
+                else:
+                    waiting[codec] = [row]
+        for codec, rows in waiting.items():
+            for row, data in zip(rows, codec.encode_each([row.value for row in rows]), strict=True):
+                row.change = data

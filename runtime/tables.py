@@ -14,12 +14,12 @@ Rules: BLK-9 state keys and values
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from operator import attrgetter
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
-from ledger.codec import decode, decode_trusted, encode
+from ledger.codec import decode, decode_trusted, encode, encode_each
 
 from .state import State
 
@@ -121,9 +121,11 @@ class Table(Generic[V]):
         Table.registry[number] = self
 
     def __init_subclass__(cls) -> None:
-        """A table with an encoding of its own has no faster way to read it."""
+        """A table with an encoding of its own has no faster way to read or write it."""
         if cls.decode is not Table.decode:
             cls.decode_own = cls.decode  # type: ignore[method-assign]
+        if cls.encode is not Table.encode:
+            cls.encode_each = lambda self, values: list(map(self.encode, values))  # type: ignore[method-assign]
 
     def parts(self, key: bytes) -> tuple[Any, ...]:
         """Key fields of a raw key."""
@@ -137,6 +139,11 @@ class Table(Generic[V]):
     def encode(self, value: V) -> bytes:
         fields_of = self._fields_of
         return encode(value) if fields_of is None else encode(fields_of(value))
+
+    def encode_each(self, values: Sequence[V]) -> list[bytes]:
+        """The encodings of many values."""
+        fields_of = self._fields_of
+        return list(map(encode, values)) if fields_of is None else encode_each(list(map(fields_of, values)))
 
     def decode(self, data: bytes) -> V:
         """Raises DecodeError."""

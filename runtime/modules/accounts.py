@@ -14,6 +14,7 @@ Rules: ACC-1 double entry · ACC-2 existential deposit · ACC-3 transfers · ACC
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
@@ -220,6 +221,12 @@ def charge(context: Context, who: bytes, row: Account, fee_rao: int) -> None:
     _store(context, who, row, Account(row.free_rao - fee_rao, row.reserved_rao, row.nonce + 1))
 
 
+def settle_rows(context: Context, rows: Mapping[bytes, Account], fees_rao: int) -> None:
+    """Write the rows of accounts that a run of plain transfers has left, which paid these fees (executor only)."""
+    context.flows.append(("fees", fees_rao))
+    context.state.put_settled({_ROW + who: row for who, row in rows.items()}, ACCOUNT)
+
+
 def require_valid_key(key: bytes) -> None:
     """A key that enters the state as a signer is a canonical point of prime order."""
     if not is_valid_key(key):
@@ -302,6 +309,17 @@ def transfer_call(context: Context, to: bytes, amount_rao: int | None, keep_aliv
             refuse("ExistentialDeposit", "the receiver would stay below the existential deposit")
         _move(context, context.signer, sender, to, receiver, amount)
     context.events.append(TRANSFER(context.signer, to, amount))
+
+
+def is_plain(free_rao: int, amount_rao: int | None, receiver_rao: int, deposit_rao: int) -> bool:
+    """True only where `transfer_call` between two accounts with these free balances does nothing but move the amount.
+
+    Neither side comes near the existential deposit, and the receiver's balance stays a u64.
+    """
+    return (
+        amount_rao is not None and amount_rao > 0 and free_rao - amount_rao >= deposit_rao
+        and deposit_rao <= receiver_rao + amount_rao <= U64_MAX
+    )
 
 
 def _faucet_is_free(context: Context, amount_rao: int) -> bool:

@@ -21,6 +21,7 @@ from ..registry import Context, error
 from ..tables import ReadState, Table, key_field
 from . import accounts
 
+SIGNATURE_BYTES: Final = 64
 ONE_PPM: Final = 1_000_000
 MAX_MULTIPLIER: Final = 100
 STEP_DIVISOR: Final = 8
