@@ -23,8 +23,8 @@ from .refusals import Refused
 class Seen(Protocol):
     """The replay guard as admission uses it."""
 
-    def check(self, caller: bytes, nonce: bytes, issued_at_ms: int, now_ms: int) -> None:
-        """Raises Refused stale, replayed or busy."""
+    def check(self, caller: bytes, nonce: bytes, issued_at_ms: int, now_ms: int, *, stranger: bool = False) -> None:
+        """Raises Refused stale, replayed or busy, for strangers earlier."""
         ...
 
     def note(self, caller: bytes, nonce: bytes, issued_at_ms: int, now_ms: int) -> None:
@@ -34,13 +34,14 @@ class Seen(Protocol):
 
 @dataclass(slots=True)
 class Admission:
-    """What a neuron compares an OPEN with. `serves(netuid, method)` says what is served here."""
+    """What a neuron compares an OPEN with. `serves(netuid, method)`: what is served here; `is_stranger(netuid, caller)`."""
 
     hotkey: bytes
     genesis_hash: bytes
     serves: Callable[[int, str], bool]
     seen: Seen
     versions: Collection[int] = frames.VERSIONS
+    is_stranger: Callable[[int, bytes], bool] = lambda netuid, caller: False
 
     def admit(self, frame: Open, now_ms: int) -> tuple[OpenBody, bytes]:
         """(body, open_id) of an OPEN that passed every check and is noted. Raises Refused."""
@@ -54,7 +55,8 @@ class Admission:
             raise Refused("unknown_method", f"{opened.method} on subnet {opened.netuid}")
         self._check_path(opened)
         self._check_times(opened, now_ms)
-        self.seen.check(opened.caller, opened.nonce, opened.issued_at_ms, now_ms)
+        stranger = self.is_stranger(opened.netuid, opened.caller)
+        self.seen.check(opened.caller, opened.nonce, opened.issued_at_ms, now_ms, stranger=stranger)
         if frames.payload_hash(frame.body) != opened.body_hash:
             raise Refused("bad_signature", "the body is not the one that was signed")
         signed = crypto.signing_bytes("open", self.genesis_hash, frame.open_body)

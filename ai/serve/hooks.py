@@ -35,6 +35,11 @@ class Standing:
     permit: bool = False
     stake_share: float = 0.0
 
+    @property
+    def stranger(self) -> bool:
+        """True for who costs nothing to be: any fresh key."""
+        return not (self.registered or self.permit or self.stake_share > 0)
+
 
 class Standings(Protocol):
     """Where standings and epochs come from: the chain, or a table in tests."""

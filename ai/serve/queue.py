@@ -1,7 +1,8 @@
 """The queue of work: the best class first, in a class the nearest deadline, then the oldest.
 
-At most 64 steps wait when a new session asks to be let in; a session that is already in may always queue its next step,
-because sessions themselves are limited. Work whose session has ended or whose deadline has passed is dropped unseen.
+At most 64 steps wait when a new session asks to be let in, those of worse classes not counted: it would pass them anyway,
+so no crowd of strangers can make the neuron busy for validators. A session that is already in may always queue its next
+step, because sessions themselves are limited. Work whose session has ended or whose deadline has passed is dropped unseen.
 """
 
 from __future__ import annotations
@@ -51,16 +52,18 @@ class WorkQueue:
     def __len__(self) -> int:
         return len(self._heap)
 
-    def check_room(self, coming: int = 0) -> None:
-        """Raises Refused busy where a new session would have to wait behind a full queue.
+    def check_room(self, priority: int = 0, coming: int = 0) -> None:
+        """Raises Refused busy where a new session of that class would have to wait behind a full queue.
 
         `coming`: steps of sessions that have just been let in and are not in the queue yet.
         """
-        if len(self._heap) + coming >= self._limit:
-            self._heap = [job for job in self._heap if not job.future.done()]
-            heapq.heapify(self._heap)
-        if len(self._heap) + coming >= self._limit:
-            raise Refused("busy", f"{len(self._heap) + coming} steps wait", retry_after_ms=BUSY_RETRY_MS)
+        if len(self._heap) + coming < self._limit:
+            return
+        self._heap = [job for job in self._heap if not job.future.done()]
+        heapq.heapify(self._heap)
+        before = coming + sum(job.priority <= priority for job in self._heap)
+        if before >= self._limit:
+            raise Refused("busy", f"{before} steps wait", retry_after_ms=BUSY_RETRY_MS)
 
     def push(self, job: Job) -> None:
         """Add a step, or put back the rest of one (which keeps its place)."""

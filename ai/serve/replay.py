@@ -2,8 +2,9 @@
 
 An OPEN may be accepted while its `issued_at` lies within 30 s of the clock, so it is remembered until 30 s after that
 time. The set is a ring of one-second buckets; it holds at most 100,000 entries, of which one caller at most an eighth,
-and when it is full the neuron is `busy`: nothing is forgotten early. A clock that is set back revives nothing, because
-what has been forgotten is refused by the time up to which the set has forgotten.
+and when it is full the neuron is `busy`: nothing is forgotten early. Keys cost nothing, so strangers are only let in while
+half of it is free: however many keys they use, members of the subnet find room. A clock that is set back revives nothing,
+because what has been forgotten is refused by the time up to which the set has forgotten.
 
 On disk the same entries are 56 bytes each (caller, nonce, issued_at), written before the work starts, in two files
 that take turns. There is no sync: a killed process loses nothing. After a reboot the files may be incomplete, which the
@@ -24,6 +25,7 @@ from .refusals import Refused
 
 MAX_SEEN: Final = 100_000
 MAX_SEEN_PER_CALLER: Final = MAX_SEEN // 8
+MAX_SEEN_FOR_STRANGERS: Final = MAX_SEEN // 2
 BUCKET_MS: Final = 1_000
 FULL_RETRY_MS: Final = 5_000
 
@@ -46,14 +48,15 @@ class SeenSet:
     def __len__(self) -> int:
         return self._size
 
-    def check(self, caller: bytes, nonce: bytes, issued_at_ms: int, now_ms: int) -> None:
+    def check(self, caller: bytes, nonce: bytes, issued_at_ms: int, now_ms: int, *, stranger: bool = False) -> None:
         """Raises Refused stale, replayed, or busy where there is no room for it. Remembers nothing."""
         self._forget(now_ms)
         if issued_at_ms < self._forgotten_ms:
             raise Refused("stale", "issued before what this neuron remembers")
         if caller + nonce in self._buckets.get(issued_at_ms // BUCKET_MS, ()):
             raise Refused("replayed")
-        if self._size >= MAX_SEEN or self._per_caller.get(caller, 0) >= MAX_SEEN_PER_CALLER:
+        room = MAX_SEEN_FOR_STRANGERS if stranger else MAX_SEEN
+        if self._size >= room or self._per_caller.get(caller, 0) >= MAX_SEEN_PER_CALLER:
             raise Refused("busy", "too many sessions in the last minute", retry_after_ms=FULL_RETRY_MS)
 
     def note(self, caller: bytes, nonce: bytes, issued_at_ms: int, now_ms: int) -> None:
@@ -103,9 +106,9 @@ class ReplayGuard:
     def __len__(self) -> int:
         return len(self._seen)
 
-    def check(self, caller: bytes, nonce: bytes, issued_at_ms: int, now_ms: int) -> None:
+    def check(self, caller: bytes, nonce: bytes, issued_at_ms: int, now_ms: int, *, stranger: bool = False) -> None:
         """As `SeenSet.check`."""
-        self._seen.check(caller, nonce, issued_at_ms, now_ms)
+        self._seen.check(caller, nonce, issued_at_ms, now_ms, stranger=stranger)
 
     def note(self, caller: bytes, nonce: bytes, issued_at_ms: int, now_ms: int) -> None:
         """Remember an OPEN, on disk first. Raises DiskFailure."""

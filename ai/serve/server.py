@@ -10,6 +10,7 @@ of the CLOSE. `connection.py` owns sockets, idle limits and the limits per addre
 from __future__ import annotations
 
 import asyncio
+import collections
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -33,9 +34,10 @@ from .refusals import Refused
 from .replay import SeenSet
 from .sessions import CalleeSession
 
-MAX_SESSIONS: Final = 512  # open at once, all connections together
+MAX_SESSIONS: Final = 512  # open at once, all connections together; strangers only while half of them are free
 MAX_SESSIONS_PER_CONNECTION: Final = 64
 STEP_IDLE_SECONDS: Final = 5.0
+HANDSHAKE_SECONDS: Final = 5.0  # of TLS, during which a connection is in no table yet
 DRAIN_SECONDS: Final = 3.0
 CLOSING_RETRY_MS: Final = 2_000
 MAX_FAILURE_NAMES: Final = 32
@@ -82,12 +84,14 @@ class NeuronServer:
         self._methods = methods or METHODS
         self._netuids, self._versions, self._tls = tuple(netuids), tuple(versions), tls
         self._seen = seen if seen is not None else SeenSet()  # an empty guard is falsy
-        self.admission = Admission(keypair.public, genesis_hash, self._serves, self._seen, self._versions)
+        self.admission = Admission(
+            keypair.public, genesis_hash, self._serves, self._seen, self._versions, self._is_stranger
+        )
         self.queue = WorkQueue()
         self.batcher = Batcher(model, self.queue, lambda: len(self.sessions), clock)
         self.sessions: dict[tuple[Connection, int], ServedSession] = {}
         self.broken: asyncio.Future[None] | None = None  # set by `start`; fails when the neuron must not go on
-        self.starting = 0  # sessions let in whose method has not begun
+        self.starting: collections.Counter[int] = collections.Counter()  # sessions let in whose method has not begun, by class
         self.doorkeeper = Doorkeeper()
         self.first_answers = Latencies()
         self._server: asyncio.Server | None = None
@@ -97,7 +101,10 @@ class NeuronServer:
         """Begin to listen; returns the real address. Raises OSError where the port is taken."""
         loop = asyncio.get_running_loop()
         self.broken = loop.create_future()
-        self._server = await loop.create_server(lambda: Connection(self), host, port, ssl=self._tls, backlog=128)
+        self._server = await loop.create_server(
+            lambda: Connection(self), host, port, ssl=self._tls, backlog=128,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls is not None else None,
+        )
         self.batcher.start()
         address = self._server.sockets[0].getsockname()
         return address[0], address[1]
@@ -147,6 +154,9 @@ class NeuronServer:
     def _serves(self, netuid: int, method: str) -> bool:
         return netuid in self._netuids and method in self._methods
 
+    def _is_stranger(self, netuid: int, caller: bytes) -> bool:
+        return self.standings.standing(netuid, caller).stranger
+
     def _open(self, connection: Connection, frame: Open) -> None:
         if frame.sid <= connection.last_sid:
             raise Refused("out_of_order", f"OPEN {frame.sid} after {connection.last_sid}")
@@ -156,7 +166,7 @@ class NeuronServer:
         opened, open_id = self.admission.admit(frame, self.clock())
         standing = self.standings.standing(opened.netuid, opened.caller)
         priority = self._run_hooks(opened, standing)
-        self._check_limits(connection, opened)
+        self._check_limits(connection, opened, standing, priority)
         method = self._methods[opened.method]
         if opened.max_asks and not method.takes_asks:
             raise Refused("over_budget", f"{opened.method} takes no asks")
@@ -164,7 +174,7 @@ class NeuronServer:
         session = ServedSession(self, connection, protocol, standing, priority)
         self.sessions[connection, frame.sid] = session
         connection.open_sessions += 1
-        self.starting += 1
+        self.starting[priority] += 1
         self.counters.sessions += 1
         session.begin(method)
 
@@ -179,17 +189,17 @@ class NeuronServer:
             raise Refused("rate_limited", retry_after_ms=wait_ms)
         return priority
 
-    def _check_limits(self, connection: Connection, opened: OpenBody) -> None:
+    def _check_limits(self, connection: Connection, opened: OpenBody, standing: Standing, priority: int) -> None:
         if self.doorkeeper.connections_of(opened.caller, connection) > MAX_CONNECTIONS_PER_CALLER:
             raise Refused("over_budget", f"over {MAX_CONNECTIONS_PER_CALLER} connections")
         if connection.open_sessions >= MAX_SESSIONS_PER_CONNECTION:
             raise Refused("over_budget", f"over {MAX_SESSIONS_PER_CONNECTION} sessions on a connection")
-        if len(self.sessions) >= MAX_SESSIONS:
-            raise Refused("busy", f"{MAX_SESSIONS} sessions are open", retry_after_ms=1_000)
+        if len(self.sessions) >= (MAX_SESSIONS // 2 if standing.stranger else MAX_SESSIONS):
+            raise Refused("busy", f"{len(self.sessions)} sessions are open", retry_after_ms=1_000)
         p95 = self.first_answers.p95()
         if p95 is not None and opened.deadline_ms - self.clock() < 1000 * p95:
             raise Refused("expired", "the deadline is sooner than this neuron usually answers")
-        self.queue.check_room(self.starting)
+        self.queue.check_room(priority, sum(n for other, n in self.starting.items() if other <= priority))
 
 
 class ServedSession:
@@ -253,7 +263,7 @@ class ServedSession:
     async def _run(self, method: Method) -> None:
         try:
             self._begun = True
-            self._server.starting -= 1
+            self._server.starting[self._priority] -= 1
             if self._stopped is not None:
                 raise asyncio.CancelledError
             await method.run(self)

@@ -73,6 +73,18 @@ async def test_a_full_queue_is_busy_until_ended_work_is_cleared():
     assert len(queue) == 1
 
 
+async def test_who_comes_first_is_not_refused_for_who_waits_behind():
+    queue = WorkQueue(limit=2)
+    for _ in range(5):
+        queue.push(await job(STRANGER))
+    queue.push(await job(STAKED))
+    for priority in (PERMIT, STAKED):
+        queue.check_room(priority, coming=1 if priority == PERMIT else 0)
+    for priority, coming in ((STRANGER, 0), (REGISTERED, 1), (PERMIT, 2)):
+        with pytest.raises(Refused, match="busy"):
+            queue.check_room(priority, coming)
+
+
 class Model:
     """Predicts each window's length; fails on windows that say so."""
 

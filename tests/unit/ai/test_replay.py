@@ -69,6 +69,20 @@ def test_full_is_busy_and_nothing_is_forgotten_early(monkeypatch):
     see(seen, caller=A, number=9, issued=NOW + 40_000, now=NOW + 40_000)
 
 
+def test_strangers_leave_half_of_it_to_members(monkeypatch):
+    monkeypatch.setattr(replay, "MAX_SEEN", 10)
+    monkeypatch.setattr(replay, "MAX_SEEN_FOR_STRANGERS", 5)
+    seen = SeenSet()
+    for number in range(5):
+        seen.check(bytes([number]) * 32, b"n" * 16, NOW, NOW, stranger=True)
+        seen.note(bytes([number]) * 32, b"n" * 16, NOW, NOW)
+    with pytest.raises(Refused, match="busy"):
+        seen.check(b"x" * 32, b"n" * 16, NOW, NOW, stranger=True)
+    for number in range(5):
+        see(seen, number=number)
+    refused("busy", see, seen, caller=B)
+
+
 def test_a_restart_forgets_nothing(tmp_path):
     guard = ReplayGuard(tmp_path / "replay.db", NOW, BOOT)
     refused("stale", see, guard, issued=NOW - 1)  # before the first start nothing is known

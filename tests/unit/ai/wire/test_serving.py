@@ -13,6 +13,7 @@ from ai.receipts import Receipt
 from ai.serve import client as client_module
 from ai.serve import connection as connection_module
 from ai.serve import frames
+from ai.serve import replay as replay_module
 from ai.serve import server as server_module
 from ai.serve.client import NeuronAddress, NeuronClient
 from ai.serve.frames import Answer, Close
@@ -23,6 +24,7 @@ from ledger.crypto import KeyPair
 from ledger.errors import DecodeError, DiskFailure, Timeout, Unreachable
 
 ONE = KeyPair.from_seed(b"1" * 32)
+CALLER_KEY = KeyPair.from_seed(b"c" * 32)  # the client's of a market
 GENESIS = b"g" * 32
 
 
@@ -236,6 +238,34 @@ async def test_a_full_queue_is_busy(market, monkeypatch):
     results = await asyncio.gather(stall, *waiting, return_exceptions=True)
     refused = [r for r in results if isinstance(r, Refused)]
     assert len(refused) == 2 and all(r.error_name == "busy" and r.retry_after_ms for r in refused)
+
+
+async def test_a_crowd_of_strangers_keeps_no_validator_out(markets, monkeypatch):
+    monkeypatch.setattr(server_module, "MAX_SESSIONS", 16)
+    monkeypatch.setattr(replay_module, "MAX_SEEN", 32)
+    monkeypatch.setattr(replay_module, "MAX_SEEN_FOR_STRANGERS", 16)
+    crowd = [KeyPair.from_seed(bytes([100 + n]) * 32) for n in range(12)]
+    listed = {CALLER_KEY.public: Standing(True, True, 0.1)}
+    async with markets(standings=FixedStandings(default=Standing(), listed=listed)) as market:
+        market.server.queue._limit = 2
+        raw = await market.dial()
+        raw.send(*(  # each waits for its turn behind a model that stands still, and holds a session
+            market.open_frame(encode_prefixes([b"stall"]), sid=sid, key=key, caller=key.public, max_asks=1)
+            for sid, key in enumerate(crowd, 1)
+        ))  # fmt: skip
+        assert (await raw.refusal())[1] == "busy"
+        _, settled = await market.client.distribution(market.neuron, [b"x"], netuid=1)
+        assert settled.status == frames.OK
+        assert market.server.counters.refused["busy"] >= 4
+    async with markets(standings=FixedStandings(default=Standing(), listed=listed)) as market:
+        raw = await market.dial()
+        for sid, key in enumerate(crowd * 2, 1):
+            raw.send(market.open_frame(sid=sid, key=key, caller=key.public))
+            if isinstance(frame := await raw.receive(), frames.Refuse):
+                break
+            assert isinstance(frame, Answer) and isinstance(await raw.receive(), frames.Close)
+        assert frame.code == 13 and len(market.server._seen) <= 16
+        await market.client.distribution(market.neuron, [b"x"], netuid=1)
 
 
 async def test_more_sessions_than_fit_a_connection_wait_for_a_place(market):

@@ -1,5 +1,6 @@
 """TLS pinned to the key on chain."""
 
+import asyncio
 import hashlib
 import ssl
 from dataclasses import replace
@@ -84,6 +85,15 @@ async def test_clear_and_tls_do_not_meet(markets, pem, monkeypatch):
         client = NeuronClient(ONE, GENESIS, allow_private=True, allow_clear=True)
         with pytest.raises(Unreachable):
             await client.distribution(market.neuron, [b"x"], netuid=1)
+
+
+async def test_a_handshake_that_does_not_come_ends(markets, pem, monkeypatch):
+    monkeypatch.setattr("ai.serve.server.HANDSHAKE_SECONDS", 0.1)
+    async with markets(tls=tls.server_context(pem)) as market:
+        reader, writer = await asyncio.open_connection(market.neuron.ip, market.neuron.port)
+        async with asyncio.timeout(3):
+            assert await reader.read() == b""
+        writer.close()
 
 
 def test_old_versions_are_not_spoken(pem):
