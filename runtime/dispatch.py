@@ -19,8 +19,8 @@ from .registry import CALL_NUMBERS, CALLS, Call, Context, decode_args, error, re
 EXTRINSIC_WORK: Final = 10  # signature, nonce, fee: what every extrinsic costs beside its call, in work units
 MAX_INNER_CALLS: Final = 64
 
-error(10, "UnknownCall", "there is no call with this number in the running version", "see `state_getMetadata`")
-error(11, "BadArguments", "the arguments do not fit the call", "see `state_getMetadata` for their types")
+error(10, "UnknownCall", "there is no call with this number in the running version", "see `quorix tx calls`")
+error(11, "BadArguments", "the arguments do not fit the call", "see `quorix tx calls` for their types")
 error(12, "TooManyCalls", f"a batch holds at most {MAX_INNER_CALLS} calls", "split it")
 error(13, "NestedBatch", "this call may not be inside of that one", "list the inner calls one by one")
 

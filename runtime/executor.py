@@ -107,11 +107,14 @@ class Runtime:
         """True if the authority with this session key, which can run these versions, should send one for block `height`."""
         return heartbeats.heartbeat_is_due(view, key, height, known)
 
-    def dry_run(self, view: View, extrinsic: Extrinsic, height: int) -> tuple[Outcome, list[Event]]:
-        """What would become of one extrinsic in block `height` on this state; raises Rejected if it is inadmissible."""
+    def dry_run(self, view: View, extrinsic: Extrinsic, height: int) -> tuple[Outcome, list[Event], Rejected | None]:
+        """What would become of one extrinsic in block `height` on this state, with its events and its call's refusal.
+
+        Raises Rejected if it is inadmissible.
+        """
         context = self._context(view, _future_block(view, height))
-        outcome = _run(context, extrinsic, _admit(context, extrinsic, fees.prices(view)))
-        return outcome, context.events
+        outcome, refusal = _run(context, extrinsic, _admit(context, extrinsic, fees.prices(view)))
+        return outcome, context.events, refusal
 
     def audit(self, view: View, *, deep: bool = False) -> list[str]:
         """Violations of the full audit. Blocks run it themselves while the state is small (`audits_itself`)."""
@@ -206,7 +209,7 @@ def _one(
         left_out[index], context.signer = problem.error_name, signer  # nothing was written for it
         return
     tally.weight += work
-    tally.outcomes.append(_run(context, extrinsic, admitted))
+    tally.outcomes.append(_run(context, extrinsic, admitted)[0])
     context.state.settle()
     tally.fees_rao += fee_rao - extrinsic.tip
     tally.tips_rao += extrinsic.tip
@@ -246,7 +249,7 @@ def _check_life(context: Context, extrinsic: Extrinsic) -> None:
     context.lives[born, extrinsic.period] = None
 
 
-def _run(context: Context, extrinsic: Extrinsic, admitted: _Admitted) -> Outcome:
+def _run(context: Context, extrinsic: Extrinsic, admitted: _Admitted) -> tuple[Outcome, Rejected | None]:
     """Take the fee and run the call; a refusal is the outcome's error."""
     entry, values, free, fee_rao, _, row = admitted
     accounts.charge(context, extrinsic.signer, row, fee_rao)
@@ -255,7 +258,7 @@ def _run(context: Context, extrinsic: Extrinsic, admitted: _Admitted) -> Outcome
     if refusal is not None and free:
         fees.note_free_failure(context)
     name = "" if refusal is None else refusal.error_name
-    return Outcome(name, fee_rao, first, len(context.events) - first)
+    return Outcome(name, fee_rao, first, len(context.events) - first), refusal
 
 
 def _end(context: Context, outcomes: list[Outcome], weight: int) -> BlockResult:

@@ -217,7 +217,7 @@ SUBNET = Table(111, "subnet_param", int, u16_field("netuid"), u16_field("number"
 
 PARAM_SET = event(110, "ParamSet", "netuid", "name", "old", "new")
 
-error(110, "UnknownParam", "there is no such hyperparameter", "see the table of hyperparameters")
+error(110, "UnknownParam", "there is no such hyperparameter", "see `quorix subnet params` and `quorix governance params`")
 error(111, "InvalidValue", "the value is outside its bounds or conflicts with another parameter")
 
 

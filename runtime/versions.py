@@ -21,7 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger.blocks import Event, Extrinsic, Outcome
-from ledger.errors import UnknownRuntimeVersion
+from ledger.errors import Rejected, UnknownRuntimeVersion
 from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, Standing, View
 
 from .modules import upgrades
@@ -161,8 +161,9 @@ class VersionedRuntime:
         """True if the authority with this session key should tell block `height` that it is alive and what it can run."""
         return self.of(view).heartbeat_is_due(view, key, height, self.known)
 
-    def dry_run(self, view: View, extrinsic: Extrinsic, height: int) -> tuple[Outcome, list[Event]]:
-        return self.of(view).dry_run(view, extrinsic, height)
+    def dry_run(self, view: View, extrinsic: Extrinsic, height: int) -> tuple[Outcome, list[Event], Rejected | None]:
+        outcome, events, *refusal = self.of(view).dry_run(view, extrinsic, height)
+        return outcome, events, refusal[0] if refusal else None  # version 1 keeps the refusal to itself
 
     def audit(self, view: View, *, deep: bool = False) -> list[str]:
         return self.of(view).audit(view, deep=deep)

@@ -323,6 +323,8 @@ class DryRun:
     hint: str
     fee_rao: int
     events: list[EventRecord]
+    cause: str = ""  # why it is refused, with `data`: the figures of the refusal
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 # --- accounts and stake ------------------------------------------------------------------------------------------

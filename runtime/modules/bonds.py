@@ -123,7 +123,8 @@ def withdraw_bond(context: Context) -> None:
     number = info(state).session(context.height)
     amount = sum(rao for free_in, rao in row.unbonding if free_in <= number)
     if not amount:
-        refuse("NothingUnbonded")
+        first = min((free_in for free_in, _ in row.unbonding), default=None)
+        refuse("NothingUnbonded", "" if first is None else f"the next is free in session {first}, this is session {number}")
     if SUSPECTS.get(state, context.signer) is not None:
         refuse("BondUnderSuspicion")
     _store(context, context.signer, replace(row, unbonding=[each for each in row.unbonding if each[0] > number]))

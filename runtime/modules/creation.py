@@ -71,7 +71,8 @@ def check_creator(context: Context, hotkey: bytes) -> None:
         refuse("NonAssociatedColdKey")
     last = LAST_LOCK.get(context.state)
     if last is not None and context.height - last.block < params.get(context.state, "network_rate_limit"):
-        refuse("NetworkTxRateLimitExceeded")
+        free_at = last.block + params.get(context.state, "network_rate_limit")
+        refuse("NetworkTxRateLimitExceeded", f"the next can be created at height {free_at}")
 
 
 def has_room(state: ReadState) -> bool:
@@ -113,6 +114,7 @@ def start_call(context: Context, netuid: int) -> None:
     if row.started_at is not None:
         refuse("FirstEmissionBlockNumberAlreadySet")
     if context.height - row.registered_at < params.get(context.state, "start_call_delay"):
-        refuse("NeedWaitingMoreBlocksToStartCall")
+        ripe_at = row.registered_at + params.get(context.state, "start_call_delay")
+        refuse("NeedWaitingMoreBlocksToStartCall", f"it can be started at height {ripe_at}")
     subnets.SUBNETS.put(context.state, netuid, value=replace(row, started_at=context.height + 1))
     context.events.append(subnets.NETWORK_STARTED(netuid, context.height + 1))

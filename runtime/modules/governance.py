@@ -28,7 +28,10 @@ OWNER_CHANGED_AT = Table(113, "owner_param_changed", int, u16_field("netuid"), u
 SUDO_DONE = event(111, "SudoDone", "call")
 SUDO_CHANGED = event(112, "SudoChanged", "old", "new")
 
-error(112, "RequireSudo", "the call needs the sudo key or an enacted proposal")
+error(
+    112, "RequireSudo", "the call needs the sudo key or an enacted proposal",
+    "`quorix governance propose`, or `quorix governance sudo` with the sudo key",
+)
 error(113, "NotSubnetOwner", "the signer does not own the subnet")
 error(114, "AdminActionProhibitedDuringWeightsWindow", "owners change nothing shortly before an epoch",
       "try again after the epoch")

@@ -18,7 +18,10 @@ OWNERS = Table(20, "hotkey_owner", bytes, key_field("hotkey"))  # -> coldkey
 OWNED = Table(21, "owned_hotkey", int, key_field("coldkey"), key_field("hotkey"))  # -> height of the association
 
 error(20, "NonAssociatedColdKey", "the hotkey belongs to another coldkey", "sign with the coldkey that owns the hotkey")
-error(21, "HotKeyAccountNotExists", "the hotkey is not known to the chain", "register it in a subnet first")
+error(
+    21, "HotKeyAccountNotExists", "the hotkey is not known to the chain",
+    "name a hotkey, not a coldkey; a new one is registered in a subnet first",
+)
 
 
 def owner_of(state: ReadState, hotkey: bytes) -> bytes | None:

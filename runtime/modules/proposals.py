@@ -65,7 +65,7 @@ error(116, "NotMember", "the hotkey has no seat on root, or is not the signer's"
 error(117, "UnknownProposal", "there is no open proposal with this number", "see `quorix governance list`")
 error(118, "VoteClosed", "the proposal is approved already; it can still be cancelled")
 error(119, "DuplicateVote", "the seat has voted like this already")
-error(120, "NotProposable", "only calls of root can be proposed", "see `state_getMetadata` for calls with root origin")
+error(120, "NotProposable", "only calls of root can be proposed", "`quorix tx calls` shows them: those by root")
 error(121, "TooManyProposals", f"at most {MAX_OPEN} proposals are open", "wait until one is closed")
 
 

@@ -81,7 +81,7 @@ error(131, "Unproxyable", "a proxy of this kind may not run this call", "use a p
 error(132, "TooManyProxies", f"an account has at most {MAX_PROXIES} proxies", "remove one first")
 error(133, "DuplicateProxy", "the account has this proxy already")
 error(134, "NoSelfProxy", "an account is no proxy of itself")
-error(135, "NotAnnounced", "this call was not announced", "announce its hash first, and wait for the delay")
+error(135, "NotAnnounced", "this call was not announced", "`quorix proxy announce` it first, and wait for the delay")
 error(136, "AnnouncedTooRecently", "the delay since the announcement is not over", "wait")
 error(137, "TooManyAnnouncements", f"at most {MAX_ANNOUNCEMENTS} announcements are open", "withdraw one first")
 

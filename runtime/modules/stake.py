@@ -49,7 +49,7 @@ TAKE_INCREASED = event(46, "TakeIncreased", "hotkey", "old", "new", "announced_a
 TAKE_DECREASED = event(47, "TakeDecreased", "hotkey", "old", "new")
 STAKE_TRANSFERRED = event(52, "StakeTransferred", "coldkey", "to", "hotkey", "from_netuid", "to_netuid", "amount_rao")
 
-error(40, "NotEnoughStakeToWithdraw", "the position is smaller than the amount", "see `quorix wallet balance`")
+error(40, "NotEnoughStakeToWithdraw", "the position is smaller than the amount", "see `quorix stake list`")
 error(41, "StakeUnavailable", "too many removals of this coldkey are waiting", "withdraw those that have matured first")
 error(42, "SubtokenDisabled", "the subnet has not started", "wait until its owner starts it")
 error(43, "SameNetuid", "the stake is there already", "name another hotkey or another subnet")
@@ -176,7 +176,7 @@ def withdraw_unbonded(context: Context) -> None:
     rows = UNBONDING.get(context.state, context.signer) or []
     amount = sum(rao for matures_at, rao in rows if matures_at <= context.height)
     if not amount:
-        refuse("NothingToWithdraw")
+        refuse("NothingToWithdraw", f"the next matures at height {min(at for at, _ in rows)}" if rows else "")
     waiting = [row for row in rows if row[0] > context.height]
     if waiting:
         UNBONDING.put(context.state, context.signer, value=waiting)
@@ -265,11 +265,13 @@ def increase_take(context: Context, hotkey: bytes, take: int) -> None:
     row = take_of(context.state, hotkey)
     announced = row.take if row.next_take is None else row.next_take
     if take > params.get(context.state, "max_delegate_take"):
-        refuse("DelegateTakeTooHigh")
+        most = params.get(context.state, "max_delegate_take")
+        refuse("DelegateTakeTooHigh", f"the most is {most} of 65535, {100 * most // 65535} %")
     if take <= announced or take < params.get(context.state, "min_delegate_take"):
         refuse("DelegateTakeTooLow", take=announced)
     if _changed_recently(context, hotkey):
-        refuse("DelegateTxRateLimitExceeded")
+        free_at = (row.changed_at or 0) + params.get(context.state, "delegate_take_rate_limit")
+        refuse("DelegateTxRateLimitExceeded", f"it can be raised again at height {free_at}")
     TAKES.put(context.state, hotkey, value=raised(row, take, context.height))
     context.events.append(TAKE_INCREASED(hotkey, announced, take, context.height))
 
@@ -281,7 +283,8 @@ def decrease_take(context: Context, hotkey: bytes, take: int) -> None:
     row = take_of(context.state, hotkey)
     announced = row.take if row.next_take is None else row.next_take
     if take < params.get(context.state, "min_delegate_take"):
-        refuse("DelegateTakeTooLow")
+        least = params.get(context.state, "min_delegate_take")
+        refuse("DelegateTakeTooLow", f"the least is {least} of 65535")
     if take >= announced:
         refuse("DelegateTakeTooHigh", take=announced)
     TAKES.put(context.state, hotkey, value=lowered(row, take, context.height))

@@ -77,7 +77,7 @@ def cost_of(chain: LocalChain, extrinsic: Extrinsic, repeats: int) -> float:
     def whole() -> None:
         came = Extrinsic.decode(raw)
         assert came.verify(genesis_hash, chain.head_hash)
-        outcome, _ = chain.runtime.dry_run(chain.store, came, height)
+        outcome = chain.runtime.dry_run(chain.store, came, height)[0]
         assert not outcome.error, outcome.error
 
     return US * timed(whole, repeats)

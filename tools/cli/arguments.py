@@ -248,8 +248,8 @@ def _packed(given: Any, name: str) -> bytes:
 def _flag(given: Any, name: str) -> bool:
     if isinstance(given, bool):
         return given
-    if given in YES or given in NO:
-        return given in YES
+    if str(given).lower() in YES + NO:
+        return str(given).lower() in YES
     raise DecodeError("expected yes or no", where=name)
 
 
@@ -258,11 +258,11 @@ def _plain(given: Any, name: str) -> bool | int:
     if isinstance(given, bool | int):
         return given
     text = str(given)
-    if text in YES or text in NO:
-        return text in YES
+    if text.lower() in YES + NO:
+        return text.lower() in YES
     if text[-1:] in ("Q", "r") and parse_amount(text) is not None:
         return parse_amount(text) or 0
-    digits = text.replace("_", "")
+    digits = text.replace("_", "").removeprefix("-")
     if not (digits.isascii() and digits.isdecimal() and len(digits) <= 20):
         raise DecodeError("expected yes, no, an amount or a whole number", where=name)
-    return int(digits)
+    return int(text.replace("_", ""))

@@ -270,6 +270,7 @@ def replay_command(ctx: click.Context, file: Path) -> None:
 
 def _home(settings: Settings, folder: Path | None) -> Path:
     """The node's home that is meant; an error lists those of this machine's devnets."""
+    from tools.cli.target import configured
     from tools.devnet.layout import all_devnets, home_directory
 
     given = folder or (Path(settings.home) if settings.home else None)
@@ -280,8 +281,11 @@ def _home(settings: Settings, folder: Path | None) -> Path:
     base = home_directory(None)
     if (base / "chain").is_dir():
         return base
-    nodes = [path for layout in all_devnets(base) for path in sorted((layout.root / "nodes").glob("*"))]
-    hint = "; ".join(f"--home {path}" for path in nodes[:4])
+    named = configured(settings, "devnet", settings.devnet)
+    nodes = [
+        path for layout in all_devnets(base) if named in ("", layout.name) for path in sorted((layout.root / "nodes").glob("*"))
+    ]
+    hint = "; ".join(f"--home {path}" for path in nodes[:4]) + (f"; and {len(nodes) - 4} more" if len(nodes) > 4 else "")
     raise UsageError("name a stopped node's home with --home", hint=hint or "it is the folder given to `quorix node init`")
 
 

@@ -47,7 +47,8 @@ def meant(settings: Settings, name: str | None) -> Layout:
 @click.option("--block-time", metavar="TIME", help="1s, 250ms, or with one node instant or manual (default 1s).")
 @click.option("--cast", type=click.Choice(CASTS), help="Who plays; cabal: a validator votes for its own miner.")
 @click.option("--ai", type=click.Choice(AI_MODES), help="Neurons: none, small ones for tests, or all nine (default full).")
-@click.option("--port", default=str(DEFAULT_BASE), metavar="BASE", help="First port, or auto for the next free hundred.")
+@click.option("--port", metavar="BASE",
+              help=f"First port, or auto for the next free hundred (default: the last run's, at first {DEFAULT_BASE}).")
 @click.option("--host", default="127.0.0.1", help="Address to bind; beyond loopback the public keys are at risk.")
 @click.option("--no-explorer", is_flag=True, help="Without the block explorer.")
 @click.option("--full", is_flag=True, help="Print whole addresses.")
@@ -55,7 +56,8 @@ def meant(settings: Settings, name: str | None) -> Layout:
 @click.pass_context
 def up_command(
     ctx: click.Context, name: str | None, nodes: int | None, processes: bool | None, seed: int | None, deterministic: bool,
-    block_time: str | None, cast: str | None, ai: str | None, port: str, host: str, no_explorer: bool, full: bool, detach: bool,
+    block_time: str | None, cast: str | None, ai: str | None, port: str | None, host: str, no_explorer: bool, full: bool,
+    detach: bool,
 ) -> None:
     """Start a devnet; a second `up` goes on where it stopped. Ctrl-C stops it and keeps its state."""
     layout, out = layout_of(ctx.obj, name), Output(ctx.obj)
@@ -98,8 +100,10 @@ def _await_ready(layout: Layout, out: Output, child: subprocess.Popen[bytes], lo
     ready, deadline = layout.run / "ready.json", time.monotonic() + DETACH_PATIENCE_S
     while time.monotonic() < deadline:
         if child.poll() is not None:
-            tail = log.read_text(errors="replace").strip().splitlines()[-3:]
-            raise Error("the devnet did not start: " + " ".join(tail), hint=f"see {log}")
+            tail = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()][-3:]
+            steps = [line.removeprefix("next: ") for line in tail if line.startswith("next: ")]
+            said = " ".join(line for line in tail if not line.startswith("next: "))
+            raise Error(f"the devnet did not start: {said}", hint="; ".join([*steps, f"its log is {log}"]))
         if ready.exists():
             found = json.loads(ready.read_text())
             ports = Ports.load(layout)

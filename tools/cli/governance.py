@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Final
 
 import click
@@ -11,12 +10,13 @@ from ledger.client.calls import Wait
 from ledger.client.governance_records import InnerCall, ProposalRecord
 from ledger.client.records import EventRecord
 from ledger.crypto import KeyPair
-from ledger.errors import NotFound, UsageError
-from tools.cli.arguments import Prepared, prepare
+from ledger.errors import NotFound
+from tools.cli.arguments import prepare
 from tools.cli.main import Noun
 from tools.cli.output import Output, format_amount
+from tools.cli.parameters import check_parameters
 from tools.cli.session import account, address, run, short_names, signing_key
-from tools.cli.submission import SIGNER, WAIT, submit
+from tools.cli.submission import SIGNER, WAIT, field_text, submit
 from tools.cli.tx import ARGUMENTS, CALL
 
 group = Noun("governance", help="Proposals of the root seats, and the chain's parameters.")
@@ -25,7 +25,6 @@ ROOT: Final = 0
 CLOSED: Final = ("ProposalExecuted", "ProposalRejected", "ProposalCancelled")
 SUMS: Final = ("ayes_rao", "nays_rao", "cancels_rao")
 SHOWN_CLOSED: Final = 10
-PARAMETER_CALLS: Final = {"governance.set_global_param": "global", "governance.set_subnet_param": "subnet"}  # and scope
 SEAT = click.option("--hotkey", "seat", metavar="HOTKEY", help="The seat; default: the only one of the signing key.")
 
 
@@ -45,24 +44,10 @@ def propose_command(
     quorix governance propose governance.set_global_param name=fee_base_rao value=2000 --key //validator//0
     """
     inner, key = prepare(ctx.obj, name, words), signing_key(ctx.obj, signer)
+    check_parameters(inner.number, list(inner.args.values()))
     hotkey = _seat(ctx, key, seat)
-    _check_parameter(ctx, inner)
     plan = f"propose {inner}\nfor the seat {address(hotkey)}; the deposit comes back unless the proposal is rejected"
     submit(ctx, key, "governance.propose", {"hotkey": hotkey, "call": inner.inner}, wait=wait, plan=plan)
-
-
-def _check_parameter(ctx: click.Context, inner: Prepared) -> None:
-    """The chain takes any proposal and checks the name only when it runs: a misspelt one would cost votes and time."""
-    scope = PARAMETER_CALLS.get(inner.name)
-    if scope is None:
-        return
-    names = [p.name for p in run(ctx.obj, lambda api: api.state_get_metadata()).params if p.scope == scope]
-    name = inner.args["name"]
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=3)
-        listed = "quorix governance params" if scope == "global" else f"quorix subnet params {inner.args['netuid']}"
-        hint = f"did you mean {' or '.join(close)}? all of them: {listed}" if close else listed
-        raise UsageError(f"there is no parameter {name[:64]!r}", hint=hint)
 
 
 @group.command("vote")
@@ -104,6 +89,7 @@ def cancel_command(ctx: click.Context, number: int, seat: str | None, signer: st
 def sudo_command(ctx: click.Context, name: str, words: tuple[str, ...], signer: str, wait: Wait) -> None:
     """Run a CALL of root at once, with the sudo key of a devnet."""
     inner, key = prepare(ctx.obj, name, words), signing_key(ctx.obj, signer)
+    check_parameters(inner.number, list(inner.args.values()))
     submit(ctx, key, "governance.sudo", {"call": inner.inner}, wait=wait, plan=f"run as root: {inner}")
 
 
@@ -176,7 +162,7 @@ def show_command(ctx: click.Context, number: int) -> None:
         state, ayes, nays, turnout, left = _progress(p)
         half = format_amount(t.eligible_rao // 2, digits=4)
         rows = [
-            ("call", p.proposed.call), *((f"  {name}", _argument_text(value)) for name, value in p.proposed.args.items()),
+            ("call", p.proposed.call), *((f"  {name}", field_text(name, value)) for name, value in p.proposed.args.items()),
             ("proposed", f"in block {p.proposed_at} by {names.get(p.hotkey) or address(p.hotkey)}"),
             ("state", f"{state}; {'the vote ends' if p.state == 'voting' else 'it runs'} in block {p.decides_at}, {left}"),
             ("ayes", f"{format_amount(t.ayes_rao, digits=4)}, {ayes}; more than {half} approve at once"),
@@ -210,16 +196,7 @@ def params_command(ctx: click.Context) -> None:
 
 
 def _call_text(call: InnerCall) -> str:
-    return f"{call.call}({', '.join(f'{name}={_argument_text(value)}' for name, value in call.args.items())})"
-
-
-def _argument_text(value: Any) -> str:
-    """An argument as the node tells it: calls within calls and plain values."""
-    if isinstance(value, dict) and set(value) == {"call", "args"}:
-        return _call_text(InnerCall(value["call"], value["args"]))
-    if isinstance(value, list):
-        return f"[{', '.join(map(_argument_text, value))}]"
-    return str(value)
+    return field_text("call", {"call": call.call, "args": call.args})
 
 
 def _seat(ctx: click.Context, key: KeyPair, given: str | None) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,6 +80,7 @@ COMMON: list[click.Option] = [
     click.Option(["--password-fd"], type=click.IntRange(0), metavar="N", default=None, help="The same, from a descriptor."),
 ]
 _FIELDS = [option.name for option in COMMON]
+NEGATIVE = re.compile(r"-[0-9.]")
 
 
 def _take_common(ctx: click.Context) -> None:
@@ -101,6 +103,16 @@ class Leaf(click.Command):
         super().__init__(*args, **kwargs)
         taken = {opt for p in self.params for opt in p.opts}
         self.params = [*self.params, *(o for o in COMMON if not taken.intersection(o.opts))]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption:
+            negative = next((word for word in words if NEGATIVE.match(word)), None)
+            if negative is None:
+                raise
+            raise click.UsageError(f"{negative[:40]!r} is a negative number, and nothing here is negative.", ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         _take_common(ctx)
@@ -128,9 +140,10 @@ class Tree(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1, 0.5)
-            ask = f" Did you mean {near[0]!r}?" if near else ""
-            raise click.UsageError(f"No such command {args[0][:64]!r}.{ask}", ctx)
+            known = self.list_commands(ctx)
+            near = difflib.get_close_matches(args[0][:64], known, 1)
+            ask = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}."
+            raise click.UsageError(f"No such command {args[0][:64]!r}. {ask}", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -255,9 +268,11 @@ def _report(name: str, cause: str, hint: str, data: dict[str, Any]) -> None:
             details = {}
         click.echo(json.dumps({"error": {"name": name, "cause": cause, "hint": hint, "data": details}}))
         return
-    click.echo(f"{name}: {cause}", err=True)
+    from tools.cli.output import printable
+
+    click.echo(printable(f"{name}: {cause}"), err=True)
     if hint:
-        click.echo(f"  next: {hint}", err=True)
+        click.echo(printable(f"  next: {hint}"), err=True)
 
 
 def _crash(error: Exception) -> int:

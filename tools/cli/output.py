@@ -5,6 +5,7 @@ Data goes to stdout, remarks and progress to stderr. `rich` is imported only whe
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import sys
@@ -77,9 +78,31 @@ def format_time(timestamp_ms: int) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}.{timestamp_ms % 1000:03d} UTC"
 
 
+def printable(text: str) -> str:
+    """Without characters that move a terminal's cursor, colour it or turn its writing round: texts come from strangers."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def counted(number: int, thing: str, things: str = "") -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
+
+
+def nearest(word: str, known: Iterable[str], every: str) -> str:
+    """A hint for a name that does not exist: those like it, and the command that lists `every` one."""
+    near = difflib.get_close_matches(word[:64], list(known), 3)
+    return f"did you mean {' or '.join(near)}? all of them: {every}" if near else every
+
+
 def share(u16: int) -> str:
     """A u16 fraction as a decimal with four digits."""
     return f"{u16 / 65535:.4f}"
+
+
+def _cell(value: Any) -> str:
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 class Output:
@@ -99,7 +122,7 @@ class Output:
             return
         shown = text() if callable(text) else text
         if shown is not None:
-            self._write(shown)
+            self._write(printable(shown))
 
     def line(self, value: Any) -> None:
         """One JSON line of a stream."""
@@ -107,7 +130,7 @@ class Output:
 
     def piece(self, text: str) -> None:
         """Part of a text that comes bit by bit; no new line after it."""
-        sys.stdout.write(text)
+        sys.stdout.write(printable(text))
         sys.stdout.flush()
 
     def table(
@@ -116,15 +139,16 @@ class Output:
         """A table; columns named in `right` are aligned to the right."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for name in columns:
             table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in right)
         for row in rows:
-            table.add_row(*(str(cell) for cell in row))
+            table.add_row(*(Text(printable(_cell(cell))) for cell in row))  # a plain string would be read as markup
         console = self.console()
         if title:  # a line of its own: rich would fold it to the width of the table
-            console.print(title, style="bold", soft_wrap=True)
+            console.print(Text(printable(title)), style="bold", soft_wrap=True)
         console.print(table)
 
     def console(self, *, stderr: bool = False) -> Any:
@@ -139,7 +163,7 @@ class Output:
     def remark(self, text: str) -> None:
         """Something a person may want to know; not data."""
         if not self.settings.quiet and not self.json:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     def confirm(self, plan: str, typed: str = "") -> None:
         """Show what will happen and ask; raises Aborted when declined or when nobody can be asked.
@@ -151,7 +175,7 @@ class Output:
         if self.settings.no_input or not sys.stdin.isatty():
             raise Aborted("this needs a confirmation and there is nobody to ask", hint="add --yes")
         question = f"this cannot be taken back; type {typed} to go on: " if typed else "go on? [y/N] "
-        print(plan, question, sep="\n", end="", file=sys.stderr, flush=True)
+        print(printable(plan), question, sep="\n", end="", file=sys.stderr, flush=True)
         said = sys.stdin.readline().strip()
         if said != typed if typed else said.lower() not in ("y", "yes"):
             raise Aborted("declined")

@@ -37,15 +37,28 @@ def add_command(ctx: click.Context, delegate: str, kind: str, delay: int, signer
 
 @group.command("remove")
 @click.argument("delegate")
-@KIND
-@DELAY
+@click.option("--kind", metavar="KIND", help="Needed where DELEGATE is a proxy of several kinds.")
+@click.option("--delay", type=click.IntRange(0, (1 << 32) - 1), help="Needed where it is one with several delays.")
 @SIGNER
 @WAIT
 @click.pass_context
-def remove_command(ctx: click.Context, delegate: str, kind: str, delay: int, signer: str, wait: Wait) -> None:
+def remove_command(
+    ctx: click.Context, delegate: str, kind: str | None, delay: int | None, signer: str, wait: Wait
+) -> None:
     """Take the right of DELEGATE back at once, with the deposit."""
+    real, who = signing_key(ctx.obj, signer).public, account(ctx.obj, delegate)
+    held = [
+        right for right in run(ctx.obj, lambda api: api.account_proxies(real)).value.proxies
+        if right.delegate == who and kind in (None, right.kind.replace(" ", "-")) and delay in (None, right.delay_blocks)
+    ]
+    if len(held) != 1:
+        such = " of that kind or delay" if kind or delay is not None else ""
+        cause = f"is no proxy{such}" if not held else f"is {len(held)} proxies"
+        raise NotFound(f"{address(who)} {cause} of {address(real)}", hint=f"see quorix proxy list {address(real)}; then "
+                       "--kind KIND --delay BLOCKS" if held else f"quorix proxy list {address(real)}")
     plan = "{who} no longer runs calls of kind {kind!r} for {real}"
-    _appoint(ctx, "proxies.remove", plan, delegate, kind, delay, signer, wait)
+    right = held[0]
+    _appoint(ctx, "proxies.remove", plan, delegate, right.kind.replace(" ", "-"), right.delay_blocks, signer, wait)
 
 
 def _appoint(

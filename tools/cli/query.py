@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from pathlib import Path
@@ -12,9 +13,9 @@ import click
 from ledger.client.records import StateProofs, from_json
 from ledger.errors import DecodeError, UsageError
 from tools.cli.main import Noun
-from tools.cli.output import Output, format_amount, format_time
+from tools.cli.output import Output, counted, format_amount, format_time
 from tools.cli.session import account, address, at, run
-from tools.cli.submission import event_fields
+from tools.cli.submission import event_fields, field_text
 
 group = Noun("query", help="Blocks, extrinsics, accounts, events, state and proofs.")
 
@@ -32,7 +33,9 @@ def block_command(ctx: click.Context, where: str) -> None:
 
     def show() -> None:
         header, certificate = block.header, block.certificate
-        signers = "none needed" if certificate is None else f"{len(certificate.signers)} signers, round {certificate.round}"
+        signers = "none needed"
+        if certificate is not None:
+            signers = f"{counted(len(certificate.signers), 'signer')}, round {certificate.round}"
         fields = (
             ("height", header.height), ("hash", "0x" + header.hash.hex()), ("time", format_time(header.timestamp_ms)),
             ("proposer", f"authority {header.proposer_index}, round {header.proposal_round}"),
@@ -47,7 +50,7 @@ def block_command(ctx: click.Context, where: str) -> None:
         ]
         if rows:
             out.table("extrinsics", ("#", "call", "signer", "fee", "outcome", "id"), rows)
-        events = [(e.name, json.dumps(e.fields)) for e in block.events]
+        events = [(e.name, event_fields(e.fields)) for e in block.events]
         if events:
             out.table("events of the block", ("event", "fields"), events)
 
@@ -68,7 +71,8 @@ def extrinsic_command(ctx: click.Context, id_: str) -> None:
         place = "waits in the pool" if record.height is None else f"final in block {record.height}, number {record.index}"
         outcome = "-" if record.height is None else record.error or "ok"
         rows = [
-            ("state", place), ("call", record.call), *((f"  {name}", _told(value)) for name, value in record.args.items()),
+            ("state", place), ("call", record.call),
+            *((f"  {name}", field_text(name, value)) for name, value in record.args.items()),
             ("signer", address(record.signer)), ("nonce", record.nonce), ("fee", format_amount(record.fee_rao)),
             ("tip", format_amount(record.tip_rao)), ("outcome", outcome), ("size", f"{len(record.raw)} bytes"),
         ]
@@ -77,10 +81,6 @@ def extrinsic_command(ctx: click.Context, id_: str) -> None:
             out.table("events", ("event", "fields"), [(e.name, event_fields(e.fields)) for e in record.events])
 
     out.data(record, show)
-
-
-def _told(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 @group.command("account")
@@ -156,7 +156,11 @@ def events_command(ctx: click.Context, kind: str, limit: int, after: str | None)
     page = run(ctx.obj, lambda api: api.events_query(kind or None, after=after, limit=limit))
 
     def show() -> None:
-        out.table("events", ("block", "event", "fields"), [(e.height, e.name, event_fields(e.fields)) for e in page.items])
+        rows = [(e.height, e.name, event_fields(e.fields)) for e in page.items]
+        if rows:
+            out.table("events", ("block", "event", "fields"), rows)
+        else:
+            out.remark(f"no event {kind}".rstrip() + (" in the blocks that were looked at" if page.next else " so far"))
         if page.next:
             out.remark(f"older ones: --after {page.next}")
 
@@ -223,8 +227,10 @@ async def _state_key(api: Any, settings: Any, text: str) -> bytes:
     parts += [f"//{path}"] if slashes else []
     table = next((t for t in Table.registry.values() if t.name == name), None)
     if table is None:
-        known = ", ".join(sorted(t.name for t in Table.registry.values()))
-        raise UsageError(f"no state table is called {name!r}", hint=f"tables: {known}")
+        known = sorted(t.name for t in Table.registry.values())
+        near = difflib.get_close_matches(name[:64], known, 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"tables: {', '.join(known)}"
+        raise UsageError(f"no state table is called {name[:64]!r}", hint=hint)
     if len(parts) != len(table.fields):
         form = "/".join((name, *(f.name.upper() for f in table.fields)))
         raise UsageError(f"a key of this table is written {form}", hint="a dev key after a slash has three: account///owner")

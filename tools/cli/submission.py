@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 
 from ledger.client.calls import Submitted, Wait, Wallet
-from ledger.client.records import DryRun
+from ledger.client.fields import amount_of, amounts_of, key_of
+from ledger.client.records import DryRun, EventRecord
 from ledger.crypto import KeyPair
 from ledger.errors import Rejected, UsageError
 from tools.cli.output import Output, format_amount, parse_amount
@@ -38,7 +40,7 @@ def submit(
     out = Output(ctx.obj)
     rehearsed, free_rao = run(ctx.obj, lambda api: _rehearse(api, key, call, args))
     fee = f"fee {format_amount(rehearsed.fee_rao)}; {address(key.public)} has {format_amount(free_rao)} free"
-    shown = "\n".join([plan, *_effects(rehearsed), fee])
+    shown = "\n".join([plan, *_effects(rehearsed.events), fee])
     if ctx.obj.dry_run:
         out.data(rehearsed, f"{shown}\nnothing was sent (--dry-run)")
         return
@@ -48,8 +50,15 @@ def submit(
         return await Wallet(api, key).submit(call, wait=wait, timeout_s=ctx.obj.timeout_s, **args)
 
     done = run(ctx.obj, work, deadline=False)
-    place = "" if done.height is None else f", final in block {done.height}"
-    out.data(done, f"{call}: ok{place}\nid 0x{done.id.hex()}")
+    out.data(done, "\n".join([*_outcome(call, done, wait), f"id 0x{done.id.hex()}"]))
+
+
+def _outcome(call: str, done: Submitted, wait: Wait) -> list[str]:
+    """What became of the call, with what it left; or how far it came where nobody waited for more."""
+    if done.height is not None:
+        return [f"{call}: ok, final in block {done.height}", *_effects(done.events)]
+    reached = "in the pool" if wait == "pool" else "sent"
+    return [f"{call}: {reached}, in no block yet; quorix query extrinsic says what became of it"]
 
 
 def send(
@@ -71,25 +80,41 @@ async def _rehearse(api: Any, key: KeyPair, call: str, args: dict[str, Any]) -> 
     if not rehearsed.ok:
         rules = (await api.state_get_metadata()).errors
         cause = next((rule.cause for rule in rules if rule.name == rehearsed.error), "")
-        raise Rejected(rehearsed.error, cause, hint=rehearsed.hint)
+        raise Rejected(rehearsed.error, _cause(rehearsed, cause), hint=rehearsed.hint, **rehearsed.data)
     return rehearsed, (await api.account_get(key.public)).value.free_rao
 
 
-def _effects(rehearsed: DryRun) -> list[str]:
-    """The events that the call would leave, one a line."""
-    told = rehearsed.events
+def _cause(rehearsed: DryRun, general: str) -> str:
+    """Why it is refused, with the figures that the rule names."""
+    cause = rehearsed.cause or general
+    return f"{cause} ({event_fields(rehearsed.data)})" if rehearsed.data and cause == general else cause
+
+
+def _effects(told: Sequence[EventRecord]) -> list[str]:
+    """The events that the call leaves, one a line."""
     lines = [f"  {event.name} {event_fields(event.fields)}".rstrip() for event in told[:SHOWN_EFFECTS]]
     return lines + ([f"  and {len(told) - SHOWN_EFFECTS} events more"] if len(told) > SHOWN_EFFECTS else [])
 
 
 def event_fields(fields: dict[str, Any]) -> str:
     """Fields of an event for a person: keys as addresses, rao as amounts."""
-    return " ".join(f"{name}={_shown(name, value)}" for name, value in fields.items())
+    return " ".join(f"{name}={field_text(name, value)}" for name, value in fields.items())
 
 
-def _shown(name: str, value: Any) -> str:
-    if name.endswith("_rao") and isinstance(value, int | str):
-        return format_amount(int(value)).replace(" ", "")
-    if isinstance(value, str) and value.startswith("0x") and len(value) == 66 and "hash" not in name and name != "root":
-        return address(bytes.fromhex(value[2:]))
+def field_text(name: str, value: Any) -> str:
+    """A field of an event, or an argument of a call, as the node tells it, for a person."""
+    if isinstance(value, dict) and set(value) == {"call", "args"}:
+        return f"{value['call']}({', '.join(f'{each}={field_text(each, arg)}' for each, arg in value['args'].items())})"
+    if isinstance(value, list):
+        return f"[{', '.join(field_text(name, item) for item in value)}]"
+    if (rao := amount_of(name, value)) is not None:
+        return _amount(rao)
+    if (each := amounts_of(name, value)) is not None:
+        return f"{_amount(sum(each))} for {sum(map(bool, each))} of {len(each)} uids"
+    if (key := key_of(name, value)) is not None:
+        return address(key)
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _amount(rao: int) -> str:
+    return format_amount(rao).replace(" ", "")

@@ -11,8 +11,10 @@ import click
 
 from ledger.client.calls import Wait
 from ledger.client.records import NeuronRecord, SubnetRecord, to_json
+from tools.cli.arguments import prepare
 from tools.cli.main import Noun
 from tools.cli.output import Output, format_amount, share
+from tools.cli.parameters import check_parameters
 from tools.cli.session import address, at, run
 from tools.cli.submission import SIGNER, WAIT, send
 from tools.cli.wallet import texts
@@ -230,6 +232,8 @@ def params_command(ctx: click.Context, netuid: int) -> None:
 def set_param_command(ctx: click.Context, netuid: int, name: str, value: str, signer: str, wait: Wait) -> None:
     """Set a parameter of your subnet; what only root sets goes through `quorix governance propose`."""
     given = {"netuid": str(netuid), "name": name, "value": value}
+    prepared = prepare(ctx.obj, "governance.set_subnet_param", list(given.values()))
+    check_parameters(prepared.number, list(prepared.args.values()))
     send(ctx, signer, "governance.set_subnet_param", given, wait=wait, plan=f"set {name} of subnet {netuid} to {value}")
 
 

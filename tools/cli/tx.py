@@ -8,9 +8,10 @@ import click
 
 from ledger.client.calls import Wait
 from ledger.client.records import CallRecord
+from ledger.errors import NotFound
 from tools.cli.arguments import batch_file, prepare
 from tools.cli.main import Noun
-from tools.cli.output import Output
+from tools.cli.output import Output, counted, nearest
 from tools.cli.session import run, signing_key
 from tools.cli.submission import SIGNER, WAIT, submit
 
@@ -26,11 +27,15 @@ ARGUMENTS = click.argument("words", nargs=-1, metavar="[ARG=VALUE]...")
 def calls_command(ctx: click.Context, part: str) -> None:
     """All calls of the node's chain, or those with PART in their name."""
     out = Output(ctx.obj)
-    calls = [entry for entry in run(ctx.obj, lambda api: api.state_get_metadata()).calls if part in entry.name]
+    known = run(ctx.obj, lambda api: api.state_get_metadata()).calls
+    calls = [entry for entry in known if part in entry.name]
+    if not calls:
+        hint = nearest(part, [entry.name for entry in known], "quorix tx calls")
+        raise NotFound(f"no call has {part[:64]!r} in its name", hint=hint)
 
     def show() -> None:
         rows = [(entry.name, _written(entry), entry.origin, entry.about) for entry in calls]
-        out.table(f"{len(calls)} calls", ("call", "arguments", "by", "what it does"), rows)
+        out.table(counted(len(calls), "call"), ("call", "arguments", "by", "what it does"), rows)
 
     out.data(calls, show)
 
@@ -69,6 +74,7 @@ def batch_command(ctx: click.Context, file: Path, each: bool, signer: str, wait:
      {"call": "accounts.transfer", "args": ["//owner", "1Q", true]}]
     """
     calls, key = batch_file(ctx.obj, file), signing_key(ctx.obj, signer)
-    plan = "\n".join([f"{len(calls)} calls, {'each on its own' if each else 'all or none'}:", *(f"  {c}" for c in calls)])
+    how = "each on its own" if each else "all or none"
+    plan = "\n".join([f"{counted(len(calls), 'call')}, {how}:", *(f"  {call}" for call in calls)])
     name = "keyring.batch_each" if each else "keyring.batch"
     submit(ctx, key, name, {"calls": [prepared.inner for prepared in calls]}, wait=wait, plan=plan)

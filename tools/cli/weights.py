@@ -8,7 +8,7 @@ import click
 
 from ledger.client.timelock_records import TimelockRecord
 from tools.cli.main import Noun
-from tools.cli.output import Output
+from tools.cli.output import Output, counted
 from tools.cli.session import address, run, short_names
 
 group = Noun("weights", help="Weights of validators.")
@@ -45,11 +45,15 @@ def show_command(ctx: click.Context, netuid: int, from_uid: int | None) -> None:
             cells = [f"{given[uid] / total:.3f}" if uid in given else "·" for uid in columns]
             rows.append((f"{row.uid} {names.get(row.uid, '')}", *cells))
         titles = ["validator", *(names.get(uid, str(uid)) for uid in columns)]
-        out.table(f"weights on subnet {netuid} at block {value['at'].height}", titles, rows, right=titles[1:])
+        if rows:
+            out.table(f"weights on subnet {netuid} at block {value['at'].height}", titles, rows, right=titles[1:])
+        else:
+            none = "no validator has weights" if from_uid is None else f"uid {from_uid} has no weights"
+            out.piece(f"{none} on subnet {netuid} at block {value['at'].height}\n")
         for commit in value["commits"]:
             who = hotkeys.get(commit.hotkey) or address(commit.hotkey)
             out.remark(
-                f"committed by {who} for epoch {commit.epoch} at block {commit.height}: {commit.hash.hex()[:16]}"
+                f"committed by {who} for epoch {commit.epoch} at block {commit.height}: 0x{commit.hash.hex()[:16]}"
                 f"{COMMIT_STATES[commit.state]}"
             )
         for line in _timelock_lines(value["timelock"]):
@@ -80,6 +84,6 @@ def _timelock_lines(lock: TimelockRecord) -> list[str]:
             f"{opening.opened} opened, {opening.waiting} waiting, {opening.malformed} forfeited"
         )
     if lock.beacon is not None:
-        source = f"{lock.beacon.released} secrets" if lock.beacon.released else "the hash of a certificate"
-        lines.append(f"beacon of epoch {lock.beacon.epoch}, from {source}: {lock.beacon.value.hex()}")
+        source = counted(lock.beacon.released, "secret") if lock.beacon.released else "the hash of a certificate"
+        lines.append(f"beacon of epoch {lock.beacon.epoch}, from {source}: 0x{lock.beacon.value.hex()}")
     return lines

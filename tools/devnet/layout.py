@@ -75,6 +75,16 @@ class Layout:
     def cast(self) -> Path:
         return self.root / "cast.toml"
 
+    def last_base(self) -> int:
+        """First port of the last run, where the next one is looked for; the default's before the first."""
+        try:
+            return int((self.root / "base").read_text())
+        except (OSError, ValueError):
+            return DEFAULT_BASE
+
+    def keep_base(self, base: int) -> None:
+        (self.root / "base").write_text(f"{base}\n")
+
     @property
     def lock(self) -> Path:
         return self.run / "lock"

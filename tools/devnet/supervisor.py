@@ -350,17 +350,18 @@ def wait_for_orphans(layout: Layout) -> None:
 
 
 def up(
-    layout: Layout, wanted: dict[str, Any], out: Output, *, port: str, host: str, deterministic: bool, explorer: bool,
-    full: bool,
+    layout: Layout, wanted: dict[str, Any], out: Output, *, port: str | None, host: str, deterministic: bool,
+    explorer: bool, full: bool,
 ) -> None:
-    """Prepare and run a devnet until it is stopped."""
+    """Prepare and run a devnet until it is stopped; without a `port`, at that of its last run."""
     with locked(layout):
         wait_for_orphans(layout)
         plan, fresh = open_plan(layout, wanted, deterministic=deterministic)
-        ports, claim = claim_ports(port, plan.nodes, len(plan.neurons), host)
+        ports, claim = claim_ports(port or str(layout.last_base()), plan.nodes, len(plan.neurons), host)
         with claim:
             if fresh:
                 prepare.make(layout, plan)
             else:
                 plan.save(layout)
+            layout.keep_base(ports.base)
             asyncio.run(Supervisor(layout, plan, ports, out, explorer=explorer, full=full, fresh=fresh).run())

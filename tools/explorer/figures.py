@@ -6,11 +6,14 @@ beside a drawing: length and colour never carry a meaning alone.
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from markupsafe import Markup
 
+from ledger.client.fields import amount_of, amounts_of
+from ledger.client.json_form import to_json
 from ledger.client.records import NeuronRecord
 
 RAO: Final = 1_000_000_000
@@ -49,14 +52,18 @@ def hexed(value: bytes) -> str:
     return "0x" + value.hex()
 
 
-def account_key(value: object) -> bytes:
-    """The bytes of a 0x string of 32 bytes, else nothing."""
-    if not isinstance(value, str) or len(value) != 66 or not value.startswith("0x"):
-        return b""
-    try:
-        return bytes.fromhex(value[2:])
-    except ValueError:
-        return b""
+def field_name(name: str) -> str:
+    """Name of a field of an event or call; amounts are shown in Q, not in rao."""
+    return name.removesuffix("_rao")
+
+
+def field_text(name: str, value: Any) -> str:
+    """A field of an event, or an argument of a call: amounts in Q, those of all uids as their sum."""
+    if (rao := amount_of(name, value)) is not None:
+        return f"{amount(rao)} Q"
+    if (each := amounts_of(name, value)) is not None:
+        return f"{amount(sum(each))} Q for {sum(map(bool, each))} of {len(each)} uids"
+    return value if isinstance(value, str) else json.dumps(to_json(value), ensure_ascii=False)
 
 
 def when(timestamp_ms: int) -> str:

@@ -13,11 +13,12 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ledger.client.api import ChainApi
+from ledger.client.fields import key_of
 from ledger.client.keys import encode_address
 from ledger.client.records import to_json
 from ledger.errors import Error
 
-from .figures import account_key, amount, bar, cut_bar, hexed, percent, q32, role, short, u16, when
+from .figures import amount, bar, cut_bar, field_name, field_text, hexed, percent, q32, role, short, u16, when
 from .page import Page, Table, Values
 from .pages import PAGES, home
 
@@ -34,7 +35,7 @@ class Renderer:
         )
         self.environment.filters.update(
             amount=amount, q32=q32, u16=u16, short=short, hexed=hexed, when=when, role=role, address=encode_address,
-            account_key=account_key,
+            key_of=key_of, field_name=field_name, field_text=field_text,
             json=lambda value: json.dumps(to_json(value), indent=1, ensure_ascii=False),
         )
         self.environment.globals.update(

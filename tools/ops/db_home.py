@@ -97,7 +97,11 @@ def faults_explained(home: Path) -> Iterator[None]:
 
 def no_database(home: Path) -> NotFound:
     """The error for a folder that is no node's home."""
-    return NotFound(f"there is no chain database in {home}", hint="name a node's home with --home; see quorix db --help")
+    inside = sorted(path.parent for path in home.glob("nodes/*/chain"))  # the folder of a devnet
+    named = "; ".join(f"--home {path}" for path in inside[:4])
+    return NotFound(
+        f"there is no chain database in {home}", hint=named or "name a node's home with --home; see quorix db --help"
+    )
 
 
 def open_store(home: Path) -> LevelStore:

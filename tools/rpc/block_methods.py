@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import OrderedDict
 from functools import cached_property
 from typing import Final
@@ -103,7 +104,9 @@ class BlockMethods(Places):
         if kind is not None:
             number = next((each.number for each in EVENTS.values() if each.name == kind), None)
             if number is None:
-                raise NotFound(f"there is no event {kind[:64]!r}", hint="quorix query metadata --json lists them")
+                near = difflib.get_close_matches(kind[:64], [each.name for each in EVENTS.values()], 3)
+                hint = f"did you mean {' or '.join(near)}?" if near else "quorix query metadata --json lists them"
+                raise NotFound(f"there is no event {kind[:64]!r}", hint=hint)
         return await self._heavy(self._events, number, start, limit)
 
     # --- inside ---------------------------------------------------------------------------------------------------------

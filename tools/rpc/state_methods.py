@@ -20,6 +20,7 @@ from ledger.client.records import (
     StateProof,
     StateProofs,
     TableRecord,
+    to_json,
 )
 from ledger.errors import Rejected
 from ledger.machine import View
@@ -88,15 +89,17 @@ class StateMethods(Places):
         return StateProof(at, key, proof.value, proof.state_root, proof.proof, finality)
 
     def _dry_run(self, extrinsic: Extrinsic) -> DryRun:
-        view, height = self.chain.view(self.node.tip.height), self.node.tip.height + 1
+        head = self.node.tip.height  # read once: this is another thread than the one that moves it
+        view, height = self.chain.view(head), head + 1
         found = rules_of(view)
         try:
-            outcome, events = cast(VersionedRuntime, self.chain.machine).dry_run(view, extrinsic, height)
+            outcome, events, refusal = cast(VersionedRuntime, self.chain.machine).dry_run(view, extrinsic, height)
         except Rejected as error:
-            return DryRun(False, error.error_name, error.hint, 0, [])
+            return DryRun(False, error.error_name, error.hint, 0, [], error.cause, to_json(error.data))
         hint = found.errors[outcome.error].hint if outcome.error in found.errors else ""
         records = [render.event_record(found, height, index, 0, event) for index, event in enumerate(events)]
-        return DryRun(not outcome.error, outcome.error, hint, outcome.fee_rao, records)
+        cause, data = ("", {}) if refusal is None else (refusal.cause, to_json(refusal.data))
+        return DryRun(not outcome.error, outcome.error, hint, outcome.fee_rao, records, cause, data)
 
 
 @cache

@@ -214,11 +214,13 @@ def test_failing_free_calls_cost_in_the_end(devnet):
 
 def test_a_dry_run_says_what_would_happen(devnet):
     extrinsic = transfer(devnet, tip=3)
-    outcome, events = devnet.runtime.dry_run(devnet.view, extrinsic, devnet.next_height)
+    outcome, events, refusal = devnet.runtime.dry_run(devnet.view, extrinsic, devnet.next_height)
+    assert refusal is None
     assert outcome.fee_rao == devnet.execute(extrinsic).outcomes[0].fee_rao
     assert [registry.EVENTS[event[0]].name for event in events] == ["Transfer"]
-    refused, events = devnet.runtime.dry_run(devnet.view, transfer(devnet, amount=10**6 * Q), devnet.next_height)
-    assert refused.error == "InsufficientBalance" and events == []
+    refused, events, refusal = devnet.runtime.dry_run(devnet.view, transfer(devnet, amount=10**6 * Q), devnet.next_height)
+    assert refused.error == refusal.error_name == "InsufficientBalance" and events == []
+    assert refusal.data["needed_rao"] == 10**6 * Q > refusal.data["balance_rao"]
     with pytest.raises(Rejected, match="NonceTooLow"):
         devnet.block(extrinsic)
         devnet.runtime.dry_run(devnet.view, extrinsic, devnet.next_height)

@@ -133,7 +133,8 @@ def python(code):
     "words, code, text",
     [
         (["devnt"], 2, "Did you mean 'devnet'?"), (["subnet", "metagrph"], 2, "Did you mean 'metagraph'?"),
-        (["lab", "vectrs"], 2, "Did you mean 'vectors'?"), (["zzzzzz"], 2, "No such command 'zzzzzz'."),
+        (["lab", "vectrs"], 2, "Did you mean 'vectors'?"), (["zzzzzz"], 2, "No such command 'zzzzzz'. There are: devnet,"),
+        (["bench", "nosuch"], 2, "There are: list, calls,"), (["wallet", "send", "x", "-1Q"], 2, "'-1Q' is a negative number"),
         (["subnet", "list", "--jsn"], 2, "--json"), (["subnet", "metagraph"], 2, "NETUID"),
         (["subnet", "metagraph", "x"], 2, "'x' is not a valid integer"), (["--timeout", "0", "version"], 2, "timeout"),
         (["subnet", "list", "--rpc", "http://127.0.0.1:1"], 4, "next: is the devnet running?"),
@@ -254,6 +255,15 @@ def test_shares_and_json_numbers(capsys):
     assert (share(0), share(65535), share(32768)) == ("0.0000", "1.0000", "0.5000")
     Output(Settings(json=True)).data({"rao": 1 << 60, "small": 5, "key": b"\1"})
     assert json.loads(capsys.readouterr().out) == {"rao": str(1 << 60), "small": 5, "key": "0x01"}
+
+
+def test_texts_of_strangers_are_shown_as_they_are_and_move_no_terminal(capsys):
+    output = Output(Settings())
+    output.table("[b]", ("name", "on"), [("[/red] [link=x]", True), ("\x1b[2J\u202eabc", False)])
+    output.data(None, "\x9b31m")
+    assert [line.split() for line in capsys.readouterr().out.splitlines() if line.strip(" ─")] == [
+        ["[b]"], ["name", "on"], ["[/red]", "[link=x]", "yes"], ["\ufffd[2J\ufffdabc", "no"], ["\ufffd31m"],
+    ]  # fmt: skip
 
 
 def test_nobody_to_ask_and_a_refusal(monkeypatch, capsys):

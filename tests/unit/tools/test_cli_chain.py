@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -100,15 +101,18 @@ def test_sending_asks_first_and_arrives(node):
     assert unasked.exit_code == 7 and node.free_rao("//neuron//log") == before
     done = node.json("wallet", "send", to, "1.5Q", "--key", "owner", "--yes")
     assert done["error"] == "" and done["height"] > BLOCKS and node.free_rao("//neuron//log") == before + 1_500_000_000
-    assert "accounts.transfer: ok, final in block" in node.text("wallet", "send", to, "1r", "--key", "owner", "--yes")
-    assert node.json("wallet", "send", to, "1r", "--key", "owner", "--yes", "--wait", "pool")["height"] is None
+    told = node.text("wallet", "send", to, "1r", "--key", "owner", "--yes")
+    assert "accounts.transfer: ok, final in block" in told and f"to={to} amount_rao=0.000000001Q" in told
+    told = node.text("wallet", "send", to, "1r", "--key", "owner", "--yes", "--wait", "pool")
+    assert "in the pool, in no block yet" in told and " ok" not in told
     assert "reserved" in node.text("wallet", "balance", "owner")
 
 
 def test_what_the_chain_would_refuse_is_not_sent(node):
     to = node.address("//neuron//log")
     refused = node.refused(Rejected, "wallet", "send", to, "20_000_000Q", "--key", "owner", "--yes")
-    assert refused.exit_code == 1 and refused.hint
+    assert refused.exit_code == 1 and refused.hint and "needed_rao=20,000,000Q" in refused.cause
+    assert int(refused.data["needed_rao"]) == 20_000_000 * 10**9 > int(refused.data["balance_rao"]) > 0
     for amount in ("0Q", "5", "lots"):
         assert node.refused(UsageError, "wallet", "send", to, amount, "--key", "owner", "--yes").exit_code == 2
     node.refused(NotFound, "wallet", "send", to, "1Q", "--key", "nobody", "--yes")
@@ -221,6 +225,11 @@ def test_blocks_by_height_hash_and_name(node):
     assert node.json("query", "block")["header"]["height"] >= BLOCKS
     assert "state root" in node.text("query", "block", "latest")
     assert node.refused(NotFound, "query", "block", "999999").exit_code == 3
+    paid = node.text("query", "events", "EmissionPaid", "--limit", "1")
+    assert re.search(r"validators_rao=[0-9.]+Q for 3 of 9 uids", paid), paid
+    assert "sink=pot amount_rao=1Q" in node.text("query", "block", "1")
+    assert node.refused(NotFound, "query", "events", "EmissionPayed").hint == "did you mean EmissionPaid?"
+    assert "no event NetworkRemoved so far" in node.run("query", "events", "NetworkRemoved").stderr
 
 
 def test_the_version_of_the_rules_is_shown(node):
@@ -324,13 +333,20 @@ def test_a_proposal_is_made_voted_and_enacted(people):
     misspelt = ("governance.set_global_param", "name=fee_bas_rao", "value=2000")
     refused = node.refused(UsageError, "governance", "propose", *misspelt, "--key", "validator0", "--yes")
     assert "did you mean fee_base_rao" in refused.hint and node.json("governance", "list")["open"]["value"] == []
+    outside = {"call": "governance.set_subnet_param", "args": {"netuid": 1, "name": "kappa", "value": 65536}}
+    words = ("governance", "propose", "keyring.batch", "--key", "validator0", "--yes")
+    assert "allowed are" in node.refused(UsageError, *words, json.dumps([outside])).cause
 
 
 @pytest.mark.long
 def test_a_proposal_can_be_cancelled(people):
     node = people
-    node.json("governance", "propose", "governance.set_sudo", "--key", "validator1", "--yes")
+    inner = {"call": "governance.set_subnet_param", "args": {"netuid": 1, "name": "kappa", "value": 40000}}
+    told = node.text("governance", "propose", "keyring.batch", json.dumps([inner]), "--key", "validator1", "--yes")
     (proposal,) = node.json("governance", "list")["open"]["value"]
+    assert f"Proposed number={proposal['number']} " in told
+    for shown in (node.text("governance", "list"), node.text("governance", "show", proposal["number"])):
+        assert "governance.set_subnet_param(netuid=1, name=kappa, value=40000)" in shown
     for index in range(3):
         if node.json("governance", "list")["open"]["value"]:
             node.json("governance", "cancel", proposal["number"], "--key", f"validator{index}", "--yes")
@@ -355,7 +371,8 @@ def test_a_proxy_runs_what_its_kind_allows_and_after_its_delay(people):
     assert node.refused(Rejected, "proxy", "run", *send).error_name == "NotAnnounced"
     node.json("proxy", "announce", *send)
     assert "can run in block" in node.refused(UsageError, "proxy", "run", *send).cause
-    node.json("proxy", "remove", *slow)
+    assert "of that kind" in node.refused(NotFound, "proxy", "remove", "delegate", "--kind", "weights", *slow[5:]).cause
+    node.json("proxy", "remove", "delegate", *slow[5:])  # the only one: kind and delay need not be said
     node.json("proxy", "add", "delegate", "--kind", "any", "--delay", "2", "--key", "validator0", "--yes")
     node.json("proxy", "announce", *send)
     listed = node.json("proxy", "list", "validator0")["value"]
@@ -378,6 +395,7 @@ def test_calls_by_name_one_by_one_and_in_batches(people, tmp_path):
     names = {entry["name"] for entry in node.json("tx", "calls")}
     assert {"stake.add", "keyring.batch", "governance.propose"} <= names
     assert "amount_rao=<u64?>" in node.text("tx", "calls", "accounts.transfer")
+    assert "accounts.transfer" in node.refused(NotFound, "tx", "calls", "accounts.transfr").hint
     node.json("tx", "send", "accounts.transfer", "to=delegate", "amount_rao=1r", "keep_alive=yes", "--key", "owner", "--yes")
     batch = tmp_path / "batch.json"
     good = {"call": "accounts.transfer", "args": ["delegate", "1r", True]}

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from ledger.errors import UsageError
-from tools.devnet.layout import DEFAULT_BASE, MAX_NEURONS, MAX_NODES, PORT_BLOCK, claim_ports
+from tools.devnet.layout import DEFAULT_BASE, MAX_NEURONS, MAX_NODES, PORT_BLOCK, Layout, claim_ports
 
 HOST = "127.0.0.1"
 
@@ -21,6 +21,14 @@ def test_a_claimed_block_is_not_given_again():
     ports, claim = claim_ports(str(bases[1]), 4, 9, HOST)
     claim.close()
     assert ports.base == bases[1]
+
+
+def test_the_last_run_s_ports_are_kept(tmp_path):
+    layout = Layout(tmp_path, "mine")
+    assert layout.last_base() == DEFAULT_BASE
+    layout.root.mkdir(parents=True)
+    layout.keep_base(10_300)
+    assert Layout(tmp_path, "mine").last_base() == 10_300
 
 
 @pytest.mark.parametrize("offset", [0, 3, 20, 23, 40, 41, 50, 58])
