@@ -32,6 +32,14 @@ USUAL_CONTEXT_BYTES: Final = 512  # of text that a prediction looks at; more cos
 TOKENS_AT_ONCE: Final = 16_384  # in one forward pass
 HASH_CHUNK_BYTES: Final = 1 << 20
 NO_LIBRARY: Final = "make huggingface, or pip install transformers==5.23.0"
+WHERE: Final = "Hugging Face folder"
+MAX_HEADER_BYTES: Final = 32 << 20  # of a safetensors file
+# What a network of that kind may have at most: building one of absurd size would take all memory, or for ever.
+CONFIG_BOUNDS: Final[dict[str, int]] = dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers"), 1 << 10) | {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head"), 1 << 17),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "vocab_size", "num_local_experts"), 1 << 22),
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), 1 << 26),
+}
 BYTE_TOKENIZER: Final = "ByT5Tokenizer"
 BYTE_TOKENIZER_FIRST: Final = 3  # after padding, end of text and unknown
 
@@ -78,7 +86,11 @@ def inspect_folder(path: Path) -> Folder:
     if (path / "adapter_config.json").exists():
         raise UsageError("the folder holds an adapter to another model", hint="merge it into its base model first")
     if not isinstance(config.get("model_type"), str):
-        raise DecodeError("config.json names no model_type", where="Hugging Face folder")
+        raise DecodeError("config.json names no model_type", where=WHERE)
+    for name, most in CONFIG_BOUNDS.items():
+        number = config.get(name)
+        if number is not None and not (type(number) is int and 0 < number <= most):
+            raise DecodeError(f"config.json: {name} is not a number from 1 to {most}", where=WHERE)
     tokenizer = _json(path / "tokenizer.json", optional=True)
     if tokenizer is None and settings.get("tokenizer_class") != BYTE_TOKENIZER:
         raise UsageError("the folder has no tokenizer.json", hint="save the tokenizer in its fast form")
@@ -91,7 +103,7 @@ def _weights(path: Path) -> tuple[Path, ...]:
         names = sorted(set(index["weight_map"].values())) if isinstance(index.get("weight_map"), dict) else []
         good = all(isinstance(n, str) and n.endswith(".safetensors") and Path(n).name == n for n in names)
         if not names or len(names) > MAX_SHARDS or not good:
-            raise DecodeError("model.safetensors.index.json names no files of this folder", where="Hugging Face folder")
+            raise DecodeError("model.safetensors.index.json names no files of this folder", where=WHERE)
         found = tuple(path / name for name in names)
     else:
         found = (path / "model.safetensors",)
@@ -103,6 +115,11 @@ def _weights(path: Path) -> tuple[Path, ...]:
         raise NotFound(f"{missing[0]} is absent in {path}", hint="the weights are needed as safetensors")
     if sum(file.stat().st_size for file in found) > MAX_WEIGHTS_BYTES:
         raise UsageError(f"the weights exceed {MAX_WEIGHTS_BYTES >> 30} GiB")
+    for file in found:
+        with file.open("rb") as stream:
+            header = int.from_bytes(stream.read(8), "little")
+        if header > min(MAX_HEADER_BYTES, file.stat().st_size):
+            raise DecodeError(f"{file.name} begins with a header of {header} bytes", where=WHERE)
     return found
 
 
@@ -117,7 +134,7 @@ def _json(path: Path, *, optional: bool = False) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise DecodeError(f"{path.name} is no JSON object", where="Hugging Face folder")
+        raise DecodeError(f"{path.name} is no JSON object", where=WHERE)
     return value
 
 
@@ -125,7 +142,20 @@ def _json(path: Path, *, optional: bool = False) -> dict[str, Any] | None:
 
 
 def vocabulary_of(tokenizer: dict[str, Any], size: int) -> list[bytes | None]:
-    """The bytes of each token id, from tokenizer.json; None for special tokens and unused ids. Raises UsageError."""
+    """The bytes of each token id, from tokenizer.json; None for special tokens and unused ids.
+
+    Raises UsageError for a tokenizer that cannot be served, DecodeError for one that is not of the usual form.
+    """
+    try:
+        out = _vocabulary(tokenizer, size)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DecodeError(f"tokenizer.json is not of the usual form ({type(error).__name__})", where=WHERE) from None
+    if not any(out):
+        raise UsageError("no token of the tokenizer stands for text")
+    return out
+
+
+def _vocabulary(tokenizer: dict[str, Any], size: int) -> list[bytes | None]:
     model = tokenizer.get("model") or {}
     names = model.get("vocab")
     pairs = enumerate(row[0] for row in names) if isinstance(names, list) else ((i, t) for t, i in (names or {}).items())
@@ -135,11 +165,11 @@ def vocabulary_of(tokenizer: dict[str, Any], size: int) -> list[bytes | None]:
     out: list[bytes | None] = [None] * size
     level = _byte_level_alphabet() if '"ByteLevel"' in kinds else None
     for token_id, token in pairs:
-        if isinstance(token_id, int) and isinstance(token, str) and 0 <= token_id < size:
+        if type(token_id) is int and isinstance(token, str) and 0 <= token_id < size:
             out[token_id] = _bytes_of(token, level, bool(model.get("byte_fallback")))
     for added in tokenizer.get("added_tokens") or []:
         if 0 <= added["id"] < size:
-            out[added["id"]] = None if added.get("special") else str(added["content"]).encode()
+            out[added["id"]] = None if added.get("special") else added["content"].encode()
     if model.get("type") == "Unigram" and isinstance(model.get("unk_id"), int) and 0 <= model["unk_id"] < size:
         out[model["unk_id"]] = None
     return out
@@ -339,9 +369,9 @@ def _network(folder: Folder) -> Any:
             str(folder.path), local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:  # the library raises many kinds for damaged folders
-        raise DecodeError(f"transformers cannot load it ({type(error).__name__})", where="Hugging Face folder") from None
+        raise DecodeError(f"transformers cannot load it ({type(error).__name__})", where=WHERE) from None
     if loading["missing_keys"] or loading.get("mismatched_keys"):
-        raise DecodeError("weights are missing or have other shapes", where="Hugging Face folder")
+        raise DecodeError("weights are missing or have other shapes", where=WHERE)
     return network
 
 
@@ -353,4 +383,4 @@ def _tokenizer(path: Path) -> Any:
     try:
         return Tokenizer.from_file(str(path / "tokenizer.json"))
     except Exception:  # the library raises Exception itself
-        raise DecodeError("tokenizer.json cannot be read", where="Hugging Face folder") from None
+        raise DecodeError("tokenizer.json cannot be read", where=WHERE) from None

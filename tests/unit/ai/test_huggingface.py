@@ -52,6 +52,12 @@ def write(path, value):
         (lambda d: write(d / INDEX, {"weight_map": {"a": "x.bin"}}), DecodeError, "no files"),
         (lambda d: write(d / INDEX, {"weight_map": {"a": 5}}), DecodeError, "no files"),
         (lambda d: write(d / INDEX, {"weight_map": {"a": "b.safetensors"}}), NotFound, "b.safetensors"),
+        (lambda d: write(d / "config.json", {"model_type": "gpt2", "n_layer": 10**7}), DecodeError, "n_layer"),
+        (lambda d: write(d / "config.json", {"model_type": "llama", "hidden_size": -1}), DecodeError, "hidden_size"),
+        (lambda d: write(d / "config.json", {"model_type": "llama", "vocab_size": "9"}), DecodeError, "vocab_size"),
+        (lambda d: write(d / "config.json", {"model_type": "gpt2", "n_positions": True}), DecodeError, "n_positions"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"\xff" * 8), DecodeError, "header"),
+        (lambda d: (d / "model.safetensors").write_bytes((1 << 20).to_bytes(8, "little") + b"{}"), DecodeError, "header"),
         (lambda d: shutil.rmtree(d), NotFound, "no folder"),
     ],
 )  # fmt: skip
@@ -90,6 +96,28 @@ def test_tokenizers_that_lose_bytes_are_refused():
     for bad in ({"model": {"type": "WordPiece", "vocab": {"a": 0}}}, {"model": {}}, {}):
         with pytest.raises(UsageError, match="loses bytes"):
             vocabulary_of(bad, 4)
+
+
+BPE = {"type": "BPE", "vocab": {"a": 0}}
+
+
+@pytest.mark.parametrize("bad", [
+    {"model": 3}, {"model": [1]}, {"model": {"type": "BPE", "vocab": 5}}, {"model": {"type": "BPE", "vocab": "abc"}},
+    {"model": {"type": "Unigram", "vocab": [1, 2]}}, {"model": {"type": "Unigram", "vocab": [[]]}},
+    {"model": {"type": "Unigram", "vocab": [None]}}, {"model": {"type": "BPE", "vocab": {"\ud800": 0}}},
+    {"model": {"type": "BPE", "vocab": {"<0xZZ>": 0}, "byte_fallback": True}}, {"model": BPE, "added_tokens": [{}]},
+    {"model": BPE, "added_tokens": [5]}, {"model": BPE, "added_tokens": 7}, {"model": BPE, "added_tokens": {"x": 1}},
+    {"model": BPE, "added_tokens": [{"id": "0", "content": "x"}]}, {"model": BPE, "added_tokens": [{"id": 0, "content": None}]},
+], ids=repr)
+def test_tokenizers_of_no_usual_form_are_named(bad):
+    with pytest.raises(DecodeError, match="usual form"):
+        vocabulary_of(bad, 4)
+
+
+def test_a_vocabulary_without_text_is_refused():
+    for vocabulary in ({"": 0}, {"a": 9}, {"a": -1}, {"a": True}):
+        with pytest.raises(UsageError, match="stands for text"):
+            vocabulary_of({"model": {"type": "BPE", "vocab": vocabulary}}, 1)
 
 
 # --- real networks -----------------------------------------------------------------------------------------------
