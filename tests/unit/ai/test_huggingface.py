@@ -205,6 +205,30 @@ def test_a_folder_is_a_neuron(saved):
 
 
 @real
+def test_what_else_is_in_a_batch_changes_no_answer_of_half_precision_weights(tmp_path):
+    pytest.importorskip("transformers")
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    network = LlamaForCausalLM(LlamaConfig(
+        vocab_size=plain_bytes(tmp_path), hidden_size=256, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=96, bos_token_id=1, eos_token_id=2,
+    ))  # fmt: skip
+    with torch.no_grad():
+        for name, part in network.named_parameters():
+            if part.dim() > 1:
+                part.mul_(60.0 if "lm_head" in name else 2.0)  # a sharp one, as trained networks are
+    network.to(torch.bfloat16).save_pretrained(tmp_path)
+    model, random = HuggingFaceModel.load(tmp_path), np.random.default_rng(1)
+    windows = [random.bytes(int(size)) for size in random.integers(1, 90, size=24)]
+    together = model.next_bytes(windows)
+    assert together.max(axis=1).mean() > 0.5
+    alone = np.stack([model.next_bytes([window])[0] for window in windows])
+    assert np.abs(together - alone).sum(axis=1).max() / 2 < 0.001
+
+
+@real
 def test_the_tokenizers_own_cut_is_used_and_stands_for_the_bytes(saved):
     model = HuggingFaceModel.load(saved)
     for text in (b"the quick brown", " über — naïve".encode(), b" fox\n the", b"\n"):
