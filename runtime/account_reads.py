@@ -47,7 +47,7 @@ def challenge(state: ReadState, netuid: int) -> ChallengeRecord | None:
 
 def _require_subnet(state: ReadState, netuid: int) -> None:
     if subnets.SUBNETS.get(state, netuid) is None:
-        raise NotFound(f"there is no subnet {netuid}", netuid=netuid)
+        raise NotFound(f"there is no subnet {netuid}", hint="quorix subnet list", netuid=netuid)
 
 
 def _identity(row: identities.Identity | None) -> IdentityRecord | None:

@@ -30,7 +30,7 @@ def proposal(state: ReadState, number: int, height: int) -> ProposalRecord:
     """One open proposal. Raises NotFound."""
     row = proposals.PROPOSALS.get(state, number)
     if row is None:
-        raise NotFound(f"there is no open proposal {number}", hint="closed ones are events: ProposalExecuted, ProposalRejected")
+        raise NotFound(f"there is no open proposal {number}", hint="quorix governance list")
     return _record(state, number, row, height)
 
 

@@ -109,7 +109,7 @@ def root_shares(state: ReadState) -> dict[int, int]:
 def _subnet(state: ReadState, netuid: int) -> subnets.Subnet:
     row = subnets.SUBNETS.get(state, netuid)
     if row is None:
-        raise NotFound(f"there is no subnet {netuid}", netuid=netuid)
+        raise NotFound(f"there is no subnet {netuid}", hint="quorix subnet list", netuid=netuid)
     return row
 
 

@@ -37,7 +37,7 @@ def beacon(state: ReadState, netuid: int, epoch: int | None = None) -> BeaconRec
 
 def _require(state: ReadState, netuid: int) -> None:
     if not subnets.exists(state, netuid):
-        raise NotFound(f"there is no subnet {netuid}", netuid=netuid)
+        raise NotFound(f"there is no subnet {netuid}", hint="quorix subnet list", netuid=netuid)
 
 
 def _opening(state: ReadState, netuid: int, running: int) -> TimelockOpening | None:

@@ -99,6 +99,16 @@ def lowered(row: Take, take: int, height: int) -> Take:
     return Take(row.take, take, row.announced_at, height)
 
 
+def lower_of(one: Take, other: Take) -> Take:
+    """The lower take of two, raises of both as late as the later one: for a hotkey that gets another one's stake."""
+    take = min(one.take, other.take)
+    final = min(row.take if row.next_take is None else row.next_take for row in (one, other))
+    announced = [row.announced_at for row in (one, other) if row.announced_at is not None]
+    changed = [row.changed_at for row in (one, other) if row.changed_at is not None]
+    changed_at = max(changed) if changed else None
+    return Take(take, final, max(announced), changed_at) if final > take and announced else Take(take, changed_at=changed_at)
+
+
 def least_position_rao(state: ReadState, hotkey: bytes, coldkey: bytes) -> int:
     """The smallest position that may remain: of the hotkey's owner, or the larger one of a nominator."""
     least = params.get(state, "min_stake")
@@ -266,7 +276,7 @@ def increase_take(context: Context, hotkey: bytes, take: int) -> None:
     announced = row.take if row.next_take is None else row.next_take
     if take > params.get(context.state, "max_delegate_take"):
         most = params.get(context.state, "max_delegate_take")
-        refuse("DelegateTakeTooHigh", f"the most is {most} of 65535, {100 * most // 65535} %")
+        refuse("DelegateTakeTooHigh", f"the most is {most} of 65535, {(200 * most + 65535) // 131070} %")
     if take <= announced or take < params.get(context.state, "min_delegate_take"):
         refuse("DelegateTakeTooLow", take=announced)
     if _changed_recently(context, hotkey):
@@ -293,10 +303,10 @@ def decrease_take(context: Context, hotkey: bytes, take: int) -> None:
 
 @hooks.hotkey_swapped
 def copy_take(context: Context, netuid: int, old: bytes, new: bytes) -> None:
-    """The new hotkey has the old one's take, so that a swap is no way around its limits."""
-    row = TAKES.get(context.state, old)
+    """The new hotkey has the old one's take, or its own if that is lower: a swap is no way around the limits of either."""
+    row, own = TAKES.get(context.state, old), TAKES.get(context.state, new)
     if row is not None:
-        TAKES.put(context.state, new, value=row)
+        TAKES.put(context.state, new, value=row if own is None else lower_of(row, own))
 
 
 @hooks.coldkey_swapped

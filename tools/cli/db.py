@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import click
 
@@ -291,7 +293,35 @@ def _home(settings: Settings, folder: Path | None) -> Path:
 
 @contextmanager
 def _progress(out: Output) -> Iterator[Progress]:
-    """A bar on a terminal's stderr, nothing elsewhere."""
+    """A bar on a terminal's stderr, nothing elsewhere. Each step notices a Ctrl-C that got lost.
+
+    One that arrives while a C library calls back is printed there and forgotten, and the work would go on to its end.
+    """
+    lost = False
+
+    def note(number: int, frame: FrameType | None) -> NoReturn:
+        nonlocal lost
+        lost = True
+        raise KeyboardInterrupt
+
+    def watched(show: Progress) -> Progress:
+        def step(what: str, done: int, of: int) -> None:
+            if lost:
+                raise KeyboardInterrupt
+            show(what, done, of)
+
+        return step
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        with _bar(out) as show:
+            yield watched(show)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _bar(out: Output) -> Iterator[Progress]:
     if out.json or out.settings.quiet or not sys.stderr.isatty():
         yield lambda what, done, of: None
         return

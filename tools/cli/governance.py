@@ -25,6 +25,7 @@ ROOT: Final = 0
 CLOSED: Final = ("ProposalExecuted", "ProposalRejected", "ProposalCancelled")
 SUMS: Final = ("ayes_rao", "nays_rao", "cancels_rao")
 SHOWN_CLOSED: Final = 10
+SEARCHED_CLOSED: Final = 200  # of each kind, newest first
 SEAT = click.option("--hotkey", "seat", metavar="HOTKEY", help="The seat; default: the only one of the signing key.")
 
 
@@ -60,7 +61,7 @@ def propose_command(
 def vote_command(ctx: click.Context, number: int, choice: str, seat: str | None, signer: str, wait: Wait) -> None:
     """Vote aye or nay on a proposal; a later vote replaces an earlier one."""
     key = signing_key(ctx.obj, signer)
-    hotkey, record = _seat(ctx, key, seat), run(ctx.obj, lambda api: api.gov_get(number)).value
+    hotkey, record = _seat(ctx, key, seat), run(ctx.obj, lambda api: _proposal(api, number)).value
     plan = f"vote {choice} on proposal {number}, {_call_text(record.proposed)}, for the seat {address(hotkey)}"
     args = {"hotkey": hotkey, "number": number, "aye": choice == "aye"}
     submit(ctx, key, "governance.vote", args, wait=wait, plan=plan)
@@ -75,7 +76,7 @@ def vote_command(ctx: click.Context, number: int, choice: str, seat: str | None,
 def cancel_command(ctx: click.Context, number: int, seat: str | None, signer: str, wait: Wait) -> None:
     """Ask to cancel a proposal, before or after its approval; two thirds of the weight do it."""
     key = signing_key(ctx.obj, signer)
-    hotkey, record = _seat(ctx, key, seat), run(ctx.obj, lambda api: api.gov_get(number)).value
+    hotkey, record = _seat(ctx, key, seat), run(ctx.obj, lambda api: _proposal(api, number)).value
     plan = f"ask to cancel proposal {number}, {_call_text(record.proposed)}, for the seat {address(hotkey)}"
     submit(ctx, key, "governance.cancel", {"hotkey": hotkey, "number": number}, wait=wait, plan=plan)
 
@@ -122,6 +123,20 @@ def list_command(ctx: click.Context) -> None:
     out.data(answer, show)
 
 
+async def _proposal(api: Any, number: int) -> Any:
+    """An open proposal. Raises NotFound, which says what became of a closed one."""
+    try:
+        return await api.gov_get(number)
+    except NotFound as missing:
+        for kind in CLOSED:
+            for event in (await api.events_query(kind, limit=SEARCHED_CLOSED)).items:
+                if event.fields["number"] == number:
+                    names = {entry.number: entry.name for entry in (await api.state_get_metadata()).calls}
+                    cause = f"proposal {number} is closed: {_fate(event, names)}, in block {event.height}"
+                    raise NotFound(cause, hint="quorix governance list") from missing
+        raise
+
+
 def _progress(p: ProposalRecord) -> tuple[str, str, str, str, str]:
     """State, ayes, nays and turnout of the eligible weight, time left."""
     t = p.tally
@@ -153,7 +168,7 @@ def show_command(ctx: click.Context, number: int) -> None:
     out = Output(ctx.obj)
 
     async def ask(api: Any) -> tuple[Any, dict[bytes, str]]:
-        return await api.gov_get(number), await short_names(api, ROOT)
+        return await _proposal(api, number), await short_names(api, ROOT)
 
     reading, names = run(ctx.obj, ask)
 

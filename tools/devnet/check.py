@@ -89,7 +89,7 @@ async def rpc_answers(subject: Subject) -> str:
         if not health.ready:
             raise Wrong(f"node {index} at height {health.height} is not ready: {', '.join(health.blocking)}")
         heights.append(health.height)
-    return f"{len(heights)} nodes at heights {min(heights)}..{max(heights)}"
+    return f"{len(heights)} node{'s' if len(heights) > 1 else ''} at heights {min(heights)}..{max(heights)}"
 
 
 async def nodes_agree(subject: Subject) -> str:

@@ -100,7 +100,7 @@ def epoch_number(number: int, where: str) -> int:
 
 def netuid_of(netuid: int) -> int:
     if not 0 <= netuid < 1 << 16:
-        raise NotFound(f"there is no subnet {netuid}")
+        raise NotFound(f"there is no subnet {netuid}", hint="quorix subnet list")
     return netuid
 
 

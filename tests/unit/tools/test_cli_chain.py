@@ -324,7 +324,8 @@ def test_a_proposal_is_made_voted_and_enacted(people):
     assert done[0]["name"] == "ProposalExecuted" and done[0]["fields"]["error"] == ""
     assert "executed: governance.set_global_param ok" in node.text("governance", "list")
     assert next(p for p in node.json("governance", "params")["value"] if p["name"] == "fee_base_rao")["value"] == 2000
-    assert node.refused(NotFound, "governance", "show", number).exit_code == 3
+    gone = node.refused(NotFound, "governance", "show", number)
+    assert "closed: executed: governance.set_global_param ok, in block" in gone.cause
     node.refused(NotFound, "governance", "vote", number, "aye", "--key", "validator0", "--yes")
     node.json("governance", "sudo", "governance.set_global_param", "fee_base_rao", "1000", "--key", "owner", "--yes")
     words = ("governance", "sudo", "governance.set_global_param", "fee_base_rao", "1", "--key", "delegate", "--yes")

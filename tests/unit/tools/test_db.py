@@ -1,7 +1,9 @@
 """`quorix db` on real homes: what each command does, what it refuses, and that an interrupted one does no harm."""
 
+import contextlib
 import json
 import shutil
+import signal
 import time
 
 import pytest
@@ -27,7 +29,9 @@ from ledger.layout import at
 from ledger.signer import SignRecord
 from ledger.store import LevelStore
 from ledger.votes import PRECOMMIT, Certificate, Vote, vote_body
-from tools.cli.main import cli
+from tools.cli import db
+from tools.cli.main import Settings, cli
+from tools.cli.output import Output
 from tools.node.config import load_config
 from tools.node.home import Specification, make_home, open_databases
 from tools.ops import db_backup, db_repair, db_rewind, db_transfer, db_upkeep
@@ -559,3 +563,14 @@ def test_a_write_that_fails_leaves_no_file(home, tmp_path, monkeypatch):
     with pytest.raises(DiskFailure, match="No space left"):
         db_transfer.export_blocks(home, None, tmp_path / "file", None, None, quiet)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["node"]
+
+
+def test_a_lost_interrupt_ends_the_work_at_its_next_step():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), db._progress(Output(Settings(quiet=True))) as step:
+        step("working", 1, 3)
+        with contextlib.suppress(KeyboardInterrupt):  # as a library's callback does
+            signal.raise_signal(signal.SIGINT)
+        step("working", 2, 3)
+        pytest.fail("it went on")
+    assert signal.getsignal(signal.SIGINT) is before
