@@ -53,10 +53,13 @@ class Ballot:
         self.api, self.key, self.genesis_hash, self.memory, self._report = api, key, genesis_hash, memory, report
         self.wallet = Wallet(api, key, period=CALL_PERIOD_BLOCKS)
 
-    async def commit(self, subnet: SubnetRecord, uids: list[int], values: list[int], salt: str = "") -> bool:
+    async def commit(
+        self, subnet: SubnetRecord, uids: list[int], values: list[int], salt: str = "", *, sealed: bool = True
+    ) -> bool:
         """Vote in the subnet's running epoch; True once the vote is final there. Raises Rejected, Timeout, Unreachable.
 
         `salt`: 32 bytes in hex that the reveal gives away and nobody knows before; fresh ones are drawn where it is empty.
+        `sealed`: let the authorities open it, where the subnet takes that.
         """
         if subnet.blocks_left <= COMMIT_MARGIN_BLOCKS:
             return False
@@ -71,7 +74,7 @@ class Ballot:
             self.memory.remember(pending)
         elif pending.confirmed:
             return False
-        done = await self._commit_sealed(pending)
+        done = await self._commit_sealed(pending) if sealed else None
         sealed = done is not None
         done = done or await self._call("weights.commit", netuid=pending.netuid, hash=self.commitment(pending))
         epoch = next((event.fields["epoch"] for event in done.events if event.name == "WeightsCommitted"), None)

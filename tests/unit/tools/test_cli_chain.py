@@ -219,6 +219,27 @@ def test_weights_and_epochs(node):
         node.refused(UsageError, "epoch", "explain", *words)
 
 
+def test_a_vote_by_hand_is_committed_revealed_and_applied(node):
+    key = node.people["//validator//2"].hotkey
+    write_key_file(node.home / "keys" / "voter.json", key, "hotkey", password=None, profile="interactive")
+    words = ("weights", "commit", "1", "3=1", "4=0.5", "--key", "voter")
+    assert node.json(*words, "--dry-run")["values"] == [65535, 32767]
+    for wrong in ("3", "3=-1", "3=0", "70000=1", "3=1e5"):
+        node.refused(UsageError, "weights", "commit", "1", wrong, "--key", "voter", "--yes")
+    node.refused(UsageError, "weights", "commit", "1", "3=1", "3=2", "--key", "voter", "--yes")
+    assert "nothing to reveal" in node.text("weights", "reveal", "1", "--key", "voter")
+
+    def committed():
+        done = node.run(*words, "--by-hand", "--yes")
+        return "" if isinstance(done.exception, UsageError) or "committed late" in done.stdout else done.stdout
+
+    told = until(node, committed)
+    assert re.search(r"epoch \d+: committed; reveal it in epoch \d+: quorix weights reveal 1 --key voter", told), told
+    until(node, lambda: "revealed" in node.run("weights", "reveal", "1", "--key", "voter").stdout)
+    (row,) = until(node, lambda: node.json("weights", "show", "1")["rows"])
+    assert (row["uid"], row["uids"], row["values"]) == (2, [3, 4], [65535, 32767])
+
+
 def test_blocks_by_height_hash_and_name(node):
     first = node.json("query", "block", "1")
     assert first["header"]["height"] == 1 and node.json("query", "block", first["header"]["hash"]) == first
