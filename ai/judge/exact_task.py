@@ -1,8 +1,9 @@
 """Exact answers: questions with one right answer, made anew for each batch from the validator's randomness.
 
 The value of a coalition is the part of the questions that at least one of its members answers rightly. Its Shapley values
-need no table of coalitions: a question's worth is shared evenly by those who solved it. Neurons that give the same wrong
-answers to several questions are one player: they share what one would get.
+need no table of coalitions: a question's worth is shared evenly by those who solved it. Two neurons that give the same wrong
+answers to several questions are alike, and where both solve a question they share what one would get. Who is alike is
+looked at pair by pair: a third that copies the errors of two makes these two no copies of each other.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from random import Random
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ai.models.model import Sampling
 from ledger.errors import UsageError
 
 from .answers import ask_texts
-from .clusters import clusters
 from .mixture import Floats
 from .tasks import Asked, Outcome, TaskSetup
 
@@ -90,10 +91,9 @@ class ExactAnswers:
         sampling = Sampling(max_units=MAX_ANSWER_BYTES, temperature=0.0, stops=(b"\n",))
         texts = await ask_texts(asked, [question.prompt for question in questions], sampling)
         given = [[first_line(text) for text in row] for row in texts]
-        scores, groups = score_exact(given, [question.answer for question in questions])
-        player = {member: number for number, group in enumerate(groups) for member in group}
+        scores, copies = score_exact(given, [question.answer for question in questions])
         right = [sum(a == q.answer for a, q in zip(row, questions, strict=True)) for row in given]
-        details: dict[str, list[object]] = {"right": list(right), "player": [player[i] for i in range(len(given))]}
+        details: dict[str, list[object]] = {"right": list(right), "copies": list(copies)}
         return Outcome(scores, [sum(map(bool, row)) for row in given], len(questions), details)
 
 
@@ -102,20 +102,22 @@ def first_line(text: bytes) -> bytes:
     return text.strip().partition(b"\n")[0].strip()
 
 
-def score_exact(given: list[list[bytes]], answers: list[bytes]) -> tuple[Floats, list[list[int]]]:
-    """(scores, players): each question's worth, 1 / count, is shared by the players that have a member who solved it."""
-    groups = clusters(len(given), _copies(given, answers))
+def score_exact(given: list[list[bytes]], answers: list[bytes]) -> tuple[Floats, list[int]]:
+    """(scores, how many each is alike to, itself included): a question's worth, 1 / count, goes to those who solved it."""
+    alike = _alike(given, answers)
     scores = np.zeros(len(given))
     for place, answer in enumerate(answers):
-        solved = [[i for i in group if given[i][place] == answer] for group in groups]
-        solvers = [members for members in solved if members]
-        for members in solvers:
-            scores[members] += 1.0 / len(solvers) / len(members) / len(answers)
-    return scores, groups
+        solvers = [i for i, row in enumerate(given) if row[place] == answer]
+        if solvers:
+            parts = 1.0 / alike[np.ix_(solvers, solvers)].sum(axis=1)
+            scores[solvers] += parts / parts.sum() / len(answers)
+    return scores, [int(count) for count in alike.sum(axis=1)]
 
 
-def _copies(given: list[list[bytes]], answers: list[bytes]) -> frozenset[tuple[int, int]]:
-    """Pairs that are wrong in the same way too often to be of two minds."""
+def _alike(given: list[list[bytes]], answers: list[bytes]) -> NDArray[np.int64]:
+    """(n, n) ones for pairs that are wrong in the same way too often to be of two minds, and for each with itself."""
     wrong = [{(k, a) for k, (a, right) in enumerate(zip(row, answers, strict=True)) if a and a != right} for row in given]
-    n = len(given)
-    return frozenset((i, j) for i in range(n) for j in range(i + 1, n) if len(wrong[i] & wrong[j]) >= SHARED_ERRORS)
+    shared = np.array([[len(one & other) for other in wrong] for one in wrong], dtype=np.int64).reshape(len(given), len(given))
+    out: NDArray[np.int64] = (shared >= SHARED_ERRORS).astype(np.int64)
+    np.fill_diagonal(out, 1)
+    return out

@@ -2,7 +2,8 @@
 
 Pairs are drawn with the validator's randomness; wins and ties become strengths by the Bradley-Terry model, with one drawn
 game against an average player for everyone. A text wins against none; who wrote nothing at all is paid nothing. Neurons
-that write the same texts are one player. A judge is any object with
+that write the same text share what one would get, prompt by prompt: a third that copies one of two honest writers here and
+the other there takes from each what it copied, and makes them no copies of each other. A judge is any object with
 
     async def prefer(self, prompt: bytes, first: bytes, second: bytes) -> int    # 1: the first, -1: the second, 0: equal
 
@@ -23,7 +24,6 @@ from ai.models.model import Sampling
 from ledger.errors import Error, UsageError
 
 from .answers import ask_texts
-from .clusters import clusters
 from .mixture import Floats
 from .tasks import Asked, Outcome, TaskSetup
 
@@ -31,7 +31,6 @@ PROMPTS: Final = 4
 PROMPT_BYTES: Final = 96
 CONTINUATION_BYTES: Final = 48
 GAMES: Final = 4  # of each neuron for each prompt, at most
-SAME_TEXTS: Final = 0.5  # part of the prompts for which two neurons that are one write the same
 MM_STEPS: Final = 100
 ORDERS: Final = range(1, 5)  # lengths of the pieces that the reference judge compares
 CLEARLY: Final = 0.02
@@ -106,14 +105,11 @@ class JudgedText:
         sampling = Sampling(max_units=CONTINUATION_BYTES, temperature=0.0, seed=asked.random.getrandbits(32))
         texts = await ask_texts(asked, prompts, sampling)
         games = [game for place in range(len(prompts)) for game in await self._games(asked, prompts[place], place, texts)]
-        groups = clusters(len(texts), _same(texts))
-        scores = bradley_terry(len(texts), games)
+        copies = same_texts(texts)
+        scores = bradley_terry(len(texts), games) / copies
         scores[[not any(row) for row in texts]] = 0.0
-        for group in groups:
-            scores[group] = scores[group].max() / len(group)
         won = [sum(points if i == a else 1 - points for a, b, points in games if i in (a, b)) for i in range(len(texts))]
-        player = {member: number for number, group in enumerate(groups) for member in group}
-        details: dict[str, list[object]] = {"won": list(won), "player": [player[i] for i in range(len(texts))]}
+        details: dict[str, list[object]] = {"won": list(won), "copies": [round(float(value), 2) for value in copies]}
         return Outcome(scores, [sum(map(bool, row)) for row in texts], len(prompts), details)
 
     def _prompts(self, asked: Asked) -> list[bytes]:
@@ -177,10 +173,11 @@ def bradley_terry(n: int, games: Sequence[Game]) -> Floats:
     return total
 
 
-def _same(texts: list[list[bytes]]) -> frozenset[tuple[int, int]]:
-    """Pairs that wrote the same for at least half of the prompts."""
-    n = len(texts)
-    return frozenset(
-        (i, j) for i in range(n) for j in range(i + 1, n)
-        if sum(bool(a) and a == b for a, b in zip(texts[i], texts[j], strict=True)) >= max(1.0, SAME_TEXTS * len(texts[i]))
-    )  # fmt: skip
+def same_texts(texts: Sequence[Sequence[bytes]]) -> Floats:
+    """(n,): how many wrote the same text as each, itself included, on average over the prompts; nothing resembles nobody."""
+    counts = np.ones((len(texts), len(texts[0]) if texts else 0))
+    for place in range(counts.shape[1]):
+        wrote = Counter(row[place] for row in texts)
+        counts[:, place] = [wrote[row[place]] if row[place] else 1 for row in texts]
+    means: Floats = counts.mean(axis=1) if counts.size else np.ones(len(texts))
+    return means

@@ -8,7 +8,7 @@ import pytest
 
 from ai.judge.conduct import Conduct
 from ai.judge.exact_task import FAMILIES, ExactAnswers, first_line, score_exact
-from ai.judge.judged_task import JudgedText, UpstreamJudge, bradley_terry, likeness
+from ai.judge.judged_task import JudgedText, UpstreamJudge, bradley_terry, likeness, same_texts
 from ai.judge.live import read_tables
 from ai.judge.tasks import Asked, Outcome, TaskSetup, make_task
 from ai.judge.validator import Validator, ValidatorConfig
@@ -157,17 +157,30 @@ def test_every_family_has_the_answer_it_says():
 
 def test_a_question_is_worth_the_same_however_many_solve_it():
     answers = [b"1", b"2", b"3", b"4"]
-    scores, groups = score_exact([[b"1", b"2", b"", b"x"], [b"1", b"", b"3", b""], [b"", b"", b"", b""]], answers)
-    assert scores.tolist() == pytest.approx([0.125 + 0.25, 0.125 + 0.25, 0.0]) and groups == [[0], [1], [2]]
+    scores, copies = score_exact([[b"1", b"2", b"", b"x"], [b"1", b"", b"3", b""], [b"", b"", b"", b""]], answers)
+    assert scores.tolist() == pytest.approx([0.125 + 0.25, 0.125 + 0.25, 0.0]) and copies == [1, 1, 1]
+    assert score_exact([], answers)[1] == [] and score_exact([[]], [])[0].tolist() == [0.0]
 
 
 def test_who_is_wrong_in_the_same_way_is_one_player():
     answers = [b"%d" % i for i in range(6)]
     clone = [b"0", b"1", b"2", b"a", b"b", b"c"]
     alone, _ = score_exact([clone, answers], answers)
-    both, groups = score_exact([clone, clone, answers], answers)
-    assert groups == [[0, 1], [2]]
-    assert both[0] + both[1] == pytest.approx(alone[0]) and both[2] == pytest.approx(alone[1])
+    for k in range(2, 6):
+        both, copies = score_exact([clone] * k + [answers], answers)
+        assert copies == [k] * k + [1]
+        assert both[:k].sum() == pytest.approx(alone[0]) and both[k] == pytest.approx(alone[1])
+
+
+def test_who_copies_the_errors_of_two_makes_these_no_copies_of_each_other():
+    answers = [b"%d" % i for i in range(12)]
+    one = [b"a", b"b", b"c", *answers[3:]]
+    other = [*answers[:9], b"x", b"y", b"z"]
+    between = [b"a", b"b", b"c", *answers[3:9], b"x", b"y", b"z"]
+    alone, _ = score_exact([one, other, answers], answers)
+    straddled, copies = score_exact([one, other, answers, between], answers)
+    assert copies == [2, 2, 1, 3] and straddled.sum() == pytest.approx(1.0)
+    assert min(straddled[:2] / alone[:2]) > 0.75 and straddled[3] < straddled[0] / 2
 
 
 async def test_exact_answers_over_the_wire(ask):
@@ -195,8 +208,15 @@ async def test_judged_text_over_the_wire(ask):
     )  # fmt: skip
     outcome = await ask(JudgedText(setup()), *models)
     a, b, c, d, e = outcome.scores
-    assert a > b > c + d and c == d > 0 and e == 0
-    assert outcome.details["player"][2] == outcome.details["player"][3] != outcome.details["player"][0]
+    assert a > b > c + d and c == pytest.approx(d) and c > 0 and e == 0
+    assert outcome.details["copies"] == [1, 1, 2, 2, 1]
+
+
+def test_texts_are_shared_prompt_by_prompt():
+    one, other = [b"a", b"b", b"c", b"d"], [b"w", b"x", b"y", b""]
+    between = [b"a", b"b", b"y", b""]
+    assert same_texts([one, other, between]).tolist() == [1.5, 1.25, 1.75]
+    assert same_texts([one] * 4).tolist() == [4.0] * 4 and same_texts([]).tolist() == [] and same_texts([[]]).tolist() == [1.0]
 
 
 def test_strengths_follow_the_games_and_nobody_is_infinite():
