@@ -89,6 +89,11 @@ def parents_of(state: ReadState, netuid: int, hotkey: bytes) -> Shares:
     return PARENTS.get(state, netuid, hotkey) or []
 
 
+def has_relations(state: ReadState, netuid: int, hotkey: bytes) -> bool:
+    """True if a hotkey has children or parents in a subnet, or has named children that wait."""
+    return any(table.get(state, netuid, hotkey) is not None for table in (CHILDREN, PARENTS, PENDING))
+
+
 def contributions(state: ReadState, netuid: int, hotkey: bytes) -> list[Contribution]:
     """1.3: what a hotkey votes with: first its own (what it does not lend), then the parts of its parents."""
     weight = params.get(state, "root_weight")
@@ -204,7 +209,9 @@ def _apply(context: Context, netuid: int, parent: bytes, children: Shares) -> No
     mine = [row[1] for row in parents_of(state, netuid, parent)]
     kept = []
     for share, child in children:
-        if child in mine:
+        if child == parent:  # since it was named, the parent's hotkey was swapped to it
+            context.events.append(RELATION_ENDED(parent, netuid, child, "InvalidChild"))
+        elif child in mine:
             context.events.append(RELATION_ENDED(parent, netuid, child, "ChildParentInconsistency"))
         elif _make_room(context, netuid, child, parent, share):
             rows = [*parents_of(state, netuid, child), [share, parent]]

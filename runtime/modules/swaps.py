@@ -1,9 +1,9 @@
 """Hotkey swaps: a coldkey gives a neuron another hotkey, in one subnet or everywhere (5.4).
 
 Everything that stands under the hotkey moves: uid, stake of all coldkeys, averages, take, children and parents, serving
-record, receipts, commitments. The uid and the block of its registration stay, so a swap renews no immunity. What the old
-hotkey committed to and has not revealed cannot be revealed by the new one: reveal first. Each module moves its own rows
-(`hooks.hotkey_swapped`).
+record, receipts, commitments. So nothing of that may stand under the new one there, but its take elsewhere: the lower counts.
+The uid and the block of its registration stay, so a swap renews no immunity. What the old hotkey committed to and has not
+revealed cannot be revealed by the new one: reveal first. Each module moves its own rows (`hooks.hotkey_swapped`).
 
 Rules: KEY-3 hotkey swap · KEY-4 limits of hotkey swaps
 """
@@ -19,7 +19,7 @@ from .. import hooks, params
 from ..params import ROOT_NETUID, Q
 from ..registry import Context, call, error, event, refuse
 from ..tables import ReadState, Table, key_field, u16_field
-from . import accounts, hotkeys, neurons, pools, subnets
+from . import accounts, children, hotkeys, neurons, pools, subnets
 
 COST_EVERYWHERE_RAO: Final = Q // 10  # recycled
 COST_ONE_RAO: Final = Q // 1000
@@ -36,7 +36,7 @@ error(122, "NewHotKeyIsSameWithOld", "the new hotkey is the old one")
 error(123, "HotKeySetTxRateLimitExceeded", "this coldkey swapped a hotkey too recently", "wait until the rate limit has passed")
 error(124, "HotKeySwapOnSubnetIntervalNotPassed", "this neuron's hotkey was swapped too recently", "wait")
 error(125, "NotEnoughBalanceToPaySwap", "the free balance is below the cost of a swap", "top the account up")
-error(126, "NewHotKeyInUse", "the new hotkey is registered or has stake there already", "use a fresh hotkey")
+error(126, "NewHotKeyInUse", "the new hotkey is registered there, or has stake, children or parents", "use a fresh hotkey")
 error(127, "NothingToSwap", "the old hotkey has neither a uid nor stake there")
 error(128, "TooManyPositions", f"more than {MAX_POSITIONS} stake positions would move", "swap subnet by subnet")
 
@@ -89,7 +89,8 @@ def _places(state: ReadState, hotkey: bytes, netuid: int | None) -> list[int]:
 
 def _check_place(context: Context, old_hotkey: bytes, new_hotkey: bytes, netuid: int) -> None:
     state = context.state
-    if neurons.uid_of(state, netuid, new_hotkey) is not None or pools.POOLS.get(state, netuid, new_hotkey) is not None:
+    held = pools.POOLS.get(state, netuid, new_hotkey) is not None or children.has_relations(state, netuid, new_hotkey)
+    if held or neurons.uid_of(state, netuid, new_hotkey) is not None:
         refuse("NewHotKeyInUse", netuid=netuid)
     swapped_at = SWAPPED_IN.get(state, netuid, old_hotkey)
     if swapped_at is not None and context.height - swapped_at < SUBNET_COOLDOWN_BLOCKS:

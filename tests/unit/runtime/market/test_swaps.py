@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.modules import accounts, children, identities, neurons, pools, serving, stake, subnets, swaps, weights
+from runtime.modules import accounts, children, hotkeys, identities, neurons, pools, serving, stake, subnets, swaps, weights
 from runtime.tables import Table
 
 RECORD = [b"\x7f\0\0\1", 9000, b"", b"\x05" * 32]
@@ -135,3 +135,54 @@ def test_refusals(ready, monkeypatch):
     monkeypatch.undo()
     accounts.debit(ready.context, miner, ready.free(miner), "recycle")
     assert ready.refused("keyring.swap_hotkey", miner, miner_hot, ready.key("m"), 1) == "NotEnoughBalanceToPaySwap"
+
+
+def own(world, cold, hotkey):
+    hotkeys.associate(world.context, hotkey, cold)
+    return hotkey
+
+
+# rule: KEY-3
+@pytest.mark.parametrize("relate", [
+    lambda world, old, new, others: children._apply(world.context, 1, others[0], [[1 << 62, new]]),
+    lambda world, old, new, others: children._apply(world.context, 1, old, [[1 << 62, new]]),
+    lambda world, old, new, others: children._apply(world.context, 1, new, [[1 << 62, others[0]]]),
+    lambda world, old, new, others: world.call("children.set", names(world)[0], new, 1, [[1 << 62, others[0]]]),
+])
+def test_a_hotkey_with_children_or_parents_takes_over_nothing(ready, relate):
+    cold, old, new = names(ready)
+    others = [ready.key("miner 0 hot"), ready.key("miner 1 hot")]
+    children._apply(ready.context, 1, others[1], [[1 << 62, old]])
+    relate(ready, old, own(ready, cold, new), others)
+    assert ready.refused("keyring.swap_hotkey", cold, old, new, 1) == "NewHotKeyInUse"
+    ready.next_block()
+
+
+# rule: KEY-3
+def test_a_child_that_takes_the_parent_s_place_does_not_become_its_own(ready):
+    cold, old, new = names(ready)
+    ready.call("children.set", cold, old, 1, [[1 << 62, own(ready, cold, new)]])
+    ready.call("keyring.swap_hotkey", cold, old, new, 1)
+    ripe_at = children.PENDING.get(ready.state, 1, new).ripe_at
+    while children.PENDING.get(ready.state, 1, new):
+        ready.next_block()
+    assert ready.height >= ripe_at and not children.children_of(ready.state, 1, new)
+    assert [new, 1, new, "InvalidChild"] in ready.named("ChildRelationEnded")
+
+
+# rule: KEY-4
+def test_a_swap_to_a_hotkey_with_nominators_raises_no_take(ready):
+    cold, old, new = names(ready)
+    ready.call("stake.add", names(ready, 1)[0], own(ready, cold, new), 0, 5 * ready.Q)
+    ready.call("stake.decrease_take", cold, new, 0)
+    ready.call("stake.decrease_take", cold, old, 11000)
+    ready.call("keyring.swap_hotkey", cold, old, new, 1)
+    assert stake.take_at_payout(ready.state, new, ready.height) == 0
+    assert stake.take_of(ready.state, new).changed_at == ready.height
+
+
+def test_the_lower_of_two_takes_keeps_the_later_announcement():
+    low, raised, high = stake.Take(0), stake.Take(5, 900, 40, 40), stake.Take(700, 800, 90, 95)
+    assert stake.lower_of(low, high) == stake.Take(0, changed_at=95)
+    assert stake.lower_of(raised, high) == stake.lower_of(high, raised) == stake.Take(5, 800, 90, 95)
+    assert stake.lower_of(raised, stake.Take(300)) == stake.Take(5, 300, 40, 40)
