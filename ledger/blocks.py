@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, Final
 
 from .codec import (
@@ -27,11 +28,13 @@ from .codec import (
     Record,
     Shape,
     are_plain,
+    array_head_bytes,
     decode,
     decode_each,
     encode,
     encode_marked,
     is_plain,
+    items_bytes,
 )
 from .crypto import TAGS, KeyPair, digest, verify
 from .errors import DecodeError
@@ -60,6 +63,9 @@ class _AnyArray(Shape):
 
     def all_fit(self, values: Sequence[Any]) -> bool:
         return set(map(type, values)) <= {list} and are_plain(values)
+
+    def encoded_bytes(self, values: Sequence[Any]) -> int:
+        return sum(map(array_head_bytes, map(len, values))) + items_bytes(list(chain.from_iterable(values)))
 
 
 HEADER_SHAPE = Record(
