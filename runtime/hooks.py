@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from .registry import Call, Context
+from .state import State
 from .tables import ReadState, Table
 
 # Order of a block's start (protocol: decide, settle, mint, reveal, coinbase). Inherents come before all of them.
@@ -52,7 +53,7 @@ _END_EPOCH: list[tuple[int, str, EpochHook]] = []
 _NEURON_REMOVED: list[NeuronHook] = []
 _HOTKEY_SWAPPED: list[SwapHook] = []
 _COLDKEY_SWAPPED: list[ColdkeyHook] = []
-_CALL_GUARDS: list[CallGuard] = []
+_CALL_GUARDS: list[tuple[CallGuard, Callable[[State], bool]]] = []
 _SUBNET_ENDING: list[SubnetHook] = []
 _PARAM_CHANGED: dict[str, list[ParamHook]] = {}
 _PARAM_RULES: list[ParamRule] = []
@@ -105,11 +106,18 @@ def coldkey_swapped(function: ColdkeyHook) -> ColdkeyHook:
     return function
 
 
-def call_guard(function: CallGuard) -> CallGuard:
-    """Run `f(context, call)` before a call runs, also inside another, and when it is admitted; refuses by raising."""
-    _CALL_GUARDS.append(function)
-    _CALL_GUARDS.sort(key=_qualified)
-    return function
+def call_guard(idle: Callable[[State], bool]) -> Callable[[CallGuard], CallGuard]:
+    """Run `f(context, call)` before a call runs, also inside another, and when it is admitted; refuses by raising.
+
+    `idle(state)` is true only where f would refuse nothing, however often money moves between accounts.
+    """
+
+    def declare(function: CallGuard) -> CallGuard:
+        _CALL_GUARDS.append((function, idle))
+        _CALL_GUARDS.sort(key=lambda row: _qualified(row[0]))
+        return function
+
+    return declare
 
 
 def subnet_ending(function: SubnetHook) -> SubnetHook:
@@ -167,8 +175,13 @@ def run_coldkey_swapped(context: Context, old: bytes, new: bytes) -> int:
 
 def run_call_guards(context: Context, entry: Call) -> None:
     """Called before a call is run or admitted, with the signer set; lets a refusal through."""
-    for function in _CALL_GUARDS:
+    for function, _ in _CALL_GUARDS:
         function(context, entry)
+
+
+def call_guards_are_idle(state: State) -> bool:
+    """True where no guard refuses anything."""
+    return all(idle(state) for _, idle in _CALL_GUARDS)
 
 
 def run_subnet_ending(context: Context, netuid: int) -> None:

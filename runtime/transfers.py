@@ -54,7 +54,8 @@ class Runs:
             return start
         context, tally, extrinsics, lives = self._context, self._tally, self._extrinsics, self._context.lives
         state, events, outcomes, fees_of = context.state, context.events, tally.outcomes, self._fees
-        deposit_rao, number, moved = params.get(state, "existential_deposit"), TRANSFER.number, accounts.TRANSFER
+        deposit_rao, guarded = params.get(state, "existential_deposit"), not hooks.call_guards_are_idle(state)
+        number, moved, account, is_plain = TRANSFER.number, accounts.TRANSFER.number, accounts.account, accounts.is_plain
         room = (tally.limit - tally.weight) // WORK
         rows: dict[bytes, Account] = {}  # as the run leaves them
         paid_rao = tips_rao = 0
@@ -68,32 +69,40 @@ class Runs:
             ):
                 break
             to, amount, _ = args
-            giver = rows.get(signer) or accounts.account(state, signer)
-            taker = rows.get(to) or accounts.account(state, to)
+            giver = rows.get(signer) or account(state, signer)
+            taker = rows.get(to) or account(state, to)
             size, tip_rao = len(extrinsic.body), extrinsic.tip
             fee_rao = tip_rao + (fees_of.get(size) or self._fee(size))
             left_rao = giver.free_rao - fee_rao
-            if giver.nonce != nonce or to == signer or not accounts.is_plain(left_rao, amount, taker.free_rao, deposit_rao):
+            if giver.nonce != nonce or to == signer or not is_plain(left_rao, amount, taker.free_rao, deposit_rao):
                 break
-            context.signer, before = signer, context.signer
-            try:
-                hooks.run_call_guards(context, TRANSFER)
-            except Rejected:
-                context.signer = before
+            if guarded and not self._passes(signer):
                 break
             rows[signer] = Account(left_rao - amount, giver.reserved_rao, nonce + 1)
             rows[to] = Account(taker.free_rao + amount, taker.reserved_rao, taker.nonce)
             outcomes.append(Outcome("", fee_rao, len(events), 1))
-            events.append(moved(signer, to, amount))
+            events.append([moved, signer, to, amount])
             paid_rao += fee_rao
             tips_rao += tip_rao
             end += 1
         if end > start:
+            context.signer = extrinsics[end - 1].signer
             accounts.settle_rows(context, rows, paid_rao)
             tally.weight += WORK * (end - start)
             tally.fees_rao += paid_rao - tips_rao
             tally.tips_rao += tips_rao
         return end
+
+    def _passes(self, signer: bytes) -> bool:
+        """Whether the call guards let this account transfer."""
+        context = self._context
+        before, context.signer = context.signer, signer
+        try:
+            hooks.run_call_guards(context, TRANSFER)
+        except Rejected:
+            context.signer = before
+            return False
+        return True
 
     def _fee(self, body_bytes: int) -> int:
         fee_rao = self._fees[body_bytes] = self._prices.fee_rao(body_bytes + fees.SIGNATURE_BYTES, WORK)

@@ -29,6 +29,7 @@ from ledger.crypto import digest
 from .. import hooks, params
 from ..params import Q
 from ..registry import Call, Context, Origin, call, error, event, refuse
+from ..state import State
 from ..tables import ReadState, Table, key_field
 from . import accounts, authorities, bonds, hotkeys, pools, stake
 
@@ -81,10 +82,14 @@ def swap_hash(new_coldkey: bytes) -> bytes:
     return digest("coldkey", new_coldkey)
 
 
-@hooks.call_guard
+def nobody_has_announced(state: State) -> bool:
+    return not state.value(_COUNT_KEY, ANNOUNCED_COUNT)
+
+
+@hooks.call_guard(idle=nobody_has_announced)
 def allow_nothing_else(context: Context, entry: Call) -> None:
     """An account with an announcement runs no other call, not by itself, in a batch, or through a proxy."""
-    if not context.state.value(_COUNT_KEY, ANNOUNCED_COUNT) or context.origin is Origin.ROOT or entry.name in STILL_ALLOWED:
+    if nobody_has_announced(context.state) or context.origin is Origin.ROOT or entry.name in STILL_ALLOWED:
         return
     if ANNOUNCED.get(context.state, context.signer) is not None:
         refuse("ColdkeySwapAnnounced", call=entry.name)
