@@ -108,7 +108,7 @@ class Chain(ChainReader):
         self._lock = threading.Lock()  # guards the pair (_now, _pending)
         self._pending: tuple[CommitBatch, ...] = ()
         self._cache = RowCache()
-        self._cache.fill(picture.rows)
+        self._cache.fill(picture.rows, machine.remembered)
         self._executed: dict[bytes, ExecutedBlock] = {}
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ class Chain(ChainReader):
                 head, rows, (*self._now.trees[1 - TREES_KEPT :], (head.height, executed.tree.over(StoredPages(rows)))),
                 authorities, self._now.durable_height,
             )
-        self._cache.advance(state)
+        self._cache.advance(state, executed.result.objects)
         self._executed.clear()
         self._hashes[head.height] = head.hash
         return batch

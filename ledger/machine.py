@@ -7,9 +7,9 @@ pure: same view and block, same result, on every machine for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from .blocks import Event, Extrinsic, Outcome
 
@@ -24,6 +24,19 @@ class View(Protocol):
     def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """All pairs whose key starts with `prefix`, ascending; only keys > `after` if it is given."""
         ...
+
+
+# What a machine made of state values, by whatever it makes them with and then by key. Nobody changes such an object.
+Objects = dict[Any, dict[bytes, Any]]
+
+
+class RememberingView(View, Protocol):
+    """A view of a state that is read again and again: the machine keeps in `objects` what it made of its values.
+
+    Whoever gives the view keeps `objects` true to the state: see `BlockResult.objects`.
+    """
+
+    objects: Objects
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,10 @@ class BlockContext:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What execution yields. `changes[key] = None` deletes. `history` rows live outside the state root."""
+    """What execution yields. `changes[key] = None` deletes. `history` rows live outside the state root.
+
+    `objects`: some of the values in `changes` as the machine works with them, to be found in later views (`RememberingView`).
+    """
 
     changes: Mapping[bytes, bytes | None]
     events: Sequence[Event]
@@ -63,6 +79,7 @@ class BlockResult:
     authorities: AuthoritySet  # of the next height
     history: Mapping[bytes, bytes] = field(default_factory=dict)
     weight: int = 0
+    objects: Mapping[Any, Mapping[bytes, Any]] = field(default_factory=dict, compare=False, repr=False)
 
 
 OPERATIONAL_PRIORITY: Final = 3  # from here on an extrinsic is operational: a quarter of each block is kept for those
@@ -117,6 +134,10 @@ class StateMachine(Protocol):
 
     def account_key(self, account: bytes) -> bytes:
         """State key of an account's row: there the chain keeps, outside the state, where its newest extrinsic is."""
+        ...
+
+    def remembered(self, values: Iterable[tuple[bytes, bytes]]) -> Objects:
+        """What the machine would keep of these state values, each with its key, if it read them in a `RememberingView`."""
         ...
 
     def apply_block(

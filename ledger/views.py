@@ -7,12 +7,13 @@ height is the state of the head below one more layer, the reverse diffs since th
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from .layout import LINKED_MARK, PLACE_BYTES, STATE, state_value
+from .machine import Objects
 from .store import Snapshot, prefix_end
 
 MAX_CACHED_ROWS: Final = 1 << 17
@@ -113,40 +114,60 @@ class MemoryView:
 
 
 class RowCache:
-    """State rows of the head that were read or written lately. Belongs to the chain thread."""
+    """State rows of the head that were read or written lately, and objects that the machine made of their values.
+
+    Belongs to the chain thread.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes | None] = {}
+        self.objects: Objects = {}
 
-    def fill(self, below: LayeredRows) -> None:
-        """Begin with the head's first rows, as many as have room: one by one they would cost ten times as much."""
+    def fill(self, below: LayeredRows, remembered: Callable[[Iterable[tuple[bytes, bytes]]], Objects]) -> None:
+        """Begin with the head's first rows, as many as have room: one by one they would cost ten times as much.
+
+        `remembered`: see `StateMachine.remembered`.
+        """
         first = islice(below.items(STATE), MAX_CACHED_ROWS - len(self.rows))
         self.rows.update((key[1:], row) for key, row in first if len(row) <= MAX_CACHED_ROW_BYTES)
+        self.objects = remembered((key, state_value(row)) for key, row in self.rows.items() if row is not None)
 
     def over(self, below: LayeredRows) -> CachedView:
         """The head's view, reading through this cache."""
-        return CachedView(below, self.rows)
+        return CachedView(below, self.rows, self.objects)
 
-    def advance(self, changes: Mapping[bytes, bytes | None]) -> None:
-        """A block that wrote these state rows became the head."""
+    def advance(self, changes: Mapping[bytes, bytes | None], objects: Mapping[Any, Mapping[bytes, Any]]) -> None:
+        """A block that wrote these state rows became the head. `objects`: see `BlockResult`."""
         rows = self.rows
+        for codec, known in self.objects.items():
+            fresh = objects.get(codec, {})
+            for key in changes.keys() - fresh.keys():
+                known.pop(key, None)
+            known.update(fresh)
+            _shorten(known)
         rows.update(changes)
         for key, row in changes.items():
             if row is not None and len(row) > MAX_CACHED_ROW_BYTES:
                 del rows[key]
-        if len(rows) > MAX_CACHED_ROWS:
-            for key in list(islice(rows, len(rows) - MAX_CACHED_ROWS // 2)):  # the longest known ones
-                del rows[key]
+        _shorten(rows)
 
     def clear(self) -> None:
         self.rows.clear()
+        self.objects.clear()
+
+
+def _shorten(cached: dict[bytes, Any]) -> None:
+    """Forget what was known longest, if it is too much."""
+    if len(cached) > MAX_CACHED_ROWS:
+        for key in list(islice(cached, len(cached) - MAX_CACHED_ROWS // 2)):
+            del cached[key]
 
 
 class CachedView:
-    """The head's state, read through a cache; implements `machine.View`."""
+    """The head's state, read through a cache; implements `machine.RememberingView`."""
 
-    def __init__(self, below: LayeredRows, cached: dict[bytes, bytes | None]) -> None:
-        self._below, self._cached = below, cached
+    def __init__(self, below: LayeredRows, cached: dict[bytes, bytes | None], objects: Objects) -> None:
+        self._below, self._cached, self.objects = below, cached, objects
 
     def get(self, key: bytes) -> bytes | None:
         try:

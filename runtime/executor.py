@@ -22,7 +22,7 @@ from ledger.crypto import is_valid_key
 from ledger.errors import Rejected, UnknownRuntimeVersion
 from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, Standing, View
 
-from . import chain, dispatch, hooks, invariants, migrations, params, rules, transfers
+from . import chain, dispatch, hooks, invariants, migrations, params, rules, tables, transfers
 from .modules import accounts, authorities, fees, heartbeats, sessions, upgrades
 from .registry import Call, Context, error, refuse
 from .state import State
@@ -85,6 +85,7 @@ class Runtime:
         return Standing(row.nonce, row.free_rao)
 
     account_key = staticmethod(accounts.ACCOUNT.key)  # state key of an account's row
+    remembered = staticmethod(tables.remembered)
 
     def block_inherents(
         self, view: View, context: BlockContext, candidates: Sequence[tuple[int, bytes]]
@@ -271,6 +272,7 @@ def _end(context: Context, outcomes: list[Outcome], weight: int) -> BlockResult:
         invariants.require(invariants.audit(context.state), context.height)
     return BlockResult(
         changes, context.events, outcomes, authorities.current(context.state), context.history, weight,
+        context.state.objects(),
     )
 
 

@@ -17,7 +17,7 @@ from itertools import repeat
 from operator import is_
 from typing import Any, Protocol
 
-from ledger.machine import View
+from ledger.machine import Objects, View
 
 _ABSENT: Any = object()
 
@@ -25,9 +25,13 @@ _ABSENT: Any = object()
 class Codec(Protocol):
     """How a value becomes bytes and back; a table."""
 
+    remembered: bool  # what was made of the view's values is kept for later blocks
+
     def encode(self, value: Any) -> bytes: ...
 
     def encode_each(self, values: Sequence[Any]) -> list[bytes]: ...
+
+    def differ_each(self, values: Sequence[Any], others: Sequence[Any]) -> list[bool]: ...
 
     def decode_own(self, data: bytes) -> Any: ...
 
@@ -51,6 +55,8 @@ class State:
         self._view = view
         self._rows: dict[bytes, _Row] = {}  # the view is asked once a block for each key
         self._changed: dict[bytes, _Row] = {}  # those of them that were written
+        self._known: Objects | None = getattr(view, "objects", None)
+        self._fresh: dict[Codec, dict[bytes, Any]] = {}
         self._journal: list[tuple[bytes, _Row, Any, Any]] = []  # key, its row, `change` and `value` before a write
 
     # --- byte strings -----------------------------------------------------------------------------------------------
@@ -95,14 +101,30 @@ class State:
         row = self._rows.get(key)
         if row is None:  # most reads of a block are of a key that it has not asked for
             row = self._rows[key] = _Row()
-            data = row.before = self._view.get(key)
-            value = row.value = None if data is None else codec.decode_own(data)
+            known = self._known_of(codec) if codec.remembered else None
+            value = None if known is None else known.get(key)
+            if value is None:
+                data = row.before = self._view.get(key)
+                if data is not None:
+                    value = codec.decode_own(data)
+                    if known is not None:
+                        known[key] = value
+            row.value = value
             return value
         value = row.value
         if value is _ABSENT:
             data = self._data(key, row)
             value = row.value = None if data is None else codec.decode_own(data)
         return value
+
+    def _known_of(self, codec: Codec) -> dict[bytes, Any] | None:
+        """What the view knows of a codec's values; None if it keeps nothing."""
+        if self._known is None:
+            return None
+        known = self._known.get(codec)
+        if known is None:
+            known = self._known[codec] = {}
+        return known
 
     def put_value(self, key: bytes, codec: Codec, value: Any) -> None:
         """Set a value, not None, that will be encoded when its bytes are asked for."""
@@ -182,28 +204,49 @@ class State:
 
     def changes(self) -> dict[bytes, bytes | None]:
         """Keys whose value differs from the view's, with the new value; None deletes."""
-        self._encode_values()
+        self._fresh = {}
+        differs = self._encode_values()
         out: dict[bytes, bytes | None] = {}
         for key, row in self._changed.items():
-            data = row.change
-            if data != (row.before if row.before is not _ABSENT else self._data_before(key, row)):
-                out[key] = data
+            if row.before is _ABSENT and key in differs:
+                if differs[key]:
+                    out[key] = row.change
+            elif row.change != (row.before if row.before is not _ABSENT else self._data_before(key, row)):
+                out[key] = row.change
         return out
 
     def absent_before(self, keys: Iterable[bytes]) -> int:
         """How many of these keys had no value at the start of the block."""
-        return [self.before(key) for key in keys].count(None)
+        absent, rows = 0, self._rows
+        for key in keys:
+            if key in rows and (start := rows[key].start) is not _ABSENT:
+                absent += start is None
+            else:
+                absent += self.before(key) is None
+        return absent
 
-    def _encode_values(self) -> None:
-        """Make bytes of all values that were written as objects, those of one table at once."""
-        waiting: dict[Codec, list[_Row]] = {}
-        for row in self._changed.values():
+    def objects(self) -> dict[Codec, dict[bytes, Any]]:
+        """Of remembered codecs, the values that the last `changes` made bytes of."""
+        return self._fresh
+
+    def _encode_values(self) -> dict[bytes, bool]:
+        """Make bytes of all values that were written as objects, those of one table at once; says which are new."""
+        waiting: dict[Codec, list[bytes]] = {}
+        for key, row in self._changed.items():
             codec = row.change
             if codec is not None and type(codec) is not bytes:
                 if codec in waiting:
-                    waiting[codec].append(row)
+                    waiting[codec].append(key)
                 else:
-                    waiting[codec] = [row]
-        for codec, rows in waiting.items():
-            for row, data in zip(rows, codec.encode_each([row.value for row in rows]), strict=True):
+                    waiting[codec] = [key]
+        differs: dict[bytes, bool] = {}
+        for codec, keys in waiting.items():
+            rows = [self._changed[key] for key in keys]
+            values, starts = [row.value for row in rows], [row.start for row in rows]
+            for row, data in zip(rows, codec.encode_each(values), strict=True):
                 row.change = data
+            if codec.remembered:
+                self._fresh.setdefault(codec, {}).update(zip(keys, values, strict=True))
+            if not any(map(is_, starts, repeat(_ABSENT))) and not any(map(is_, starts, repeat(None))):
+                differs.update(zip(keys, codec.differ_each(values, starts), strict=True))
+        return differs

@@ -14,12 +14,13 @@ Rules: BLK-9 state keys and values
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from operator import attrgetter
+from operator import attrgetter, ne
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from ledger.codec import decode, decode_trusted, encode, encode_each
+from ledger.errors import DecodeError
 
 from .state import State
 
@@ -108,13 +109,16 @@ class Table(Generic[V]):
     registry: ClassVar[dict[int, Table[Any]]] = {}
     name: str
 
-    def __init__(self, number: int, name: str, kind: type[V], *key: KeyField) -> None:
+    def __init__(self, number: int, name: str, kind: type[V], *key: KeyField, remembered: bool = False) -> None:
+        """`remembered`: values made in one block are kept for the next ones, where the view can do that."""
         assert number not in Table.registry or Table.registry[number].name == name, f"table {number} declared twice"
         self.number, self.name, self.kind, self.fields = number, name, kind, key
         self.prefix = number.to_bytes(2, "big")
         self._record = is_dataclass(kind)
         self._fields_of = _fields_of(kind) if self._record else None
         self._immutable = _is_immutable(kind)
+        assert self._immutable or not remembered, f"values of {name} can be changed in place"
+        self.remembered = remembered
         self._decoded: dict[bytes, V] = {}  # immutable values by their encoding
         self._width = 2 + sum(field.width for field in key)
         self.key = _key_maker(self.prefix, key)
@@ -144,6 +148,13 @@ class Table(Generic[V]):
         """The encodings of many values."""
         fields_of = self._fields_of
         return list(map(encode, values)) if fields_of is None else encode_each(list(map(fields_of, values)))
+
+    def differ_each(self, values: Sequence[V], others: Sequence[V]) -> list[bool]:
+        """Which of many values are not equal to those at the same places."""
+        fields_of = self._fields_of
+        if fields_of is None:
+            return list(map(ne, values, others))
+        return list(map(ne, map(fields_of, values), map(fields_of, others)))
 
     def decode(self, data: bytes) -> V:
         """Raises DecodeError."""
@@ -198,3 +209,16 @@ class Table(Generic[V]):
         """(key fields, value) of all entries whose first key fields equal `parts`, ascending."""
         for key, data in state.items(self.key(*parts)):
             yield self.parts(key), self.decode(data)
+
+
+def remembered(values: Iterable[tuple[bytes, bytes]]) -> dict[Table[Any], dict[bytes, Any]]:
+    """Of state values, each with its key, what tables remember. A damaged one is left to whoever reads it."""
+    made: dict[Table[Any], dict[bytes, Any]] = {table: {} for table in Table.registry.values() if table.remembered}
+    tables = {table.prefix: table for table in made}
+    for key, data in values:
+        if (table := tables.get(key[:2])) is not None:
+            try:
+                made[table][key] = table.decode_own(data)
+            except (DecodeError, TypeError):
+                continue
+    return made

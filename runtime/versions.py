@@ -15,14 +15,14 @@ Rules: UPG-4 unknown versions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger.blocks import Event, Extrinsic, Outcome
 from ledger.errors import Rejected, UnknownRuntimeVersion
-from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, Standing, View
+from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, Objects, Standing, View
 
 from .modules import upgrades
 from .tables import ReadState
@@ -140,6 +140,11 @@ class VersionedRuntime:
     def account_key(self, account: bytes) -> bytes:
         """The same in all versions: the chain keeps the ends of its linked lists there."""
         return self.at(self.known[-1]).account_key(account)
+
+    def remembered(self, values: Iterable[tuple[bytes, bytes]]) -> Objects:
+        """The newest rules' own; version 1 remembers nothing."""
+        newest = self.at(self.known[-1])
+        return newest.remembered(values) if hasattr(newest, "remembered") else {}
 
     def apply_block(
         self, view: View, context: BlockContext, inherents: Sequence[tuple[int, bytes]], extrinsics: Sequence[Extrinsic],

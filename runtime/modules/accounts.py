@@ -55,7 +55,7 @@ class Account:
 EMPTY: Final = Account()
 HIGHEST_DEPOSIT: Final = params.PARAMS["existential_deposit"].high
 
-ACCOUNT = Table(1, "account", Account, key_field("account"))
+ACCOUNT = Table(1, "account", Account, key_field("account"), remembered=True)
 ISSUANCE = Table(2, "total_issuance", int)
 DRAWN = Table(4, "faucet", list, key_field("account"))  # -> [session, rao drawn in it]
 TOMBSTONE = Table(3, "tombstone", int, u64_field("expires_at"), key_field("account"))  # -> nonce when reaped

@@ -51,6 +51,9 @@ class AccountMachine:
     def account_key(self, account):
         return b"a" + account
 
+    def remembered(self, values):
+        return {}
+
     def apply_block(self, view, context, inherents, extrinsics, left_out=None):
         changes, events, outcomes = {}, [[1, context.height]], []
         state = SimpleNamespace(get=lambda key: changes[key] if key in changes else view.get(key))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ledger.blocks import Extrinsic
 from ledger.errors import Rejected
-from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, Standing, View
+from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, Objects, Standing, View
 
 COUNT_KEY = b"count"
 AUTHORITIES_KEY = b"authorities"
@@ -39,6 +39,9 @@ class CounterMachine:
 
     def account_key(self, account: bytes) -> bytes:
         return b"account" + account  # never there
+
+    def remembered(self, values: Iterable[tuple[bytes, bytes]]) -> Objects:
+        return {}
 
     def block_inherents(
         self, view: View, context: BlockContext, candidates: Sequence[tuple[int, bytes]]
