@@ -8,6 +8,7 @@ import pytest
 
 from ai.serve import flat, frames
 from ai.serve.frames import Answer, Ask, Close, CloseBody, Finish, Open, OpenBody, encode_frame
+from ai.serve.refusals import Refused
 from ledger import codec
 from ledger.codec import U8, U16, U32, U64, Bytes, ListOf, Optional, Record, Text
 from ledger.errors import DecodeError
@@ -105,3 +106,64 @@ def test_frames_of_sessions_and_signed_bodies_take_the_quick_way(monkeypatch):
     assert [frames.decode_frame(data) for data in wire] == many
     assert OpenBody.decode(opened.encode()) == opened
     assert CloseBody.decode(closed.encode()) == closed
+
+
+def decoded(decode, data):
+    """What comes of it, or the name of the refusal."""
+    try:
+        return decode(data)
+    except Refused as refused:
+        return refused.error_name
+
+
+def test_whatever_is_done_to_the_bytes_both_ways_say_the_same(monkeypatch):
+    rng, quick = random.Random(6), flat.read
+
+    def number(bits):
+        return rng.choice(NUMBERS) & ((1 << bits) - 1)
+
+    def examples():
+        path = tuple((rng.randbytes(32), rng.randbytes(32)) for _ in range(rng.choice((0, 0, 1, 12))))
+        opened = OpenBody(
+            1, number(16), number(16), bytes(32), bytes(32), rng.choice(("", "text", "é" * 16)), bytes(16), number(64),
+            number(64), number(32), number(8), number(8), path, bytes(32),
+        ).encode()
+        closed = CloseBody(
+            1, bytes(32), bytes(32), number(32), number(32), rng.randrange(5), bytes(32), number(32), number(32),
+            number(32), number(64), bytes(rng.choice((0, 32, 384))),
+        ).encode()
+        yield OpenBody.decode, opened
+        yield CloseBody.decode, closed
+        for frame in (
+            Open(number(32), opened, bytes(rng.choice((0, 63, 64))), bytes(rng.choice((0, 23, 24, 300)))),
+            Ask(number(32), number(32), b"x"), Answer(number(32), number(32), bytes(98)),
+            Finish(number(32), number(32), bytes(32), bytes(64)), frames.Cancel(number(32)),
+            Close(number(32), closed, bytes(64), rng.choice(((), (b"receipt",)))),
+            frames.Refuse(number(32), number(16), number(32), "é" * rng.choice((0, 60))),
+        ):
+            yield frames.decode_frame, encode_frame(frame)[4:]
+
+    def changed(data):
+        data, at = bytearray(data), rng.randrange(rng.choice((6, 40, 4000))) % len(data)
+        way = rng.randrange(5)
+        if way == 0:
+            data[at] ^= 1 << rng.randrange(8)
+        elif way == 1:
+            data[at] = rng.choice((0x18, 0x19, 0x1B, 0x58, 0x5F, 0x7F, 0x80, 0x9F, 0xF6, 0xC2, 0xA0))
+        elif way == 2:
+            del data[at : at + rng.choice((1, 2, 8))]
+        elif way == 3:
+            data[at:at] = rng.randbytes(rng.choice((1, 2)))
+        return bytes(data)
+
+    accepted = total = 0
+    for _ in range(40):
+        for decode, data in examples():
+            for _ in range(5):
+                wire = changed(data)
+                found = decoded(decode, wire)
+                monkeypatch.setattr(flat, "read", lambda *_: None)
+                assert found == decoded(decode, wire), wire.hex()
+                monkeypatch.setattr(flat, "read", quick)
+                total, accepted = total + 1, accepted + (not isinstance(found, str))
+    assert 0.2 < accepted / total < 0.8

@@ -1,6 +1,7 @@
 """The two state machines: honest sessions agree on the chain, and everything out of order is refused."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -171,8 +172,6 @@ def test_the_caller_keeps_its_own_limits():
 
 
 def forged(callee, key=CALLEE, **changes):
-    from dataclasses import replace
-
     frame = close(callee)[0]
     body = replace(frames.CloseBody.decode(frame.close_body), **changes).encode()
     return Close(1, body, key.sign("close", GENESIS, body), frame.upstream_receipts)
@@ -193,6 +192,46 @@ def test_a_closing_over_something_else_is_refused(changes, error):
     caller, callee = lock_step()
     callee.on_finish(caller.finish())
     refused(error, caller.on_close, forged(callee, **changes))
+
+
+CLOSING = {
+    "version": (2, "bad_version"), "open_id": (b"x" * 32, "out_of_order"), "head": (b"x" * 32, "out_of_order"),
+    "asks": (1, "out_of_order"), "answers": (4, "out_of_order"), "status": (frames.LIMIT, "bad_signature"),
+    "model_hash": (b"x" * 32, "bad_signature"), "epoch": (4, "bad_signature"), "units_in": (2, "bad_signature"),
+    "units_out": (1, "bad_signature"), "closed_at_ms": (1501, "bad_signature"), "upstream": (b"u" * 32, "bad_signature"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", frames.CloseBody.__dataclass_fields__)
+def test_a_field_of_a_closing_changed_on_the_way_is_refused(field):
+    caller, callee = lock_step()
+    callee.on_finish(caller.finish())
+    frame, change, error = close(callee)[0], *CLOSING[field]
+    body = replace(frames.CloseBody.decode(frame.close_body), **{field: change}).encode()
+    refused(error, caller.on_close, Close(1, body, frame.signature))
+    assert caller.on_close(frame)[1].both_sides  # the true one still counts
+
+
+def test_a_closing_of_another_session_and_a_second_one_are_refused():
+    caller, callee = lock_step()
+    callee.on_finish(caller.finish())
+    other, twin = lock_step()
+    twin.on_finish(other.finish())
+    refused("out_of_order", caller.on_close, close(twin)[0])
+    for signature in (b"", CALLEE.sign("open", GENESIS, b""), CALLEE.sign("close", b"x" * 32, close(callee)[0].close_body)):
+        refused("bad_signature", caller.on_close, Close(1, close(callee)[0].close_body, signature))
+
+
+@pytest.mark.parametrize("kind", ["ask", "answer"])
+def test_a_step_changed_on_the_way_ends_in_another_head(kind):
+    caller, callee = lock_step()
+    ask = caller.ask(b"what the caller said")
+    callee.on_ask(replace(ask, payload=b"what was heard") if kind == "ask" else ask)
+    answer = callee.answer(b"what the neuron said")
+    caller.on_answer(replace(answer, payload=b"what was heard") if kind == "answer" else answer)
+    refused("out_of_order", callee.on_finish, caller.finish())
+    for status in (frames.OK, frames.CANCELLED):
+        refused("out_of_order", caller.on_close, close(callee, status)[0])
 
 
 def test_a_closing_by_somebody_else_is_refused():
@@ -263,8 +302,6 @@ def finished():
 
 @pytest.mark.parametrize("field", ["open_body", "caller_signature", "finish_signature", "close_body", "callee_signature"])
 def test_a_receipt_with_any_field_changed_is_invalid(field):
-    from dataclasses import replace
-
     receipt, value = finished(), getattr(finished(), field)
     assert receipt.verify(GENESIS).both_sides
     with pytest.raises(Rejected):
@@ -280,8 +317,6 @@ def test_a_receipt_of_another_chain_is_invalid():
 
 
 def test_a_complete_receipt_needs_its_finish():
-    from dataclasses import replace
-
     with pytest.raises(Rejected, match="did not sign this end"):
         replace(finished(), finish_signature=b"").verify(GENESIS)
 
