@@ -23,6 +23,7 @@ from .account_records import (
     SwapRecord,
 )
 from .governance_records import ProposalRecord
+from .metadata_records import Metadata
 from .records import (
     AccountRecord,
     AuthorityRecord,
@@ -37,7 +38,6 @@ from .records import (
     Finality,
     HeaderRecord,
     Health,
-    Metadata,
     Metagraph,
     NeuronRecord,
     NewHead,

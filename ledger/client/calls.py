@@ -21,7 +21,8 @@ from ..blocks import DEFAULT_PERIOD, MIN_PERIOD, Extrinsic
 from ..crypto import KeyPair
 from ..errors import NotFound, NotReady, RateLimited, Rejected, Timeout, Unreachable, UsageError
 from .api import ChainApi
-from .records import CallRecord, EventRecord, ExtrinsicRecord, Metadata, Properties
+from .metadata_records import CallRecord, Metadata
+from .records import EventRecord, ExtrinsicRecord, Properties
 
 Wait = Literal["none", "pool", "final"]
 SHORTEST_PERIOD: Final = MIN_PERIOD  # for calls that mean something else if they come late

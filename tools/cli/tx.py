@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ledger.client.calls import Wait
-from ledger.client.records import CallRecord
+from ledger.client.metadata_records import CallRecord
 from ledger.errors import NotFound
 from tools.cli.arguments import batch_file, prepare
 from tools.cli.main import Noun

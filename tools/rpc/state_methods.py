@@ -7,19 +7,14 @@ from typing import Any, cast
 
 from ledger.blocks import Extrinsic
 from ledger.client.api import AtLike
+from ledger.client.metadata_records import CallRecord, ErrorRecord, KeyPart, Metadata, ParamRecord, TableRecord
 from ledger.client.records import (
     At,
-    CallRecord,
     DryRun,
-    ErrorRecord,
     ExtrinsicRecord,
-    KeyPart,
-    Metadata,
-    ParamRecord,
     Reading,
     StateProof,
     StateProofs,
-    TableRecord,
     to_json,
 )
 from ledger.errors import Rejected

@@ -12,14 +12,12 @@ from ai.serve.hooks import FixedStandings, Standing
 from ai.serve.server import NeuronServer
 from genesis.cast import neuron_names
 from ledger.blocks import Extrinsic
+from ledger.client.metadata_records import CallRecord, ErrorRecord, Metadata
 from ledger.client.records import (
     At,
-    CallRecord,
-    ErrorRecord,
     EventRecord,
     ExtrinsicRecord,
     HeaderRecord,
-    Metadata,
     NewHead,
     Properties,
     Reading,

@@ -13,12 +13,11 @@ from ai.serve.announce import Presence, ServingRecord
 from ai.serve.config import NeuronConfig
 from ai.serve.neuron import Neuron
 from ledger.blocks import Extrinsic
+from ledger.client.metadata_records import CallRecord, Metadata
 from ledger.client.records import (
     At,
-    CallRecord,
     ExtrinsicRecord,
     HeaderRecord,
-    Metadata,
     Metagraph,
     NeuronRecord,
     Properties,

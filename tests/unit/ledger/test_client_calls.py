@@ -7,7 +7,8 @@ import pytest
 
 from ledger.blocks import Extrinsic
 from ledger.client.calls import Wallet
-from ledger.client.records import CallRecord, ErrorRecord, ExtrinsicRecord, Metadata
+from ledger.client.metadata_records import CallRecord, ErrorRecord, Metadata
+from ledger.client.records import ExtrinsicRecord
 from ledger.crypto import KeyPair, digest
 from ledger.errors import NotFound, Rejected, Timeout, Unreachable, UsageError
 
