@@ -347,7 +347,7 @@ def _opened_fault(context: Context, netuid: int, hotkey: bytes, entry: Commit, p
         return "InvalidRevealCommitHashNotMatch"
     uid = neurons.require_uid(context.state, netuid, hotkey)
     return weights.row_problem(
-        context.state, netuid, uid, hotkey, payload.uids, payload.values, payload.version_key
+        context.state, netuid, uid, hotkey, payload.uids, payload.values, payload.version_key, entry[1]
     ) or ""
 
 

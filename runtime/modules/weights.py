@@ -219,22 +219,36 @@ def _row_owner(context: Context, netuid: int, uids: bytes, values: bytes) -> int
 
 
 def row_problem(
-    state: ReadState, netuid: int, uid: int, hotkey: bytes, uids: list[int], values: list[int], version_key: int
+    state: ReadState, netuid: int, uid: int, hotkey: bytes, uids: list[int], values: list[int], version_key: int,
+    committed_at: int | None = None,
 ) -> str | None:
-    """The first broken rule of a row of the hotkey under `uid`, or None."""
+    """The first broken rule of a row of the hotkey under `uid`, or None. `committed_at`: the block of its commit.
+
+    Who came or left after the commit makes nobody forfeit: a committed row may name uids that are vacant by now (no epoch
+    counts such weights), and it need not judge later neurons.
+    """
     record = subnets.subnet(state, netuid)
+    min_allowed = params.get(state, "min_allowed_weights", netuid)
+    if min_allowed > len(uids):
+        min_allowed = min(min_allowed, _judged_count(state, netuid, committed_at))
     rules = RowRules(
         uid, record.n, neurons.has_permit(state, netuid, uid),
         stake=sum(children.voting_stake_parts(state, netuid, hotkey)),
         stake_threshold=params.get(state, "stake_threshold"),
         version_required=params.get(state, "weights_version_key", netuid),
-        min_allowed=params.get(state, "min_allowed_weights", netuid),
+        min_allowed=min_allowed,
         weight_limit=params.get(state, "max_weight_limit", netuid),
     )
     problem = row_fault(uids, values, version_key, rules)
-    if problem is None and record.vacant and any(target in record.vacant for target in uids):
+    if problem is None and committed_at is None and record.vacant and any(target in record.vacant for target in uids):
         return "UidVecContainInvalidOne"
     return problem
+
+
+def _judged_count(state: ReadState, netuid: int, committed_at: int | None) -> int:
+    """Neurons that a row can be asked to judge: those of now, or those that were there before its commit."""
+    held = neurons.all_neurons(state, netuid).values()
+    return len(held) if committed_at is None else sum(1 for row in held if row.registered_at < committed_at)
 
 
 def apply_row(
@@ -317,7 +331,7 @@ def reveal(context: Context, netuid: int, uids: bytes, values: bytes, salt: byte
     epoch = subnets.tempo(context.state, netuid).epoch_index
     found = _find_commit(context, netuid, uids, values, salt, version_key, epoch)
     row_uids, row_values = unpack_u16(uids), unpack_u16(values)
-    problem = row_problem(context.state, netuid, uid, context.signer, row_uids, row_values, version_key)
+    problem = row_problem(context.state, netuid, uid, context.signer, row_uids, row_values, version_key, found[1])
     if problem:
         refuse(problem)
     apply_row(context, netuid, uid, row_uids, row_values, weights_at=found[1])

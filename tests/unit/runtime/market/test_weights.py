@@ -181,6 +181,41 @@ def test_a_reveal_is_checked_like_a_set(market):
 
 
 # rule: WGT-6
+def test_a_neuron_that_leaves_makes_nobody_forfeit(market):
+    market.next_block()
+    assert commit(market, [(2, 1), (3, 3)]) == ""
+    market.to_next_epoch(1)
+    market.call("neurons.unregister", market.key("miner 1"), 1, market.key("miner 1 hot"))
+    assert reveal(market, [(2, 1), (3, 3)]) == ""
+    market.to_next_epoch(1)
+    assert market.named("WeightsForfeited") == []
+    trace = market.row(1, 1).trace
+    assert trace.incentive[2] > 0 and trace.incentive[3] == 0  # nobody is there to be paid
+
+
+# rule: WGT-6
+def test_a_neuron_that_comes_makes_no_committed_row_too_short(market):
+    market.set("min_allowed_weights", 64, 1)
+    market.next_block()
+    row = [(uid, 1) for uid in range(5)]
+    assert commit(market, row[:4], 1) == commit(market, row) == ""
+    market.next_block()
+    market.call("neurons.register", market.key("miner 0"), 1, market.key("sixth"), 9 * market.Q)
+    market.to_next_epoch(1)
+    assert subnets.subnet(market.state, 1).n == 6
+    assert reveal(market, row) == "" and reveal(market, row[:4], 1) == "WeightVecLengthIsLow"
+
+
+# rule: WGT-1
+def test_a_vacant_uid_leaves_fewer_weights_to_set(plain):
+    plain.set("min_allowed_weights", 64, 1)
+    plain.call("neurons.unregister", plain.key("miner 1"), 1, plain.key("miner 1 hot"))
+    row = [(uid, 1) for uid in (0, 1, 2, 4)]
+    assert plain.refused("weights.set", validator(plain), *args(1, row[1:], 0)) == "WeightVecLengthIsLow"
+    plain.call("weights.set", validator(plain), *args(1, row, 0))
+
+
+# rule: WGT-6
 def test_only_the_last_commit_of_an_epoch_counts(market):
     market.next_block()
     assert commit(market, [(2, 1)]) == ""
