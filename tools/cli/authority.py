@@ -11,7 +11,7 @@ from ledger.client.records import AuthorityRecord, Reading
 from ledger.crypto import KeyPair
 from ledger.errors import NotFound, UsageError
 from tools.cli.main import Noun
-from tools.cli.output import Output, format_amount
+from tools.cli.output import Output, counted, format_amount
 from tools.cli.session import account, address, run, signing_key
 from tools.cli.submission import SIGNER, WAIT, send, submit
 
@@ -38,7 +38,8 @@ def list_command(ctx: click.Context) -> None:
             (a.index, address(a.session_key), _state(a), _uptime(a), a.led, a.missed, format_amount(a.bonded_rao))
             for a in reading.value
         ]
-        title = f"{n} authorities at block {reading.at.height}; {2 * n // 3 + 1} are needed, {(n - 1) // 3} may fail"
+        needed = f"{2 * n // 3 + 1} {'is' if n == 1 else 'are'} needed, {(n - 1) // 3} may fail"
+        title = f"{counted(n, 'authority', 'authorities')} at block {reading.at.height}; {needed}"
         columns = ("", "session key", "state", "signed", "led", "missed", "bond")
         out.table(title, columns, rows, right=("signed", "led", "missed"))
         if waiting:
@@ -122,11 +123,16 @@ def proof_command(ctx: click.Context, session_key: str, who: str) -> None:
 @group.command("propose")
 @click.option("--add", "added", multiple=True, metavar="MEMBER", help="What `quorix authority proof` printed; may be repeated.")
 @click.option("--remove", "removed", multiple=True, metavar="SESSION_KEY", help="Address of a session key; may be repeated.")
+@click.option("--as-is", is_flag=True, help="The present set: takes back what was proposed before.")
 @SIGNER
 @WAIT
 @click.pass_context
-def propose_command(ctx: click.Context, added: tuple[str, ...], removed: tuple[str, ...], signer: str, wait: Wait) -> None:
+def propose_command(
+    ctx: click.Context, added: tuple[str, ...], removed: tuple[str, ...], as_is: bool, signer: str, wait: Wait
+) -> None:
     """Propose another authority set, with the chain's sudo key: the present one with these changes."""
+    if as_is == bool(added or removed):
+        raise UsageError("say what is to change, or --as-is", hint="--add MEMBER, --remove SESSION_KEY: quorix authority list")
     key, gone = signing_key(ctx.obj, signer), [account(ctx.obj, each) for each in removed]
     new = [_member(ctx, text) for text in added]
 

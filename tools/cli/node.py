@@ -59,7 +59,8 @@ def init_command(
         "home": str(folder), "chain": specification.spec.name, "genesis_hash": specification.genesis.genesis_hash,
         "role": "authority" if key is not None else "full",
     }
-    text = f"a {made['role']} node of {made['chain']} at {folder}\nstart it: quorix node run --home {folder}"
+    article = "an" if made["role"] == "authority" else "a"
+    text = f"{article} {made['role']} node of {made['chain']} at {folder}\nstart it: quorix node run --home {folder}"
     Output(ctx.obj).data(made, text)
 
 

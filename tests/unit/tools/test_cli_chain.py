@@ -142,9 +142,10 @@ def test_bonds_proofs_and_proposals_of_a_set(node):
     (waiting,) = listed["candidates"]["value"]
     assert not waiting["ready"] and waiting["heartbeat_session"] is None and len(listed["authorities"]["value"]) == 1
     said = node.text("authority", "list")
-    assert "1 authorities" in said and "candidates" in said and "waits" in said
+    assert "1 authority at" in said and "candidates" in said and "waits" in said
     node.refused(Rejected, "authority", "unbond", "1r", "--key", "owner", "--yes")  # a candidate keeps the least bond
-    node.json("authority", "propose", "--key", "owner", "--yes")
+    node.refused(UsageError, "authority", "propose", "--key", "owner", "--yes")
+    node.json("authority", "propose", "--as-is", "--key", "owner", "--yes")
     assert node.json("authority", "list")["candidates"]["value"] == []
     node.json("authority", "unbond", "100Q", "--key", "owner", "--yes")
     old = before[0]["session_key"]
