@@ -114,7 +114,7 @@ def parse_spec(text: str, *, name: str = "the specification", seed: int | None =
 
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise UsageError(f"{name} is not TOML: {error}") from None
     if seed is not None and isinstance(tree.get("chain"), dict):
         tree["chain"]["seed"] = seed

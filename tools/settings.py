@@ -87,7 +87,7 @@ def read_file(path: Path, known: Collection[str]) -> dict[str, Any]:
         raise UsageError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
     try:
         tree = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of thousands of digits
         raise UsageError(f"{path} is not TOML: {error}", hint="mend or remove that file") from None
     for key in tree:
         if key not in known:

@@ -58,7 +58,7 @@ class DevnetPlan:
             return cls(**{f.name: value[f.name] for f in fields(cls)})
         except FileNotFoundError:
             raise NotFound(f"there is no devnet {layout.name!r}", hint=f"quorix devnet up {layout.name}") from None
-        except (KeyError, TypeError, tomllib.TOMLDecodeError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UsageError(f"{layout.plan} is damaged: {error}", hint=f"quorix devnet reset {layout.name}") from None
 
     def save(self, layout: Layout) -> None:

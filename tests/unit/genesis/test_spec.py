@@ -98,7 +98,7 @@ def test_all_mistakes_come_at_once_with_their_place():
     ("text", "part"),
     [
         ("", "chain: this section is missing"),
-        ("= 1", "not TOML"),
+        ("= 1", "not TOML"), ("a = " + "9" * 5000, "not TOML"), ("a = " + "[" * 5000, "not TOML"),
         ("version = 2\n" + SMALL, "version 1"),
         ('[chain]\nname = "x"\nseed = 1\n', "only a devnet"),
         ("chain = 5", "expected a table"),

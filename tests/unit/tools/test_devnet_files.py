@@ -43,6 +43,14 @@ def test_a_half_made_devnet_is_made_anew_with_another_seed(layout):
     assert DevnetPlan.load(layout).seed == 2
 
 
+@pytest.mark.parametrize("text", ["seed = ", "seed = " + "9" * 5000, "seed = " + "[" * 5000, 'name = "x"'])
+def test_a_damaged_plan_says_so(layout, text):
+    make(layout, plan(1))
+    layout.plan.write_text(text)
+    with pytest.raises(UsageError, match="is damaged"):
+        DevnetPlan.load(layout)
+
+
 def test_making_again_keeps_the_keys(layout):
     make(layout, plan(1))
     before = (layout.node(0) / "session.key").stat().st_mtime_ns

@@ -47,7 +47,7 @@ def test_flags_of_the_environment(tmp_path, text):
     ('history = "some"', "full, archive"),
     ("sign_from = -1", "no height"),
     ("max_runtime_version = -1", "no version"),
-    ("spec = ", "not TOML"),
+    ("spec = ", "not TOML"), ("log = " + "9" * 5000, "not TOML"), ("log = " + "[" * 5000, "not TOML"),
 ])
 def test_a_wrong_file_is_refused_with_the_place(tmp_path, text, words):
     with pytest.raises(UsageError) as caught:

@@ -309,7 +309,7 @@ def _stored() -> list[Target]:
                _encode_domains, refuses=(Corruption,), covers=("ledger.signer._decode_domains",)),
         Target("epoch row", "cbor", one(encode_row(made.epoch_row())), decode_row, encode_row,
                covers=("runtime.epochs.decode_row", "runtime.trace.EpochTrace.from_bytes")),
-        Target("state proof", "cbor", lambda: proofs, lambda data: _only_true(root, data), refuses=()),
+        Target("state proof", "cbor", lambda: proofs, lambda data: _only_true(root, data), refuses=(), max_ms=10),
         Target("state proof of absence", "cbor", lambda: proofs,
                lambda data: verify_state(root, b"absent", None, data), refuses=()),
         Target("state proof of several keys", "cbor", lambda: proofs,
