@@ -58,7 +58,7 @@ class LightClient:
         if authorities_hash(keys) != header.authorities_hash or header.authorities_hash != self._set_at(header.height):
             raise Rejected(
                 "UntrustedAuthorities", f"block {header.height} is certified by a set that is not derived from genesis",
-                hint="add the finality of the last block of each session in which the set changed",
+                hint="is it of this chain? If so, add the finality of the last block of each session in which the set changed",
             )
         named = (certificate.kind, certificate.height, certificate.block_hash)
         if named != (PRECOMMIT, header.height, header.hash):

@@ -34,7 +34,7 @@ class LastLock:
 LAST_LOCK = Table(32, "last_lock", LastLock)
 
 error(32, "NetworkTxRateLimitExceeded", "a subnet was created too recently", "wait until the rate limit has passed")
-error(33, "SubnetLimitReached", "there are as many subnets as the chain allows")
+error(33, "SubnetLimitReached", "there are as many subnets as the chain allows", "`quorix subnet challenge` bids for a slot")
 error(34, "CannotAffordLockCost", "the lock costs more than max_lock or than the free balance", "raise max_lock")
 error(35, "FirstEmissionBlockNumberAlreadySet", "the subnet has been started already")
 error(36, "NeedWaitingMoreBlocksToStartCall", "the subnet is too young to be started", "wait for `start_call_delay`")

@@ -224,6 +224,7 @@ def accounts_command(ctx: click.Context, name: str | None, show_keys: bool) -> N
         ]
         columns = ("role", "name", "subnets", "address", "at genesis", "dev key", *(["seed"] if show_keys else []))
         out.table("these keys are public: never use them elsewhere", columns, lines, right=("at genesis",))
+        out.remark("a hotkey is its account's key with //hot behind it, such as //validator//0//hot")
 
     out.data(rows, show)
 

@@ -151,7 +151,7 @@ OWN_HOTKEY = click.option("--hotkey", required=True, metavar="HOTKEY", help="A h
 @group.command("create")
 @click.argument("name")
 @OWN_HOTKEY
-@click.option("--max-lock", required=True, metavar="AMOUNT", help="The most that may be locked for it.")
+@click.option("--max-lock", required=True, metavar="AMOUNT", help="The most that may be locked; a refusal names the price.")
 @SIGNER
 @WAIT
 @click.pass_context
@@ -294,7 +294,7 @@ def dissolve_command(ctx: click.Context, netuid: int, signer: str, wait: Wait) -
 @group.command("challenge")
 @click.argument("name")
 @OWN_HOTKEY
-@click.option("--max-lock", required=True, metavar="AMOUNT", help="The most that you pay for the slot, now.")
+@click.option("--max-lock", required=True, metavar="AMOUNT", help="The most that you pay; a refusal names the price.")
 @SIGNER
 @WAIT
 @click.pass_context
