@@ -4,7 +4,7 @@ A validator with stake in many subnets need not judge in all of them: in each it
 its consensus stake, own and root. The children vote with it; what they earn by it goes back to the parent's stakers, less
 the child's take. Only a hotkey's own stake is lent, so there are no grandchildren, and what is lent counts once.
 
-    set      pending for some tempos, then in force from the end of the subnet's next epoch on
+    set      pending for some tempos, then in force from the end of the subnet's next epoch on, so many parents an epoch
     votes    own stake - lent parts + parts of all parents, each floored to whole rao
     pay      a child's dividend is split by contributions; from a parent's part the take, unless both have one owner
 
@@ -30,6 +30,7 @@ from . import hotkeys, pools, stake, subnets
 
 MAX_CHILDREN: Final = 5  # of one hotkey in one subnet
 MAX_PARENTS: Final = 64  # the largest stay
+MAX_APPLIED: Final = 64  # parents whose children come into force at one epoch's end; some 3 ms each at worst
 SET_RATE_BLOCKS: Final = 150  # between two changes of one hotkey's children in a subnet
 SHARE_BITS: Final = 64
 
@@ -70,7 +71,7 @@ error(48, "InvalidChild", "a hotkey is not its own child, and root has no childr
 error(49, "DuplicateChild", "a child is named twice")
 error(50, "ProportionOverflow", "the shares exceed the whole")
 error(51, "ChildParentInconsistency", "a hotkey cannot be both child and parent of another in one subnet")
-error(52, "NotEnoughStakeToSetChildkeys", "the hotkey's stake is below the threshold", "add stake")
+error(52, "NotEnoughStakeToSetChildkeys", "the hotkey's active stake is below the threshold, or the least stake", "add stake")
 error(53, "ChildrenRateLimitExceeded", "the children of this hotkey were changed too recently", "wait")
 error(54, "InvalidChildkeyTake", "the take of a child is outside its bounds")
 error(55, "TxChildkeyTakeRateLimitExceeded", "the child's take was raised too recently", "wait until the rate limit has passed")
@@ -127,7 +128,7 @@ def child_take(state: ReadState, netuid: int, hotkey: bytes) -> stake.Take:
 # --- calls -------------------------------------------------------------------------------------------------------
 
 
-@call(46, "children.set", {"hotkey": KEY, "netuid": U16, "children": CHILDREN_SHAPE}, work=30)
+@call(46, "children.set", {"hotkey": KEY, "netuid": U16, "children": CHILDREN_SHAPE}, work=100)
 def set_children(context: Context, hotkey: bytes, netuid: int, children: Shares) -> None:
     """Name the children of a hotkey in a subnet and their shares of its stake; none ends it."""
     state = context.state
@@ -135,20 +136,25 @@ def set_children(context: Context, hotkey: bytes, netuid: int, children: Shares)
     hotkeys.require_owner(context, hotkey)
     wanted = sorted(([share, child] for share, child in children if share), key=lambda pair: pair[1])
     _check_children(state, netuid, hotkey, wanted)
-    held = pools.pool(state, netuid, hotkey).value_rao + pools.pool(state, ROOT_NETUID, hotkey).value_rao
-    if wanted and held < params.get(state, "stake_threshold"):
+    held = _held_rao(state, netuid, hotkey)
+    if wanted and held < max(params.get(state, "stake_threshold"), params.get(state, "min_stake")):
         refuse("NotEnoughStakeToSetChildkeys", held_rao=held)
     changed_at = CHANGED_AT.get(state, netuid, hotkey)
     if changed_at is not None and context.height - changed_at < SET_RATE_BLOCKS:
         refuse("ChildrenRateLimitExceeded", f"they can be changed again at height {changed_at + SET_RATE_BLOCKS}")
     CHANGED_AT.put(state, netuid, hotkey, value=context.height)
-    if row.started_at is None:
+    if row.started_at is None or not (wanted or children_of(state, netuid, hotkey)):
         PENDING.delete(state, netuid, hotkey)
         _apply(context, netuid, hotkey, wanted)
         return
     ripe_at = context.height + params.get(state, "childkey_cooldown_tempos") * params.get(state, "tempo", netuid)
     PENDING.put(state, netuid, hotkey, value=Pending(wanted, ripe_at))
     context.events.append(SCHEDULED(hotkey, netuid, wanted, ripe_at))
+
+
+def _held_rao(state: ReadState, netuid: int, hotkey: bytes) -> int:
+    """Active stake on a hotkey, in the subnet and on root."""
+    return pools.pool(state, netuid, hotkey).value_rao + pools.pool(state, ROOT_NETUID, hotkey).value_rao
 
 
 def _check_children(state: ReadState, netuid: int, hotkey: bytes, children: Shares) -> None:
@@ -193,11 +199,23 @@ def set_take(context: Context, hotkey: bytes, netuid: int, take: int) -> None:
 
 @hooks.end_epoch()
 def apply_ripe(context: Context, netuid: int, epoch_index: int) -> None:
-    """Children that have waited long enough count from the next epoch on."""
-    for (_, parent), row in list(PENDING.items(context.state, netuid)):
-        if row.ripe_at <= context.height:
-            PENDING.delete(context.state, netuid, parent)
-            _apply(context, netuid, parent, row.children)
+    """Children that have waited long enough count from the next epoch on.
+
+    At most MAX_APPLIED parents an epoch, so that a crowd of them stops no block: those who end relations first, then those
+    with most stake; others wait for the next epoch, and who has none by now named its children in vain.
+    """
+    state = context.state
+    ripe = [(parent, row.children) for (_, parent), row in PENDING.items(state, netuid) if row.ripe_at <= context.height]
+    ranked = sorted((bool(named), -_held_rao(state, netuid, parent), parent, named) for parent, named in ripe)
+    applied = 0
+    for some, held_rao, parent, named in ranked:
+        if some and not held_rao:
+            PENDING.delete(state, netuid, parent)
+            context.events.append(CHILDREN_SET(parent, netuid, children_of(state, netuid, parent)))
+        elif applied < MAX_APPLIED:
+            applied += 1
+            PENDING.delete(state, netuid, parent)
+            _apply(context, netuid, parent, named)
 
 
 def _apply(context: Context, netuid: int, parent: bytes, children: Shares) -> None:

@@ -26,12 +26,14 @@ from ledger.codec import decode, encode
 
 from .. import hooks, params
 from ..curves import step_average
+from ..params import Q
 from ..registry import Context, event, refuse
 from ..tables import MAX_VALUE_BYTES, ReadState, Table, key_field, u16_field, u32_field
 from . import accounts, hotkeys, subnets
 
 SHARE_BITS: Final = 32
 SHARE_BYTES: Final = 16  # at most 2^87 shares
+FORGOTTEN_BELOW_RAO: Final = Q  # an average without stake: else rows that cost nothing would be read in every epoch
 
 R = TypeVar("R")
 
@@ -272,7 +274,7 @@ def _put_pool(context: Context, netuid: int, hotkey: bytes, row: Pool) -> None:
 
 
 def _store_pool(context: Context, netuid: int, hotkey: bytes, row: Pool) -> None:
-    if row.value_rao or row.shares or row.pending_rao or row.ema_rao:
+    if row.value_rao or row.shares or row.pending_rao or row.ema_rao >= FORGOTTEN_BELOW_RAO:
         POOLS.put(context.state, netuid, hotkey, value=row)
     else:
         POOLS.delete(context.state, netuid, hotkey)

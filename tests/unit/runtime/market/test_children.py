@@ -243,3 +243,43 @@ def test_stake_is_never_counted_twice(make_market, changes):
     assert all(min(children.voting_stake_parts(world.state, 1, each)) >= 0 for each in hotkey)
     assert accounts.issuance(world.state) > 0
     world.next_block()
+
+
+# rule: CHD-2
+def test_a_crowd_of_parents_waits_behind_those_with_more_stake(family, monkeypatch):
+    monkeypatch.setattr(children, "MAX_APPLIED", 1)
+    monkeypatch.setattr(children, "SET_RATE_BLOCKS", 0)
+    lend(family, parent=0, child=1)
+    miner = family.key("miner 0 hot")
+    for name, amount_rao in (("second hot", 9), ("third hot", 5)):
+        hotkeys.associate(family.context, family.key(name), cold(family, 1))
+        stake.genesis_stake(family.context, family.key(name), 0, cold(family, 1), amount_rao)
+    family.call("children.set", cold(family, 1), family.key("third hot"), 1, [[HALF, miner]])
+    family.call("children.set", cold(family, 1), hot(family, 1), 1, [[HALF, miner]])
+    family.call("children.set", cold(family, 1), family.key("second hot"), 1, [[HALF, miner]])
+    family.call("children.set", cold(family, 0), hot(family, 0), 1, [])
+    in_force = []
+    while len(in_force) < 4:
+        family.next_block()
+        in_force += [parent for parent, *_ in family.named("SetChildren")]
+        assert len(family.named("SetChildren")) <= 1
+    assert in_force == [hot(family, 0), hot(family, 1), family.key("second hot"), family.key("third hot")]
+
+
+# rule: CHD-1
+def test_stake_that_is_not_there_names_no_children(family):
+    family.set("min_stake", family.Q)
+    third, miner = family.key("third hot"), family.key("miner 0 hot")
+    hotkeys.associate(family.context, third, cold(family, 1))
+    family.call("stake.add", cold(family, 1), third, 0, 2 * family.Q)
+    named = ["children.set", cold(family, 1), third, 1, [[HALF, miner]]]
+    assert family.refused(*named) == "NotEnoughStakeToSetChildkeys"  # pending
+    family.call("children.set", cold(family, 1), third, 1, [])
+    assert children.PENDING.get(family.state, 1, third) is None  # there is nothing to end
+    family.to_next_epoch(0)
+    family.next_block(children.SET_RATE_BLOCKS)
+    assert family.refused(*named) == ""
+    family.call("stake.remove", cold(family, 1), third, 0, None)
+    while children.PENDING.get(family.state, 1, third):
+        family.next_block()
+    assert family.named("SetChildren") == [[third, 1, []]] and not children.parents_of(family.state, 1, miner)

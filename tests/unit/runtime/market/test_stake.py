@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.curves import step_average
-from runtime.modules import accounts, neurons, pools, stake, subnets
+from runtime.modules import accounts, hotkeys, neurons, pools, stake, subnets
 
 
 def position(world, hot, cold, netuid=1):
@@ -274,6 +274,22 @@ def test_a_deposit_just_before_the_payout_moves_the_average_by_one_block(staked)
     for _ in range(60):
         staked.to_next_epoch(1)
     assert pools.POOLS.get(staked.state, 1, staked.key("late hot")) is None  # ... until it is gone
+
+
+# rule: STK-7
+def test_a_small_average_goes_with_its_stake(staked):
+    """Else anybody could leave, for fees alone, a row on each of a million hotkeys, which every epoch would read."""
+    for index in range(3):
+        hotkeys.associate(staked.context, staked.key(f"hot {index}"), staked.key("n"))
+    staked.call("stake.add", staked.key("n"), staked.key("hot 0"), 1, staked.Q // 10)
+    for index in range(3):
+        staked.to_next_epoch(1)
+        assert 0 < pool(staked, f"hot {index}").ema_rao < pools.FORGOTTEN_BELOW_RAO
+        if index < 2:
+            staked.call(
+                "stake.move", staked.key("n"), staked.key(f"hot {index}"), staked.key(f"hot {index + 1}"), 1, 1, None
+            )
+            assert pools.POOLS.get(staked.state, 1, staked.key(f"hot {index}")) is None
 
 
 def test_without_a_window_all_active_stake_votes(staked):

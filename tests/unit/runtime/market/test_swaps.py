@@ -142,12 +142,17 @@ def own(world, cold, hotkey):
     return hotkey
 
 
+def name_child(world, new, child):
+    stake.genesis_stake(world.context, new, 0, names(world)[0], world.Q)
+    world.call("children.set", names(world)[0], new, 1, [[1 << 62, child]])
+
+
 # rule: KEY-3
 @pytest.mark.parametrize("relate", [
     lambda world, old, new, others: children._apply(world.context, 1, others[0], [[1 << 62, new]]),
     lambda world, old, new, others: children._apply(world.context, 1, old, [[1 << 62, new]]),
     lambda world, old, new, others: children._apply(world.context, 1, new, [[1 << 62, others[0]]]),
-    lambda world, old, new, others: world.call("children.set", names(world)[0], new, 1, [[1 << 62, others[0]]]),
+    lambda world, old, new, others: name_child(world, new, others[0]),
 ])
 def test_a_hotkey_with_children_or_parents_takes_over_nothing(ready, relate):
     cold, old, new = names(ready)
