@@ -44,6 +44,7 @@ DEFAULT_TIMEOUT_MS: Final = 10_000
 GRACE_SECONDS: Final = 2.0  # how long after the deadline or a cancel the neuron's closing is waited for
 OWN_IDLE_SECONDS: Final = 4.0  # below the neuron's 5 s, so that a slow caller cancels instead of being cut off
 MAX_CONNECTIONS: Final = 256
+ALL_USED_RETRY_MS: Final = 1_000
 SESSIONS_PER_CONNECTION: Final = 64
 MAX_WAITING: Final = 256  # sessions that wait for a place on a full connection
 REDIAL_AFTER_SECONDS: Final = 0.5
@@ -178,11 +179,20 @@ class NeuronClient:
 
     def _line(self, neuron: NeuronAddress) -> _Line:
         """The line to exactly this address; another address or model of the same neuron is another line."""
-        line = self._lines.pop(neuron, None) or _Line(self._dial, neuron)
+        line = self._lines.pop(neuron, None)
+        if line is None:
+            if len(self._lines) >= MAX_CONNECTIONS:
+                self._drop_idle_line()
+            line = _Line(self._dial, neuron)
         self._lines[neuron] = line  # the one used last is the last to be dropped
-        while len(self._lines) > MAX_CONNECTIONS:
-            self._lines.pop(next(iter(self._lines))).close()
         return line
+
+    def _drop_idle_line(self) -> None:
+        """Close the idle line that was used longest ago: a session at work is broken off for nobody."""
+        idle = next((neuron for neuron, line in self._lines.items() if line.idle), None)
+        if idle is None:
+            raise Refused("busy", f"all {MAX_CONNECTIONS} connections are in use", retry_after_ms=ALL_USED_RETRY_MS)
+        self._lines.pop(idle).close()
 
     async def _dial(self, neuron: NeuronAddress) -> CallerConnection:
         return await dial(
@@ -224,6 +234,14 @@ class _Line:
         self._connection: CallerConnection | None = None
         self._failed: tuple[float, Error] | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+        self._users = 0  # who waits for a place, a dial included
+
+    @property
+    def idle(self) -> bool:
+        """True while nobody uses it, waits for it or dials it."""
+        used = self._connection is not None and self._connection.sessions > 0
+        return not (used or self._users)
 
     def free(self) -> CallerConnection | None:
         """The connection if it is there and one more session fits on it."""
@@ -233,7 +251,14 @@ class _Line:
         return None
 
     async def place(self) -> CallerConnection:
-        """The connection, as soon as one more session fits on it."""
+        """The connection, as soon as one more session fits on it. Raises Unreachable where the line is closed meanwhile."""
+        self._users += 1
+        try:
+            return await self._place()
+        finally:
+            self._users -= 1
+
+    async def _place(self) -> CallerConnection:
         while True:
             await self._connected()
             if (connection := self.free()) is not None:
@@ -248,6 +273,8 @@ class _Line:
         if self._connection is not None and self._connection.usable:
             return self._connection
         async with self._dialling:
+            if self._closed:
+                raise Unreachable("the connection was closed", hint="")
             if self._connection is not None and self._connection.usable:
                 return self._connection
             now = asyncio.get_running_loop().time()
@@ -258,6 +285,9 @@ class _Line:
             except Error as error:
                 self._failed = (now + REDIAL_AFTER_SECONDS, error)
                 raise
+            if self._closed:  # while it was dialled
+                self._connection.close()
+                raise Unreachable("the connection was closed", hint="")
             self._connection.on_idle = self._free_place
             return self._connection
 
@@ -269,10 +299,11 @@ class _Line:
                 return
 
     def close(self) -> None:
+        self._closed = True
         if self._connection is not None:
             self._connection.close()
-        for place in self._waiting:
-            place.cancel()
+        while self._waiting:
+            self._free_place()  # for nothing: whoever waits finds the line closed
 
 
 class ClientSession:

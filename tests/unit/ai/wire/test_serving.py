@@ -281,6 +281,43 @@ async def test_more_sessions_than_fit_a_connection_wait_for_a_place(market):
     assert market.server.counters.refused == {} and market.server.counters.receipts == 80
 
 
+async def test_no_session_at_work_is_broken_off_for_another_neuron(market, monkeypatch):
+    monkeypatch.setattr(client_module, "MAX_CONNECTIONS", 1)
+    silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    elsewhere = replace(market.neuron, port=silent.sockets[0].getsockname()[1])
+    async with market.client.session(
+        market.neuron, "distribution", encode_prefixes([b"a"]), netuid=1, max_asks=1
+    ) as session:
+        await session.answer()
+        with refuses("busy") as caught:
+            await market.client.distribution(elsewhere, [b"x"], netuid=1)
+        assert caught.value.retry_after_ms > 0
+        assert (await session.finish()).status == frames.OK
+    dialling = asyncio.create_task(market.client.distribution(elsewhere, [b"x"], netuid=1))  # takes the idle one's place
+    await asyncio.sleep(0.05)
+    assert list(market.client._lines) == [elsewhere]
+    with refuses("busy"):
+        await market.client.distribution(market.neuron, [b"x"], netuid=1)
+    dialling.cancel()
+    await asyncio.gather(dialling, return_exceptions=True)
+    await market.client.distribution(market.neuron, [b"x"], netuid=1)
+    silent.close()
+
+
+async def test_who_waits_for_a_place_learns_that_the_line_was_closed(market, monkeypatch):
+    monkeypatch.setattr(client_module, "SESSIONS_PER_CONNECTION", 1)
+    async with market.client.session(
+        market.neuron, "distribution", encode_prefixes([b"a"]), netuid=1, max_asks=1
+    ) as session:
+        await session.answer()
+        waiting = asyncio.create_task(market.client.distribution(market.neuron, [b"x"], netuid=1))
+        await asyncio.sleep(0.05)
+        await market.client.close()
+        async with asyncio.timeout(3):
+            results = await asyncio.gather(waiting, return_exceptions=True)
+    assert isinstance(results[0], Unreachable) and "closed" in results[0].cause
+
+
 async def test_connections_of_one_caller_are_limited(market):
     others = [NeuronClient(market.client.keypair, GENESIS, allow_private=True, allow_clear=True) for _ in range(2)]
     await market.client.distribution(market.neuron, [b"x"], netuid=1)
