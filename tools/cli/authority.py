@@ -41,7 +41,7 @@ def list_command(ctx: click.Context) -> None:
         needed = f"{2 * n // 3 + 1} {'is' if n == 1 else 'are'} needed, {(n - 1) // 3} may fail"
         title = f"{counted(n, 'authority', 'authorities')} at block {reading.at.height}; {needed}"
         columns = ("", "session key", "state", "signed", "led", "missed", "bond")
-        out.table(title, columns, rows, right=("signed", "led", "missed"))
+        out.table(title, columns, rows, right=("signed", "led", "missed", "bond"))
         if waiting:
             out.table(
                 "candidates", ("session key", "bond", "needed", "heartbeat", ""),

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 RAO = 1_000_000_000
 PIPE_COLUMNS = 240  # a pipe has no width: rows stay on one line, whatever the terminal above has
+FOLDED = 20  # a wider column of words may be folded to this
+NARROW = 6  # a first column that is no wider does not name a row by itself
+GAP = 3  # between two columns
 SUPPLY_CAP_RAO = 21_000_000 * RAO
 MAX_AMOUNT_CHARACTERS = 64
 MAX_DATE_MS = 253_402_300_799_999  # the end of the year 9999
@@ -101,6 +104,18 @@ def share(u16: int) -> str:
     return f"{u16 / 65535:.4f}"
 
 
+def _parts(least: Sequence[int], width: int) -> list[list[int]]:
+    """Columns, by index, in parts that fit the width, each with the leading column again, or two where it is narrow."""
+    lead = list(range(min(len(least), 2 if least and least[0] <= NARROW else 1)))
+    parts, part = [], list(lead)
+    for at in range(len(lead), len(least)):
+        if part != lead and sum(least[each] + GAP for each in (*part, at)) > width + 1:
+            parts.append(part)
+            part = list(lead)
+        part.append(at)
+    return [*parts, part]
+
+
 def _cell(value: Any) -> str:
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
@@ -136,20 +151,34 @@ class Output:
     def table(
         self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()
     ) -> None:
-        """A table; columns named in `right` are aligned to the right."""
+        """A table; columns named in `right` are aligned to the right.
+
+        Where the terminal is too narrow for all columns they come in several parts, each with the first ones again.
+        """
         from rich.box import SIMPLE_HEAD
+        from rich.cells import cell_len
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for name in columns:
-            table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in right)
-        for row in rows:
-            table.add_row(*(Text(printable(_cell(cell))) for cell in row))  # a plain string would be read as markup
+        cells = [[printable(_cell(cell)) for cell in row] for row in rows]
         console = self.console()
         if title:  # a line of its own: rich would fold it to the width of the table
             console.print(Text(printable(title)), style="bold", soft_wrap=True)
-        console.print(table)
+        widest = [
+            max(cell_len(line) for cell in column for line in cell.split("\n") or [""])
+            for column in zip(columns, *cells, strict=True)
+        ]
+        least = [width if name in right else min(width, FOLDED) for name, width in zip(columns, widest, strict=True)]
+        for part in _parts(least, console.width):
+            table = Table(box=SIMPLE_HEAD, pad_edge=False)
+            for at in part:
+                number = columns[at] in right
+                table.add_column(
+                    columns[at], justify="right" if number else "left", overflow="fold", no_wrap=number, min_width=least[at]
+                )
+            for row in cells:
+                table.add_row(*(Text(row[at]) for at in part))  # a plain string would be read as markup
+            console.print(table)
 
     def console(self, *, stderr: bool = False) -> Any:
         from rich.console import Console

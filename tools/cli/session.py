@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MAX_PASSWORD_BYTES = 4096
 MAX_HEIGHT_DIGITS = 18
+KEY_HINT = "quorix key list; devnet keys are written //role//name, such as //validator//0: quorix devnet accounts"
 SHORTEST_ADDRESS = 40  # what is shorter is the name of a key
 
 
@@ -117,7 +118,7 @@ def account(settings: Settings, text: str) -> bytes:
     if len(text) < SHORTEST_ADDRESS:
         path = key_path(settings, text)
         if not path.exists():
-            raise NotFound(f"no key is called {text!r}", hint="quorix key list; devnet keys are written //role//name")
+            raise NotFound(f"no key is called {text!r}", hint=KEY_HINT)
         return key_file_info(path).public
     return decode_address(text)
 
@@ -155,7 +156,7 @@ def signing_key(settings: Settings, name: str) -> KeyPair:
         return dev_key(settings, name)
     path = key_path(settings, name)
     if not path.exists():
-        raise NotFound(f"no key is called {name!r}", hint="quorix key list; devnet keys are written //role//name")
+        raise NotFound(f"no key is called {name!r}", hint=KEY_HINT)
     if not key_file_info(path).encrypted:
         return read_key_file(path)
     return read_key_file(path, read_password(settings, f"password of {name}: "))

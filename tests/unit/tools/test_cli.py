@@ -18,7 +18,7 @@ from ledger.crypto import KeyPair
 from ledger.errors import Aborted, KeyLocked, NotFound, UsageError
 from tools.cli.explain import explain
 from tools.cli.main import NOUNS, Settings, cli, main
-from tools.cli.output import RAO, SUPPLY_CAP_RAO, Output, format_amount, format_time, parse_amount, share
+from tools.cli.output import RAO, SUPPLY_CAP_RAO, Output, _parts, format_amount, format_time, parse_amount, share
 from tools.cli.session import account, at, key_path, read_password
 from tools.cli.target import rpc_url
 
@@ -264,6 +264,19 @@ def test_texts_of_strangers_are_shown_as_they_are_and_move_no_terminal(capsys):
     assert [line.split() for line in capsys.readouterr().out.splitlines() if line.strip(" ─")] == [
         ["[b]"], ["name", "on"], ["[/red]", "[link=x]", "yes"], ["\ufffd[2J\ufffdabc", "no"], ["\ufffd31m"],
     ]  # fmt: skip
+
+
+def test_a_table_wider_than_the_terminal_comes_in_parts_and_loses_nothing(capsys, monkeypatch):
+    monkeypatch.setattr("tools.cli.output.PIPE_COLUMNS", 60)
+    columns = ("uid", "name", *(f"share{i:02d}" for i in range(12)), "id")
+    rows = [(i, f"neuron-{i}", *(f"0.{i}{c:03d}" for c in range(12)), "ab" * 33) for i in range(3)]
+    Output(Settings()).table("", columns, rows, right=columns[2:14])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60
+    words = " ".join(lines).split()
+    assert all(word in words for row in rows for word in row[1:14]) and all(name in words for name in columns)
+    assert words.count("name") == words.count("uid") == words.count("neuron-2") >= 3
+    assert _parts([3, 9, 9], 80) == [[0, 1, 2]] and _parts([], 80) == [[]] and _parts([90, 90], 80) == [[0, 1]]
 
 
 def test_nobody_to_ask_and_a_refusal(monkeypatch, capsys):
