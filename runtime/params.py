@@ -27,6 +27,7 @@ Q: Final = 10**9  # rao
 U16: Final = (1 << 16) - 1
 U32: Final = (1 << 32) - 1
 U64: Final = (1 << 64) - 1
+LONGEST_DELAY: Final = 90 * 86_400  # blocks: no value, voted by mistake, may keep governance from ever taking it back
 ROOT_NETUID: Final = 0
 
 
@@ -126,7 +127,7 @@ _subnet(
 _subnet(32, "owner_cut_enabled", "bool", True, 0, 1, "owner", "the subnet's owner gets the owner cut")
 _subnet(35, "miner_share", "u16 share", 32768, 16384, 49151, "root", "miners' part of what remains after the owner cut")
 _subnet(36, "transfer_toggle", "bool", True, 0, 1, "owner", "stake may be transferred to another coldkey", freeze=False)
-_subnet(37, "min_childkey_take", "u16 share", 0, 0, 11796, "owner", "lowest take of child hotkeys")
+_subnet(37, "min_childkey_take", "u16 share", 0, 0, 11796, "owner", "lowest take that a child hotkey may set")
 _subnet(38, "unbond_blocks", "u32 blocks", 360, 0, 50400, "root", "blocks until removed stake is paid out")
 _subnet(
     39, "stake_ema_blocks", "u32 blocks", 604_800, 0, U32, "root", "window of the stake average that votes (0 = off)",
@@ -157,9 +158,12 @@ _global(76, "tx_rate_limit", "blocks", 1000, 0, U32, "root", "blocks between two
 _global(77, "delegate_take_rate_limit", "blocks", 216_000, 0, U32, "root", "blocks between two raises of a take")
 _global(78, "childkey_take_rate_limit", "blocks", 216_000, 0, U32, "root", "blocks between two raises of a child take")
 _global(79, "childkey_cooldown_tempos", "tempos", 2, 0, 100, "root", "tempos until new children count")
-_global(80, "coldkey_swap_delay", "blocks", 36_000, 1, U32, "root", "blocks from the announcement of a coldkey swap to it")
 _global(
-    81, "coldkey_swap_again_delay", "blocks", 7200, 0, U32, "root",
+    80, "coldkey_swap_delay", "blocks", 36_000, 1, LONGEST_DELAY, "root",
+    "blocks from the announcement of a coldkey swap to it",
+)
+_global(
+    81, "coldkey_swap_again_delay", "blocks", 7200, 0, LONGEST_DELAY, "root",
     "blocks after that until another one is announced, or none",
 )
 
@@ -181,13 +185,16 @@ _global(
 _global(
     98, "owner_change_rate_limit", "blocks", 604_800, 0, U32, "root", "blocks between two changes of a subnet's owner",
 )
-_global(99, "eviction_notice_blocks", "blocks", 86_400, 1, U32, "root", "blocks that the owner of a challenged subnet has")
+_global(
+    99, "eviction_notice_blocks", "blocks", 86_400, 1, LONGEST_DELAY, "root",
+    "blocks that the owner of a challenged subnet has",
+)
 
 # accounts, fees, blocks
 _global(110, "existential_deposit", "rao", 500, 0, Q, "root", "an account below this is closed")
-_global(111, "fee_base_rao", "rao", 1000, 0, Q, "root", "fee of every extrinsic")
-_global(112, "fee_per_byte_rao", "rao", 1, 0, Q, "root", "fee per byte")
-_global(113, "fee_per_work_rao", "rao", 10, 0, Q, "root", "fee per work unit")
+_global(111, "fee_base_rao", "rao", 1000, 0, Q // 10, "root", "fee of every extrinsic")
+_global(112, "fee_per_byte_rao", "rao", 1, 0, Q // 1000, "root", "fee per byte")
+_global(113, "fee_per_work_rao", "rao", 10, 0, Q // 1000, "root", "fee per work unit")
 _global(
     116, "faucet_limit_rao", "rao", 1000 * Q, 0, 10**6 * Q, "root",
     "what a devnet's faucet gives one account per session",
@@ -206,9 +213,12 @@ _global(122, "authority_bond_rao", "rao", 0, 0, 10**6 * Q, "root", "least bond o
 _global(123, "authority_unbond_sessions", "sessions", 14, 1, 1000, "root", "sessions until a bond that is taken back is free")
 
 # governance
-_global(124, "voting_period", "blocks", 604_800, 1, U32, "root", "blocks during which a proposal can be voted on")
-_global(125, "enactment_delay", "blocks", 86_400, 0, U32, "root", "blocks from a proposal's approval to its enactment")
-_global(126, "proposal_deposit_rao", "rao", 10 * Q, 0, 10**6 * Q, "root", "deposit of a proposal")
+_global(124, "voting_period", "blocks", 604_800, 1, LONGEST_DELAY, "root", "blocks during which a proposal can be voted on")
+_global(
+    125, "enactment_delay", "blocks", 86_400, 0, LONGEST_DELAY, "root",
+    "blocks from a proposal's approval to its enactment",
+)
+_global(126, "proposal_deposit_rao", "rao", 10 * Q, 0, 10**4 * Q, "root", "deposit of a proposal")
 
 RECEIPT_EPOCHS: Final = 64  # epochs for which receipt roots are kept
 

@@ -122,7 +122,7 @@ def voting_stake_parts(state: ReadState, netuid: int, hotkey: bytes) -> tuple[in
 
 def child_take(state: ReadState, netuid: int, hotkey: bytes) -> stake.Take:
     """What a child keeps of its parents' dividends (u16 share), with an announced raise."""
-    return TAKES.get(state, netuid, hotkey) or stake.Take(params.get(state, "min_childkey_take", netuid))
+    return TAKES.get(state, netuid, hotkey) or stake.Take(0)  # not the minimum, which an owner may raise just before a payout
 
 
 # --- calls -------------------------------------------------------------------------------------------------------

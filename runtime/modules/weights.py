@@ -230,7 +230,8 @@ def row_problem(
     record = subnets.subnet(state, netuid)
     min_allowed = params.get(state, "min_allowed_weights", netuid)
     if min_allowed > len(uids):
-        min_allowed = min(min_allowed, _judged_count(state, netuid, committed_at))
+        there = record.n - len(record.vacant) if committed_at is None else _judged_count(state, netuid, committed_at)
+        min_allowed = min(min_allowed, there)
     rules = RowRules(
         uid, record.n, neurons.has_permit(state, netuid, uid),
         stake=sum(children.voting_stake_parts(state, netuid, hotkey)),
@@ -245,10 +246,9 @@ def row_problem(
     return problem
 
 
-def _judged_count(state: ReadState, netuid: int, committed_at: int | None) -> int:
-    """Neurons that a row can be asked to judge: those of now, or those that were there before its commit."""
-    held = neurons.all_neurons(state, netuid).values()
-    return len(held) if committed_at is None else sum(1 for row in held if row.registered_at < committed_at)
+def _judged_count(state: ReadState, netuid: int, committed_at: int) -> int:
+    """Neurons that a committed row can be asked to judge: those that were there before its commit."""
+    return sum(1 for row in neurons.all_neurons(state, netuid).values() if row.registered_at < committed_at)
 
 
 def apply_row(

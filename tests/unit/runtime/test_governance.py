@@ -204,3 +204,15 @@ def test_scope_is_part_of_reading(devnet):
         params.get(devnet.view, "fee_base_rao", 1)
     assert params.is_on(devnet.view, "yuma3_on", 1)
     assert accounts.issuance(devnet.view) < params.get(devnet.view, "supply_cap")
+
+
+# rule: PAR-1
+def test_no_value_voted_by_mistake_is_for_ever():
+    """With each of these at its highest value, and the fees at theirs, a seat can still decide otherwise."""
+    for name in (
+        "voting_period", "enactment_delay", "coldkey_swap_delay", "coldkey_swap_again_delay", "eviction_notice_blocks",
+    ):
+        assert params.PARAMS[name].high <= 90 * 86_400, name
+    high = {name: params.PARAMS[f"fee_{name}_rao"].high for name in ("base", "per_byte", "per_work")}
+    assert high["base"] + 300 * high["per_byte"] + 200 * high["per_work"] <= params.Q
+    assert params.PARAMS["proposal_deposit_rao"].high <= 10_000 * params.Q

@@ -283,3 +283,13 @@ def test_stake_that_is_not_there_names_no_children(family):
     while children.PENDING.get(family.state, 1, third):
         family.next_block()
     assert family.named("SetChildren") == [[third, 1, []]] and not children.parents_of(family.state, 1, miner)
+
+
+# rule: CHD-5
+def test_an_owner_s_higher_minimum_raises_no_take(family):
+    family.set("min_childkey_take", 9000, 1)
+    assert children.child_take(family.state, 1, hot(family, 0)).take == 0
+    assert family.refused("children.set_take", cold(family, 0), hot(family, 0), 1, 8999) == "InvalidChildkeyTake"
+    family.call("children.set_take", cold(family, 0), hot(family, 0), 1, 9000)
+    row = children.child_take(family.state, 1, hot(family, 0))
+    assert stake.in_force(row, family.height - 1) == 0 and stake.in_force(row, family.height) == 9000

@@ -175,7 +175,7 @@ def test_refusals(council):
     number = propose(council)
     assert council.refused("governance.vote", council.key("miner 0"), council.key("miner 0 hot"), number, True) == "NotMember"
     assert council.refused("governance.cancel", council.key("miner 0"), hot, number) == "NotMember"
-    council.set("proposal_deposit_rao", 10**6 * council.Q)
+    council.set("proposal_deposit_rao", 10**4 * council.Q)
     assert council.refused("governance.propose", cold, hot, inner()) == "NotEnoughBalance"
     council.set("proposal_deposit_rao", 0)
     for _ in range(proposals.MAX_OPEN - 1):
