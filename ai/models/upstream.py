@@ -80,7 +80,7 @@ class Upstream:
         """Text in pieces, `max_units` bytes at most. Raises Unreachable, Timeout, RateLimited, DecodeError or UsageError."""
         left = sampling.max_units
         for piece in self._pieces(self._request(prompt, sampling)):
-            data = piece.encode()[:left]
+            data = piece.encode(errors="replace")[:left]  # JSON can name half a character
             left -= len(data)
             if data:
                 yield data

@@ -40,6 +40,7 @@ STEP_IDLE_SECONDS: Final = 5.0
 HANDSHAKE_SECONDS: Final = 5.0  # of TLS, during which a connection is in no table yet
 DRAIN_SECONDS: Final = 3.0
 CLOSING_RETRY_MS: Final = 2_000
+ANSWER_MAX_BYTES: Final = frames.FRAME_MAX_BYTES - 24  # what stands before it takes at most 17
 MAX_FAILURE_NAMES: Final = 32
 ABANDONED: Final = -1  # ended without a closing
 MAX_CONNECTIONS_PER_CALLER: Final = 2
@@ -329,6 +330,8 @@ class ServedSession:
         return self._card
 
     def answer(self, payload: bytes) -> None:
+        if len(payload) > ANSWER_MAX_BYTES:
+            raise ModelFailed("an answer that fits no frame")  # the author's mistake, for which no caller is blamed
         if self._protocol.answers == 0:
             self._server.first_answers.note(asyncio.get_running_loop().time() - self._began)
         self._connection.send(self._protocol.answer(payload))

@@ -82,6 +82,11 @@ def test_completions_and_replies_that_are_not_streamed(server):
     assert server.requests[0][0] == "/v1/completions" and server.requests[0][2]["prompt"] == "hello"
 
 
+def test_half_a_character_is_no_end(server):
+    server.script = (200, {}, [EVENT % b"a\\ud83d", EVENT % b"b"])
+    assert text(Upstream(server.url, "m")) == b"a?b"
+
+
 def test_text_is_cut_at_the_units_asked_for(server):
     server.script = (200, {}, [EVENT % (b"\xc3\xa9" * 100)] * 3)
     assert text(Upstream(server.url, "m"), max_units=5) == b"\xc3\xa9\xc3\xa9\xc3"

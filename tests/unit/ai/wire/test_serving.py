@@ -162,6 +162,19 @@ async def test_a_model_that_fails_later(market):
     assert (closed.status, closed.answers, closed.units_out) == (frames.MODEL_FAILED, 1, 5)
 
 
+async def test_no_caller_is_blamed_for_an_answer_that_fits_no_frame(market, monkeypatch):
+    most = frames.FRAME_MAX_BYTES
+    monkeypatch.setattr(market.server.model, "write", lambda prompt, sampling: iter([bytes(most - len(prompt))]))
+    raw = await market.dial()
+    body = TextRequest((("prompt", b"x"),), Sampling()).encode()
+    raw.send(market.open_frame(body, method="text"))
+    assert await raw.refusal() == (1, "model_failed")
+    body = TextRequest((("prompt", b"x" * 24),), Sampling()).encode()
+    raw.send(market.open_frame(body, sid=(1 << 32) - 1, method="text"))
+    assert len((await raw.receive()).payload) == frames.FRAME_MAX_BYTES - 24 and isinstance(await raw.receive(), Close)
+    assert market.server.counters.refused == {"model_failed": 1} and not market.server.doorkeeper._faults
+
+
 async def test_a_slow_caller_cancels_by_itself(market, monkeypatch):
     monkeypatch.setattr(client_module, "OWN_IDLE_SECONDS", 0.1)
     async with market.client.session(market.neuron, "distribution", encode_prefixes([b"a"]), netuid=1, max_asks=9) as session:
