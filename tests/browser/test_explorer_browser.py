@@ -266,7 +266,7 @@ def test_the_epoch_page_shows_the_cabal_s_cut_without_scrolling(browser, devnet,
 def test_every_link_leads_somewhere(browser, devnet):
     """Walks the site from its home page, a few pages of each kind."""
     with Visit(browser, devnet) as visit:
-        waiting, seen, kinds = ["/"], set(), {}
+        waiting, seen, kinds = ["/", "/neuron/1/0", "/neuron/1/3"], set(), {}  # their hotkeys have signed something
         while waiting:
             path = waiting.pop(0)
             kind = path.split("?")[0].strip("/").split("/")[0]
