@@ -10,15 +10,17 @@ import click
 from ledger.errors import UsageError
 from tools.cli.main import Noun
 from tools.cli.output import Output
+from tools.cli.session import key_path
 from tools.cli.target import rpc_url
 
 new_group = Noun("new", help="A program to start from.")
 
 STEPS: Final = """next:
   quorix key new {kind} --kind hotkey --unencrypted
-  quorix subnet register NETUID --hotkey {kind} --max-price 5Q --key //owner      (your coldkey, outside devnets)
-  python {path} KEYS/{kind}.json NETUID {rpc}
-KEYS is the directory that `quorix key list` shows."""
+  quorix subnet register NETUID --hotkey {kind} --max-price 5Q --key //validator//0      (your coldkey, outside devnets)
+{stake}  python {path} {key} NETUID {rpc}"""
+STAKE: Final = """  quorix stake add {kind} NETUID 500Q --key //validator//0      (for a permit)
+"""
 
 
 def write_example(kind: str, target: Path) -> Path:
@@ -35,7 +37,9 @@ def write_example(kind: str, target: Path) -> Path:
 def _new(ctx: click.Context, kind: str, target: Path) -> None:
     path = write_example(kind, target)
     out = Output(ctx.obj)
-    out.data({"path": str(path), "kind": kind}, f"{path}\n{STEPS.format(kind=kind, path=path, rpc=rpc_url(ctx.obj))}")
+    stake = STAKE.format(kind=kind) if kind == "validator" else ""
+    steps = STEPS.format(kind=kind, path=path, rpc=rpc_url(ctx.obj), key=key_path(ctx.obj, kind), stake=stake)
+    out.data({"path": str(path), "kind": kind}, f"{path}\n{steps}")
 
 
 _target = click.option("--dir", "target", type=click.Path(file_okay=False, path_type=Path), default=Path(), show_default="here",

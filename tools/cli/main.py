@@ -80,6 +80,7 @@ COMMON: list[click.Option] = [
     click.Option(["--password-fd"], type=click.IntRange(0), metavar="N", default=None, help="The same, from a descriptor."),
 ]
 _FIELDS = [option.name for option in COMMON]
+FIRST_SENTENCE_CHARS = 400
 NEGATIVE = re.compile(r"-[0-9.]")
 
 
@@ -134,7 +135,14 @@ def _write_options(command: click.Command, ctx: click.Context, formatter: click.
 
 
 class Tree(click.Group):
-    """A group that, for a command it does not have, names the nearest one it has."""
+    """A group that lists its commands with the whole first sentence, and for one it lacks names the nearest it has."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(FIRST_SENTENCE_CHARS)) for name, command in commands if command is not None]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

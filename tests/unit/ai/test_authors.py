@@ -108,3 +108,17 @@ def test_the_command_writes_it_and_says_what_next(tmp_path):
     assert done.exception is None and "quorix subnet register" in done.stdout and (tmp_path / "miner.py").exists()
     done = CliRunner().invoke(cli, [*words[:4], "validator", *words[5:], "--json"], standalone_mode=False)
     assert json.loads(done.stdout)["path"] == str(tmp_path / "validator.py")
+
+
+def test_the_steps_name_the_key_file_and_a_validators_stake(tmp_path):
+    for kind in ("miner", "validator"):
+        words = ["--home", str(tmp_path), "ai", "new", kind, "--dir", str(tmp_path / kind)]
+        done = CliRunner().invoke(cli, words, standalone_mode=False)
+        assert done.exception is None and f"{tmp_path}/keys/{kind}.json NETUID http" in done.stdout
+        assert ("quorix stake add" in done.stdout) == (kind == "validator")
+
+
+def test_help_cuts_no_sentence():
+    for words in (["ai"], ["ai", "new"], ["ai", "receipts"], ["stake"]):
+        done = CliRunner().invoke(cli, [*words, "--help"], standalone_mode=False)
+        assert done.exception is None and "..." not in done.stdout.split("Options:")[0].split("Commands:")[1]
