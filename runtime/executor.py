@@ -23,7 +23,7 @@ from ledger.errors import Rejected, UnknownRuntimeVersion
 from ledger.machine import Admission, AuthoritySet, BlockContext, BlockResult, Standing, View
 
 from . import chain, dispatch, hooks, invariants, migrations, params, rules, tables, transfers
-from .modules import accounts, authorities, fees, heartbeats, sessions, upgrades
+from .modules import accounts, authorities, coldkeys, fees, heartbeats, sessions, upgrades
 from .registry import Call, Context, error, refuse
 from .state import State
 
@@ -231,6 +231,8 @@ def _admit(context: Context, extrinsic: Extrinsic, prices: fees.Prices) -> _Admi
     work = dispatch.EXTRINSIC_WORK + dispatch.work_of(entry, values)
     context.signer = extrinsic.signer
     hooks.run_call_guards(context, entry)
+    if extrinsic.tip and not coldkeys.may_tip(context.state, extrinsic.signer):
+        refuse("ColdkeySwapAnnounced", "it pays no tips")
     free = entry.free is not None and fees.may_be_free(context) and entry.free(context, *values)
     fee_rao = extrinsic.tip + (0 if free else prices.fee_rao(len(extrinsic.body) + fees.SIGNATURE_BYTES, work))
     if fee_rao > row.free_rao:

@@ -5,7 +5,9 @@
     again      another hash can be announced, or the announcement cleared, `coldkey_swap_again_delay` blocks after that
 
 So a thief who has the key can neither spend nor stake once the owner has announced, and an announcement of the thief
-gives the owner days to see it. The new key is a fresh one: no hotkey, no stake, nothing reserved, nothing announced.
+gives the owner days to see it. The new key has neither hotkeys nor anything reserved or announced, and is no hotkey: all
+of that takes its own signature. Who sees the swap on its way can only send money and stake to the keys: that of the new one
+is added to, and where the old one has too many positions, each swap moves the first of them and the last one the rest.
 
 What moves: balances, stake, removed stake, hotkeys and their bonds, subnets, identity, proxies, proposals, the sudo key.
 Each module moves its own rows (`hooks.coldkey_swapped`) and says how much of the reserved balance they explain. What the
@@ -18,23 +20,23 @@ Rules: KEY-5 announcement of a coldkey swap · KEY-6 delays of a coldkey swap ·
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 from ledger.codec import HASH, KEY
-from ledger.crypto import digest
 
 from .. import hooks, params
 from ..params import Q
 from ..registry import Call, Context, Origin, call, error, event, refuse
 from ..state import State
 from ..tables import ReadState, Table, key_field
-from . import accounts, authorities, bonds, hotkeys, pools, stake
+from . import accounts, authorities, bonds, hotkeys, pools
 
 COST_RAO: Final = Q // 10  # of the first announcement, recycled
-MAX_MOVED: Final = 1000  # stake positions that one swap moves, and hotkeys
+MAX_MOVED: Final = 1000  # stake positions that one call moves, and hotkeys
 
 ANNOUNCE, SWAP, CLEAR = "keyring.announce_coldkey_swap", "keyring.swap_coldkey", "keyring.clear_coldkey_swap"
 STILL_ALLOWED: Final = (ANNOUNCE, SWAP, CLEAR)
@@ -55,6 +57,7 @@ _COUNT_KEY: Final = ANNOUNCED_COUNT.key()
 SWAP_ANNOUNCED = event(123, "ColdkeySwapAnnounced", "coldkey", "new_hash", "ready_at")
 SWAPPED = event(124, "ColdkeySwapped", "old_coldkey", "new_coldkey", "free_rao", "reserved_rao")
 SWAP_CLEARED = event(125, "ColdkeySwapCleared", "coldkey")
+STAKE_SWAPPED = event(126, "ColdkeySwapContinues", "old_coldkey", "new_coldkey", "positions")
 
 error(170, "ColdkeySwapAnnounced", "the account has announced a coldkey swap and may do nothing else",
       "swap when the delay is over, or clear the announcement later")
@@ -62,11 +65,11 @@ error(171, "ColdkeySwapNotAnnounced", "the account has announced no coldkey swap
 error(172, "ColdkeySwapTooEarly", "the delay since the announcement is not over", "wait")
 error(173, "ColdkeySwapReannouncedTooEarly", "the announcement stands for some time after its delay", "swap, or wait")
 error(174, "AnnouncedColdkeyHashDoesNotMatch", "this is not the key whose hash was announced", "name the announced key")
-error(175, "NewColdkeyInUse", "the new coldkey is a hotkey, or has stake, hotkeys, deposits or an announcement",
+error(175, "NewColdkeyInUse", "the new coldkey is a hotkey, or has hotkeys, deposits or an announcement",
       "use a fresh key")
 error(176, "AuthorityAccount", "the account of an authority, or one with an authority's bond, does not swap",
       "leave the set and withdraw the bond first")
-error(177, "TooMuchToSwap", f"more than {MAX_MOVED} stake positions or hotkeys would move", "remove stake first")
+error(177, "TooMuchToSwap", f"more than {MAX_MOVED} hotkeys would move")
 
 
 # --- reads -------------------------------------------------------------------------------------------------------
@@ -77,13 +80,16 @@ def announcement_of(state: ReadState, coldkey: bytes) -> Announcement | None:
     return ANNOUNCED.get(state, coldkey)
 
 
-def swap_hash(new_coldkey: bytes) -> bytes:
-    """What is announced of a new key (32 bytes)."""
-    return digest("coldkey", new_coldkey)
+swap_hash = hotkeys.promise_hash
 
 
 def nobody_has_announced(state: State) -> bool:
     return not state.value(_COUNT_KEY, ANNOUNCED_COUNT)
+
+
+def may_tip(state: State, who: bytes) -> bool:
+    """False for an announced account: else a thief could spend the balance on the tips of swaps that fail."""
+    return nobody_has_announced(state) or ANNOUNCED.get(state, who) is None
 
 
 @hooks.call_guard(idle=nobody_has_announced)
@@ -109,6 +115,8 @@ def announce(context: Context, new_hash: bytes) -> None:
         ANNOUNCED_COUNT.put(state, value=(ANNOUNCED_COUNT.get(state) or 0) + 1)
     else:
         _require_lapsed(context, before)
+        _release(context, before)
+    hotkeys.PROMISED.put(state, new_hash, value=(hotkeys.PROMISED.get(state, new_hash) or 0) + 1)
     ready_at = context.height + params.get(state, "coldkey_swap_delay")
     ANNOUNCED.put(state, who, value=Announcement(new_hash, ready_at))
     context.events.append(SWAP_ANNOUNCED(who, new_hash, ready_at))
@@ -124,7 +132,7 @@ def clear(context: Context) -> None:
 
 @call(124, SWAP, {"new_coldkey": KEY}, work=3000)
 def swap(context: Context, new_coldkey: bytes) -> None:
-    """Hand all that the signer has over to the announced key."""
+    """Hand all that the signer has over to the announced key; too many stake positions take more than one call."""
     state, old = context.state, context.signer
     row = _require_announced(context)
     if swap_hash(new_coldkey) != row.new_hash:
@@ -135,9 +143,11 @@ def swap(context: Context, new_coldkey: bytes) -> None:
     accounts.require_valid_key(new_coldkey)
     if new_coldkey == old or is_in_use(state, new_coldkey):
         refuse("NewColdkeyInUse")
-    for table in (pools.POSITIONS, hotkeys.OWNED):
-        if sum(1 for _ in islice(table.items(state, old), MAX_MOVED + 1)) > MAX_MOVED:
-            refuse("TooMuchToSwap")
+    if _more_than_move(hotkeys.OWNED.items(state, old)):
+        refuse("TooMuchToSwap")
+    if _more_than_move(pools.POSITIONS.items(state, old)):
+        context.events.append(STAKE_SWAPPED(old, new_coldkey, pools.hand_over(context, old, new_coldkey, MAX_MOVED)))
+        return
     reserved_rao = hooks.run_coldkey_swapped(context, old, new_coldkey)
     free_rao = accounts.hand_over(context, old, new_coldkey, reserved_rao)
     _forget(context, old)
@@ -145,16 +155,18 @@ def swap(context: Context, new_coldkey: bytes) -> None:
 
 
 def is_in_use(state: ReadState, key: bytes) -> bool:
-    """A key that cannot take over an account: rows of both could not be told apart."""
+    """A key that cannot take over an account: rows of both could not be told apart. Nobody else can make a key one."""
     return bool(
         hotkeys.owner_of(state, key) is not None
         or next(hotkeys.OWNED.items(state, key), None)
-        or next(pools.POSITIONS.items(state, key), None)
-        or stake.unbonding_rao(state, key)
         or accounts.account(state, key).reserved_rao
         or ANNOUNCED.get(state, key) is not None
         or authorities.is_account(state, key)
     )
+
+
+def _more_than_move(rows: Iterator[object]) -> bool:
+    return sum(1 for _ in islice(rows, MAX_MOVED + 1)) > MAX_MOVED
 
 
 def _require_announced(context: Context) -> Announcement:
@@ -178,6 +190,9 @@ def _refuse_authority(state: ReadState, who: bytes) -> None:
 
 def _forget(context: Context, who: bytes) -> None:
     state, count = context.state, (ANNOUNCED_COUNT.get(context.state) or 0) - 1
+    row = ANNOUNCED.get(state, who)
+    assert row is not None, "nothing is announced"
+    _release(context, row)
     ANNOUNCED.delete(state, who)
     if count:
         ANNOUNCED_COUNT.put(state, value=count)
@@ -185,9 +200,22 @@ def _forget(context: Context, who: bytes) -> None:
         ANNOUNCED_COUNT.delete(state)
 
 
+def _release(context: Context, row: Announcement) -> None:
+    """The key of an announcement is promised no more. Announcements of older rules promised none."""
+    count = hotkeys.PROMISED.get(context.state, row.new_hash) or 0
+    if count > 1:
+        hotkeys.PROMISED.put(context.state, row.new_hash, value=count - 1)
+    elif count:
+        hotkeys.PROMISED.delete(context.state, row.new_hash)
+
+
 @hooks.invariant("coldkey swaps")
 def audit(state: ReadState) -> Iterator[str]:
-    """The count of announcements is right: the guard believes it."""
+    """The count of announcements is right: the guard believes it; no key is promised that nobody has announced."""
     held, stated = sum(1 for _ in ANNOUNCED.items(state)), ANNOUNCED_COUNT.get(state) or 0
     if held != stated:
         yield f"{held} coldkey swaps are announced, the count says {stated}"
+    announced = Counter(row.new_hash for _, row in ANNOUNCED.items(state))
+    for (promised,), count in hotkeys.PROMISED.items(state):
+        if count > announced[promised]:
+            yield f"{promised.hex()} is promised {count} times and announced {announced[promised]} times"

@@ -1,6 +1,8 @@
 """Who owns a hotkey: a coldkey owns money and hotkeys, a hotkey is the identity of a neuron.
 
-A hotkey has exactly one owner for ever, unless its coldkey is swapped. It gets one when it first registers (0.2).
+A hotkey has exactly one owner for ever, unless its coldkey is swapped. It gets one when it first registers (0.2): whoever
+registers it owns it, without its signature. But a key that is announced to take over an account (5.5) becomes nobody's
+hotkey without it, or whoever saw the swap on its way could hold it up.
 
 Rules: KEY-1 one owner
 """
@@ -9,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ledger.crypto import digest
+
 from .. import hooks
 from ..registry import Context, error, refuse
 from ..tables import ReadState, Table, key_field
@@ -16,6 +20,7 @@ from . import accounts
 
 OWNERS = Table(20, "hotkey_owner", bytes, key_field("hotkey"))  # -> coldkey
 OWNED = Table(21, "owned_hotkey", int, key_field("coldkey"), key_field("hotkey"))  # -> height of the association
+PROMISED = Table(139, "promised_coldkey", int, key_field("hash"))  # -> accounts that announced the key of this hash
 
 error(20, "NonAssociatedColdKey", "the hotkey belongs to another coldkey", "sign with the coldkey that owns the hotkey")
 error(
@@ -34,9 +39,16 @@ def hotkeys_of(state: ReadState, coldkey: bytes) -> list[bytes]:
     return [hotkey for (_, hotkey), _ in OWNED.items(state, coldkey)]
 
 
-def may_own(state: ReadState, hotkey: bytes, coldkey: bytes) -> bool:
-    """True if the hotkey is free or already this coldkey's."""
-    return owner_of(state, hotkey) in (None, coldkey)
+def may_own(state: ReadState, hotkey: bytes, coldkey: bytes, *, proven: bool = False) -> bool:
+    """True if the hotkey is already this coldkey's, or free: not even promised to take an account over, or it is `proven`
+    that the hotkey agrees."""
+    owner = owner_of(state, hotkey)
+    return owner == coldkey or (owner is None and (proven or PROMISED.get(state, promise_hash(hotkey)) is None))
+
+
+def promise_hash(coldkey: bytes) -> bytes:
+    """What an account announces of the key that is to take it over (32 bytes)."""
+    return digest("coldkey", coldkey)
 
 
 def require_owner(context: Context, hotkey: bytes) -> None:

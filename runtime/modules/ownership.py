@@ -33,7 +33,7 @@ error(37, "InvalidHotkeyProof", "the signature is not the hotkey's, over this co
 @call(27, "hotkeys.associate", {"hotkey": KEY, "proof": SIGNATURE}, work=15)
 def associate(context: Context, hotkey: bytes, proof: bytes) -> None:
     """Make the signer the owner of a hotkey that agrees by its signature."""
-    if not hotkeys.may_own(context.state, hotkey, context.signer):
+    if not hotkeys.may_own(context.state, hotkey, context.signer, proven=True):
         refuse("NonAssociatedColdKey")
     if not verify(hotkey, PROOF, context.genesis_hash, context.signer + hotkey, proof):
         refuse("InvalidHotkeyProof")

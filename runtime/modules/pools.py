@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from typing import Any, Final, TypeVar, cast
 
 from ledger.codec import decode, encode
@@ -306,12 +307,21 @@ def move_pool(context: Context, netuid: int, old: bytes, new: bytes) -> None:
 
 @hooks.coldkey_swapped
 def move_positions(context: Context, old: bytes, new: bytes) -> int:
-    """All positions of a coldkey get another one, which has none."""
-    state = context.state
-    for (_, netuid, hotkey), _ in list(POSITIONS.items(state, old)):
-        SHARES.move(state, (netuid, hotkey, old), (netuid, hotkey, new))
-        POSITIONS.move(state, (old, netuid, hotkey), (new, netuid, hotkey))
+    """All positions of a coldkey get another one."""
+    hand_over(context, old, new, None)
     return 0
+
+
+def hand_over(context: Context, old: bytes, new: bytes, limit: int | None) -> int:
+    """Add so many (all) positions of a coldkey to those of another one, in their order; returns how many."""
+    held = list(islice(POSITIONS.items(context.state, old), limit))
+    for (_, netuid, hotkey), _ in held:
+        given = _take_up(context, netuid, hotkey, old)
+        _put_share(context, netuid, hotkey, old, Share())
+        there = _take_up(context, netuid, hotkey, new)
+        pending_rao, epoch = there.pending_rao + given.pending_rao, max(there.epoch, given.epoch)
+        _put_share(context, netuid, hotkey, new, Share(there.shares + given.shares, pending_rao, epoch))
+    return len(held)
 
 
 # --- after a payout ----------------------------------------------------------------------------------------------

@@ -311,8 +311,16 @@ def copy_take(context: Context, netuid: int, old: bytes, new: bytes) -> None:
 
 @hooks.coldkey_swapped
 def move_unbondings(context: Context, old: bytes, new: bytes) -> int:
-    """Removed stake waits for the new key."""
-    UNBONDING.move(context.state, (old,), (new,))
+    """Removed stake waits for the new key. Where both lists are too long for one, what is due first waits longer."""
+    state, waiting = context.state, dict[int, int]()
+    for matures_at, amount_rao in [*(UNBONDING.get(state, old) or ()), *(UNBONDING.get(state, new) or ())]:
+        waiting[matures_at] = waiting.get(matures_at, 0) + amount_rao
+    rows = [[matures_at, waiting[matures_at]] for matures_at in sorted(waiting)]
+    while len(rows) > MAX_UNBONDINGS:
+        rows[1][1] += rows.pop(0)[1]
+    UNBONDING.delete(state, old)
+    if rows:
+        UNBONDING.put(state, new, value=rows)
     return 0
 
 

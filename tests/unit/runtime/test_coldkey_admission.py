@@ -22,6 +22,8 @@ def test_other_calls_are_not_even_admitted(devnet):
         devnet.block(extrinsic)
     assert caught.value.data["index"] == 0 and devnet.free(thief.public) == before
     assert devnet.call(thief, coldkeys.SWAP, new) == "ColdkeySwapTooEarly"
+    with pytest.raises(Rejected, match="pays no tips"):
+        devnet.runtime.admit(devnet.view, devnet.sign(thief, coldkeys.SWAP, new, tip=5 * Q), devnet.next_height)
 
 
 def test_what_was_signed_before_the_announcement_is_left_out_of_a_block(devnet):

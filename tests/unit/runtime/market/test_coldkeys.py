@@ -4,7 +4,19 @@ import pytest
 
 from ledger.errors import Rejected
 from runtime import hooks
-from runtime.modules import accounts, bonds, coldkeys, governance, hotkeys, pools, proposals, proxies, registration, subnets
+from runtime.modules import (
+    accounts,
+    bonds,
+    coldkeys,
+    governance,
+    hotkeys,
+    pools,
+    proposals,
+    proxies,
+    registration,
+    stake,
+    subnets,
+)
 from runtime.registry import CALL_NUMBERS, CALLS
 from runtime.tables import Table
 
@@ -128,7 +140,7 @@ def test_delays(ready):
 
 
 # rule: KEY-8
-@pytest.mark.parametrize("use", ["hotkey", "owner", "staker", "reserved", "unbonding", "announced", "same", "authority"])
+@pytest.mark.parametrize("use", ["hotkey", "owner", "reserved", "announced", "same", "authority"])
 def test_the_new_key_is_fresh(ready, use):
     cold, new = ready.key("validator 0"), ready.key("fresh")
     if use == "hotkey":
@@ -139,15 +151,10 @@ def test_the_new_key_is_fresh(ready, use):
         new = cold
     elif use == "authority":
         new = ready.key("authority")
-    elif use == "unbonding":
-        ready.fund(new, 9 * ready.Q)
-        ready.call("stake.add", new, ready.key("validator 1 hot"), 1, ready.Q)
-        ready.call("stake.remove", new, ready.key("validator 1 hot"), 1, None)
     else:
         ready.fund(new, 9 * ready.Q)
         args = {
-            "staker": ("stake.add", ready.key("validator 1 hot"), 1, ready.Q), "reserved": ("proxies.add", cold, 0, 0),
-            "announced": (ANNOUNCE, bytes(32)),
+            "reserved": ("proxies.add", cold, 0, 0), "announced": (ANNOUNCE, bytes(32)),
         }[use]
         ready.call(args[0], new, *args[1:])
     announce(ready, cold, new)
@@ -167,7 +174,7 @@ def test_refusals(ready, monkeypatch):
     ready.call(ANNOUNCE, ready.key("validator 1"), coldkeys.swap_hash(ready.key("new")))
     ready.next_block(DELAY)
     assert ready.refused(SWAP, cold, b"\xff" * 32) == "InvalidKey"
-    monkeypatch.setattr(coldkeys, "MAX_MOVED", 1)
+    monkeypatch.setattr(coldkeys, "MAX_MOVED", 0)
     assert ready.refused(SWAP, ready.key("validator 1"), ready.key("new")) == "TooMuchToSwap"
 
 
@@ -183,6 +190,84 @@ def test_what_was_announced_as_a_delegate_stays_with_its_deposit(ready):
     ready.next_block()
     ready.call("proxies.withdraw", real, real, cold, bytes(32))
     assert accounts.balance(ready.state, cold) == proxies.DEPOSIT_EACH_RAO
+
+
+# rule: KEY-8
+def test_nobody_can_hold_a_swap_up_by_sending_stake_to_the_new_key(ready):
+    """Matured, pending and removed stake of both keys, in one pool and in different ones, is one key's afterwards."""
+    cold, new, hot, other = (ready.key(name) for name in ("validator 0", "new", "validator 0 hot", "validator 1 hot"))
+    ready.fund(new, 50 * ready.Q)
+    for who in (cold, new):
+        ready.call("stake.add", who, hot, 1, 5 * ready.Q)
+    ready.call("stake.add", new, other, 1, 3 * ready.Q)
+    ready.to_next_epoch(1)
+    for who in (cold, new):
+        ready.call("stake.add", who, hot, 1, 2 * ready.Q)
+        ready.call("stake.remove", who, hot, 1, ready.Q)
+    announce(ready, cold, new)
+    ready.next_block(DELAY)
+    ready.call("stake.transfer", ready.key("validator 1"), new, other, 1, 1, ready.Q)
+    sums = [sum(column) for column in zip(*(pools.position(ready.state, 1, hot, who) for who in (cold, new)), strict=True)]
+    elsewhere = sum(pools.position(ready.state, 1, other, new))
+    ready.call(SWAP, cold, new)
+    ready.next_block()
+    together = pools.position(ready.state, 1, hot, new)
+    assert together[1] == sums[1] and sums[0] <= together[0] <= sums[0] + 1
+    assert sum(pools.position(ready.state, 1, other, new)) == elsewhere and list(pools.positions(ready.state, cold)) == []
+    assert stake.unbonding_rao(ready.state, new) == 2 * ready.Q and stake.unbonding_rao(ready.state, cold) == 0
+
+
+def test_two_full_lists_of_removed_stake_become_one(ready):
+    cold, new = ready.key("validator 0"), ready.key("new")
+    for who, step in ((cold, 0), (new, 500)):
+        stake.UNBONDING.put(ready.state, who, value=[[1000 + step + i, 10] for i in range(stake.MAX_UNBONDINGS)])
+    stake.move_unbondings(ready.context, cold, new)
+    rows = stake.UNBONDING.get(ready.state, new)
+    assert len(rows) == stake.MAX_UNBONDINGS and sum(amount for _, amount in rows) == 20 * stake.MAX_UNBONDINGS
+    assert rows[0][1] > 10 and stake.UNBONDING.get(ready.state, cold) is None
+
+
+# rule: KEY-8
+def test_nobody_can_hold_a_swap_up_by_claiming_the_new_key(ready):
+    cold, new, thief = ready.key("validator 0"), ready.key("new"), ready.key("miner 0")
+    announce(ready, cold, new)
+    announce(ready, ready.key("miner 1"), new)
+    for name, args in (
+        ("neurons.register", (1, new, 50 * ready.Q)), ("subnets.register_network", (new, 100 * ready.Q, "mine")),
+        ("keyring.swap_hotkey", (ready.key("miner 0 hot"), new, None)),
+    ):
+        assert ready.refused(name, thief, *args) == "NonAssociatedColdKey", name
+    ready.next_block(DELAY)
+    ready.call(SWAP, cold, new)
+    assert hotkeys.PROMISED.get(ready.state, coldkeys.swap_hash(new)) == 1, "another account has announced it, too"
+    ready.next_block(AGAIN)
+    announce(ready, ready.key("miner 1"), ready.key("newer"))
+    assert hotkeys.may_own(ready.state, new, thief) and not hotkeys.may_own(ready.state, ready.key("newer"), thief)
+    assert hotkeys.may_own(ready.state, ready.key("newer"), thief, proven=True)
+
+
+# rule: KEY-7
+def test_many_positions_take_more_than_one_call(ready, monkeypatch):
+    """Else who sends stake to the old key in many places could hold the swap up."""
+    cold, new, hot = ready.key("validator 0"), ready.key("new"), ready.key("validator 0 hot")
+    for other in ("validator 1 hot", "miner 0 hot"):
+        ready.call("stake.add", cold, ready.key(other), 1, ready.Q)
+    monkeypatch.setattr(coldkeys, "MAX_MOVED", 2)
+    announce(ready, cold, new)
+    ready.next_block(DELAY)
+    before = sum(active + pending for _, _, active, pending in pools.positions(ready.state, cold))
+    ready.call(SWAP, cold, new)
+    assert ready.named("ColdkeySwapContinues") == [[cold, new, 2]] and hotkeys.owner_of(ready.state, hot) == cold
+    ready.next_block()
+    ready.call(SWAP, cold, new)
+    assert len(ready.named("ColdkeySwapped")) == 1 and hotkeys.owner_of(ready.state, hot) == new
+    assert sum(active + pending for _, _, active, pending in pools.positions(ready.state, new)) == before
+    ready.next_block()
+
+
+def test_the_audit_counts_promises(ready):
+    hotkeys.PROMISED.put(ready.state, bytes(32), value=1)
+    assert list(coldkeys.audit(ready.state)) == [f"{bytes(32).hex()} is promised 1 times and announced 0 times"]
 
 
 def test_the_audit_counts_announcements(ready):
