@@ -14,6 +14,7 @@ Rules: WGT-4 commitments · WGT-5 windows · WGT-6 the last commit counts · WGT
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from ledger.codec import HASH, U16, U64, Bytes, DecodeError, pack_u16, unpack_u1
 from ledger.commitments import SALT_BYTES, weights_commitment
 
 from .. import hooks, params
+from ..fixed import U16_MAX
 from ..params import ROOT_NETUID
 from ..registry import Context, Priority, call, error, event, refuse
 from ..rows import U16_BYTES, Row
@@ -47,6 +49,7 @@ MALFORMED: Final = -1
 WEIGHTS = Table(60, "weights", bytes, u16_field("netuid"), u16_field("uid"))  # root: netuids and votes
 BONDS = Table(61, "bonds", bytes, u16_field("netuid"), u16_field("uid"))
 COMMITS = Table(62, "weight_commits", list, u16_field("netuid"), key_field("hotkey"))  # one per epoch, ascending
+CHANGED = Table(59, "row_rule_changed", int, u16_field("netuid"), u16_field("param"))  # -> height
 SEALS = Table(65, "sealed_weights", list, u16_field("netuid"), u32_field("epoch"), u32_field("number"))  # timelock.py
 
 WEIGHTS_SET = event(60, "WeightsSet", "netuid", "uid")
@@ -94,6 +97,7 @@ class _PackedU16(Bytes):
 PACKED_U16: Final = _PackedU16()
 
 ROW: Final = {"netuid": U16, "uids": PACKED_U16, "values": PACKED_U16}
+CHANGEABLE: Final = ("weights_version_key", "min_allowed_weights", "max_weight_limit")  # what an owner asks of rows
 BEFORE_RATE: Final = (  # row faults that come before the rate limit
     "WeightVecNotEqualSize", "UidsLengthExceedUidsInSubNet", "NotEnoughStakeToSetWeights", "IncorrectWeightVersionKey",
 )
@@ -225,10 +229,14 @@ def row_problem(
     """The first broken rule of a row of the hotkey under `uid`, or None. `committed_at`: the block of its commit.
 
     Who came or left after the commit makes nobody forfeit: a committed row may name uids that are vacant by now (no epoch
-    counts such weights), and it need not judge later neurons.
+    counts such weights), and it need not judge later neurons. Nor does the subnet's owner: a rule that has changed since the
+    commit is not asked of the row.
     """
     record = subnets.subnet(state, netuid)
-    min_allowed = params.get(state, "min_allowed_weights", netuid)
+    version_required, min_allowed, weight_limit = (
+        params.get(state, name, netuid) if _stood_at(state, netuid, name, committed_at) else lax
+        for name, lax in zip(CHANGEABLE, (0, 1, U16_MAX), strict=True)
+    )
     if min_allowed > len(uids):
         there = record.n - len(record.vacant) if committed_at is None else _judged_count(state, netuid, committed_at)
         min_allowed = min(min_allowed, there)
@@ -236,14 +244,35 @@ def row_problem(
         uid, record.n, neurons.has_permit(state, netuid, uid),
         stake=sum(children.voting_stake_parts(state, netuid, hotkey)),
         stake_threshold=params.get(state, "stake_threshold"),
-        version_required=params.get(state, "weights_version_key", netuid),
+        version_required=version_required,
         min_allowed=min_allowed,
-        weight_limit=params.get(state, "max_weight_limit", netuid),
+        weight_limit=weight_limit,
     )
     problem = row_fault(uids, values, version_key, rules)
     if problem is None and committed_at is None and record.vacant and any(target in record.vacant for target in uids):
         return "UidVecContainInvalidOne"
     return problem
+
+
+def _stood_at(state: ReadState, netuid: int, name: str, committed_at: int | None) -> bool:
+    """True if a parameter has not changed since the block of a commit, or there was none."""
+    changed_at = None if committed_at is None else CHANGED.get(state, netuid, params.PARAMS[name].number)
+    return committed_at is None or changed_at is None or changed_at < committed_at
+
+
+def _noting(name: str) -> Callable[[Context, int], None]:
+    number = params.PARAMS[name].number
+
+    def note_change(context: Context, netuid: int) -> None:
+        """Nothing is committed in genesis."""
+        if context.height:
+            CHANGED.put(context.state, netuid, number, value=context.height)
+
+    return note_change
+
+
+for _name in CHANGEABLE:
+    hooks.param_changed(_name)(_noting(_name))
 
 
 def _judged_count(state: ReadState, netuid: int, committed_at: int) -> int:

@@ -206,6 +206,23 @@ def test_a_neuron_that_comes_makes_no_committed_row_too_short(market):
     assert reveal(market, row) == "" and reveal(market, row[:4], 1) == "WeightVecLengthIsLow"
 
 
+# rule: WGT-7
+@pytest.mark.parametrize("name, before, after, error", [
+    ("weights_version_key", 0, 9, "IncorrectWeightVersionKey"), ("min_allowed_weights", 1, 3, "WeightVecLengthIsLow"),
+    ("max_weight_limit", 65535, 30000, "MaxWeightExceeded"),
+])
+def test_no_change_of_the_owner_makes_a_committed_row_forfeit(market, name, before, after, error):
+    market.next_block()
+    assert commit(market, [(2, 1), (3, 3)]) == ""
+    market.to_next_epoch(1)
+    market.set(name, after, 1)
+    market.next_block()
+    assert commit(market, [(2, 1), (3, 3)]) == "" and reveal(market, [(2, 1), (3, 3)]) == ""
+    market.to_next_epoch(1)
+    assert market.named("WeightsForfeited") == []
+    assert reveal(market, [(2, 1), (3, 3)]) == error, "what was committed afterwards is asked for all"
+
+
 # rule: WGT-1
 def test_a_vacant_uid_leaves_fewer_weights_to_set(plain):
     plain.set("min_allowed_weights", 64, 1)
