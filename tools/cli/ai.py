@@ -74,8 +74,9 @@ def query_command(
     if made.get("truncated"):
         out.remark(f"cut short: {made['truncated']}")
     if explain:
-        rows = [(r["expert"], r["gate"], r["trust"], r["score"], r["chosen"]) for r in made.get("route", [])]
-        out.table("route", ("expert", "gate", "trust", "score", "chosen"), rows, right=("gate", "trust", "score"))
+        columns = ("expert", "gate", "trust", "score", "chosen")
+        rows = [tuple(_aligned(routed[column]) for column in columns) for routed in made.get("route", [])]
+        out.table("route", columns, rows, right=columns[1:4])
 
 
 route_group = Noun("route", help="Which experts are asked, and why.")
@@ -114,15 +115,20 @@ def explain_command(
 
 def _show_routes(out: Output, record: dict[str, Any]) -> None:
     for number, routing in enumerate(record["routings"], 1):
-        rows = [tuple(row[column] for column in COLUMNS) for row in routing["candidates"]]
+        rows = [tuple(_aligned(row[column]) for column in COLUMNS) for row in routing["candidates"]]
         out.table(f"routing {number}: a text of the kind of {routing['kind']}", COLUMNS, rows, right=COLUMNS[1:9] + ("weight",))
     for hedge in record.get("hedges", []):
         ending = "answered first" if hedge["won"] else "was not needed"
-        out.line(f"{hedge['late']} was late after {hedge['after_ms']} ms; {hedge['stand_in']}, asked in its stead, {ending}")
+        out.text(f"{hedge['late']} was late after {hedge['after_ms']} ms; {hedge['stand_in']}, asked in its stead, {ending}")
     for expert, why in record.get("lost", {}).items():
-        out.line(f"{expert} was lost: {why}")
+        out.text(f"{expert} was lost: {why}")
     if "receipts" in record:
-        out.line(f"answered by {', '.join(record['experts'])}; receipts: {', '.join(record['receipts'])}")
+        out.text(f"answered by {', '.join(record['experts'])}; receipts: {', '.join(record['receipts'])}")
+
+
+def _aligned(value: Any) -> Any:
+    """Numbers with as many decimals in each row, so that their points stand below each other."""
+    return f"{value:.4f}" if isinstance(value, float) else value
 
 
 def _post(url: str, body: dict[str, Any], timeout_s: float, headers: dict[str, str] | None = None) -> Any:

@@ -17,9 +17,9 @@ new_group = Noun("new", help="A program to start from.")
 
 STEPS: Final = """next:
   quorix key new {kind} --kind hotkey --unencrypted
-  quorix subnet register NETUID --hotkey {kind} --max-price 5Q --key //validator//0      (your coldkey, outside devnets)
+  quorix subnet register NETUID --hotkey {kind} --max-price 5Q --key //validator//0 --yes      (your coldkey, outside devnets)
 {stake}  python {path} {key} NETUID {rpc}"""
-STAKE: Final = """  quorix stake add {kind} NETUID 500Q --key //validator//0      (for a permit)
+STAKE: Final = """  quorix stake add {kind} NETUID 500Q --key //validator//0 --yes      (for a permit)
 """
 
 

@@ -72,8 +72,13 @@ def read_all(paths: list[Path], netuid: int | None) -> list[dict[str, Any]]:
         value = read_tables(path)
         for table in value.get("subnets", {}).values():
             if netuid is None or table["netuid"] == netuid:
-                found.append({"validator": value["validator"], **table})
+                found.append({"validator": _as_in_the_metagraph(value["validator"]), **table})
     return found
+
+
+def _as_in_the_metagraph(name: str) -> str:
+    """A devnet numbers its validators; on chain they are validator-0, validator-1..."""
+    return f"validator-{name}" if name.isdecimal() else name
 
 
 def _key(table: dict[str, Any]) -> str:

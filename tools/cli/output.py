@@ -143,6 +143,10 @@ class Output:
         """One JSON line of a stream."""
         self._write(json.dumps(to_json(value), ensure_ascii=False))
 
+    def text(self, text: str) -> None:
+        """One line for people, beside a table."""
+        self._write(printable(text))
+
     def piece(self, text: str) -> None:
         """Part of a text that comes bit by bit; no new line after it."""
         sys.stdout.write(printable(text))

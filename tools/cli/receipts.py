@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ledger.errors import DecodeError, NotFound, Rejected, UsageError
+from ledger.errors import DecodeError, Error, NotFound, Rejected, UsageError
 from tools.cli.main import Noun, Settings
 from tools.cli.output import Output, format_time
 from tools.cli.session import address, run
@@ -21,7 +21,7 @@ from tools.cli.target import running_devnet
 if TYPE_CHECKING:
     from ai.receipts import Receipt, ReceiptStore
 
-group = Noun("receipts", help="Receipts of query sessions: list, prove, verify.")
+group = Noun("receipts", help="Receipts of query sessions: list, prove, verify; neurons that contradict themselves.")
 
 DOCUMENT: Final = "quorix receipt proof 1"
 DOCUMENT_MAX_BYTES: Final = 32 << 20
@@ -64,14 +64,28 @@ def list_command(ctx: click.Context, owner: str, folder: Path | None, netuid: in
     rows = [_row(open_id, receipt, bool(store.flags(open_id))) for n in netuids for open_id, receipt in store.recent(n, limit)]
 
     def show() -> None:
+        names = _names(ctx.obj, netuids) if folder is None else {}
         out.table("receipts", ("id", "subnet", "epoch", "method", "with", "steps", "units", "status", "closed", ""), [
-            (row["id"], row["netuid"], row["epoch"], row["method"], address(row["callee"]), row["answers"],
-             f"{row['units_in']}+{row['units_out']}", row["status"], format_time(row["closed_at_ms"]),
+            (row["id"], row["netuid"], row["epoch"], row["method"], names.get(row["callee"]) or address(row["callee"]),
+             row["answers"], f"{row['units_in']}+{row['units_out']}", row["status"], format_time(row["closed_at_ms"]),
              "!" if row["contradicted"] else "")
             for row in rows
         ])  # fmt: skip
 
     out.data(rows, show)
+
+
+def _names(settings: Settings, netuids: list[int]) -> dict[bytes, str]:
+    """Names of the hotkeys on these subnets; {} where no node answers, for receipts are read without one."""
+
+    async def read(api: Any) -> dict[bytes, str]:
+        graphs = [(await api.subnet_get_metagraph(netuid)).value for netuid in netuids]
+        return {neuron.hotkey: neuron.name for graph in graphs for neuron in graph.neurons}
+
+    try:
+        return run(settings, read)
+    except Error:
+        return {}
 
 
 def _row(open_id: bytes, receipt: Receipt, contradicted: bool) -> dict[str, Any]:
@@ -179,7 +193,7 @@ async def _root_by_node(api: Any, document: dict[str, Any]) -> tuple[bytes, byte
     for entry in (await api.subnet_get_receipt_roots(document["netuid"], document["epoch"])).value:
         if entry.hotkey == document["hotkey"]:
             return genesis_hash, entry.root, entry.count
-    raise NotFound("the chain holds no root for this caller and epoch", hint="roots are kept for 64 epochs; see --genesis")
+    raise NotFound("the chain holds no root for this caller and epoch", hint="it comes as the epoch ends, for 64 epochs")
 
 
 def _root_by_light_client(document: dict[str, Any], spec: Path) -> tuple[bytes, bytes, int]:
@@ -230,7 +244,7 @@ def conflicts_command(ctx: click.Context, owner: str, folder: Path | None, targe
                     (target / f"{name}.proof").write_bytes(found.encode())
     show = [(r["hotkey"][:16], r["netuid"], r["epoch"], r["total_variation"], r["context"], *r["receipts"]) for r in rows]
     columns = ("hotkey", "subnet", "epoch", "variation", "after", "receipt", "receipt")
-    out.data(rows, lambda: out.table("contradictions", columns, show) if rows else out.line("no contradiction"))
+    out.data(rows, lambda: out.table("contradictions", columns, show) if rows else "no contradiction")
 
 
 @group.command("convict")
@@ -247,7 +261,9 @@ def convict_command(ctx: click.Context, file: Path, genesis_hash: str | None) ->
     try:
         proven = contradiction.Contradiction.decode(data).verify(domain)
     except DecodeError as error:
-        raise UsageError(f"{file} is no such proof: {error.cause}") from None
+        raise UsageError(
+            f"{file} is no proof of contradictory answers: {error.cause}", hint="quorix ai receipts conflicts --out DIR"
+        ) from None
     told = contradiction.describe(proven)
     Output(ctx.obj).data(told, f"valid: {told['hotkey']} gave two answers, total variation {told['total_variation']}")
 

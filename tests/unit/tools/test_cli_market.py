@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from ledger.client.records import EpochTraceRecord, NeuronRecord, Serving
+from tools.cli.ai import _show_routes
 from tools.cli.epoch import ONE_Q32, Explanation
 from tools.cli.main import Settings, cli
 from tools.cli.output import Output
@@ -70,3 +71,12 @@ def test_common_options_stand_anywhere(words, tmp_path):
 def test_the_help_of_a_command_lists_options_and_no_arguments():
     said = CliRunner().invoke(cli, ["devnet", "down", "--help"]).stdout
     assert "devnet down [OPTIONS] [NAME]" in said and "  [NAME]\n" not in said and "Common options" in said
+
+
+def test_routes_show_aligned_numbers_and_plain_sentences(capsys):
+    scores = dict.fromkeys(("gate", "trust", "prior", "reward", "count", "draw", "cost", "score", "weight"), 1.0)
+    routing = {"kind": "code", "candidates": [{**scores, "expert": "code", "draw": 0.5039, "chosen": "top"}]}
+    _show_routes(Output(Settings()), {"routings": [routing], "lost": {"csv": "late"}, "receipts": ["ab"], "experts": ["code"]})
+    out = capsys.readouterr().out
+    assert "0.5039" in out and "1.0000" in out and " 1.0 " not in out
+    assert "\ncsv was lost: late\n" in out and "\nanswered by code; receipts: ab\n" in out

@@ -38,6 +38,11 @@ def test_the_table_shows_responses_values_scores_and_weights(home, quorix):
     assert "code" in out and "4/4" in out and "65535" in out and "cdcdcdcd" in out and "0/4" in out
 
 
+def test_a_devnets_validator_is_called_as_in_the_metagraph(home, quorix):
+    (home / "live.json").write_text((home / "live.json").read_text().replace('"alice"', '"0"'))
+    assert "validator-0, subnet 1 (bytes)" in quorix("ai", "validator", "table", "--dir", str(home))[1]
+
+
 def test_json_has_all_of_it_and_one_subnet_can_be_chosen(home, quorix):
     code, out, _ = quorix("ai", "validator", "table", "--dir", str(home), "--subnet", "1", "--json")
     (table,) = json.loads(out)
