@@ -3,7 +3,8 @@
 A proxy is a right that `real` gives to `delegate`: a kind, which is an **allow-list** of calls, and a delay. A call that is
 not on the list of a kind is not allowed to it, so a call added later is allowed to nobody but `any`. With a delay, the
 delegate first announces the hash of the call and runs it that many blocks later; until then `real` can reject it. The
-delegate pays the fees. A call runs as if `real` had signed it, so neither more nor less is possible.
+delegate pays the fees. A call runs as if `real` had signed it, so neither more nor less is possible. Transfers of a batch are
+small only if their sum is.
 
     deposits   of `real`: a base and a part for each proxy; of the delegate: a part for each open announcement
 
@@ -106,9 +107,11 @@ def call_hash(number: int, args: Sequence[Any]) -> bytes:
 def allows(kind: int, entry: Call, args: Sequence[Any]) -> bool:
     """Whether a proxy of this kind may run the checked call, and all that it carries."""
     if entry.name in BATCHES:
-        return all(
-            allows(kind, *dispatch.find(number, inner)) for number, inner in dispatch.inner_calls(entry, args)
-        )
+        carried = [dispatch.find(number, inner) for number, inner in dispatch.inner_calls(entry, args)]
+        if not all(allows(kind, *inner) for inner in carried):
+            return False
+        together_rao: int = sum(values[1] for inner, values in carried if kind == SMALL_TRANSFER and inner.name not in BATCHES)
+        return together_rao < SMALL_TRANSFER_RAO
     if kind == ANY:
         return entry.name not in dispatch.NESTING
     if kind == SMALL_TRANSFER and entry.name == "accounts.transfer":

@@ -43,6 +43,13 @@ def test_kinds_are_lists_of_what_is_allowed(empty, keys):
     assert empty.refused("proxies.run", delegate, real, large) == "Unproxyable"
     assert empty.refused("proxies.run", delegate, real, transfer(empty.key("x"), None)) == "Unproxyable"
     assert empty.refused("proxies.run", delegate, real, add_stake) == "Unproxyable"
+    tiny = transfer(empty.key("x"), empty.Q // 4)
+    for name in ("keyring.batch", "keyring.batch_each"):
+        batch = [call_number(name), [[tiny, transfer(empty.key("x"), empty.Q // 4 - 1)]]]
+        empty.call("proxies.run", delegate, real, batch)
+        assert empty.refused("proxies.run", delegate, real, [call_number(name), [[tiny, tiny]]]) == "Unproxyable"
+        nested = [call_number(name), [[batch]]]
+        assert empty.refused("proxies.run", delegate, real, nested) not in ("", "NotProxy")
     empty.call("proxies.add", real, delegate, STAKING, 0)
     assert empty.refused("proxies.run", delegate, real, add_stake) not in ("", "Unproxyable", "NotProxy")  # the call's own
     assert empty.refused("proxies.run", delegate, real, large) == "Unproxyable"
