@@ -160,7 +160,7 @@ class _Api:
         return JSONResponse(self.gateway.decisions.get(http.path_params["id"]))
 
     async def usage(self, http: HttpRequest) -> Response:
-        return JSONResponse(self.gateway.usage_of(self._admit(http)))
+        return JSONResponse(self.gateway.usage_of(self.gateway.known(http.headers.get("authorization", ""))))
 
     async def health(self, _: HttpRequest) -> Response:
         return JSONResponse({"ok": True, "served": self.gateway.served})

@@ -191,15 +191,19 @@ class Gateway:
     # --- requests
 
     def admit(self, authorization: str) -> str:
-        """The caller's name. Raises ApiError 401 or 429."""
+        """The name of a caller that may ask now. Raises ApiError 401 or 429."""
+        caller = self.known(authorization)
+        self._check_quota(caller)
+        return caller
+
+    def known(self, authorization: str) -> str:
+        """The caller's name, whether or not its quota is used up. Raises ApiError 401."""
         if not self.config.api_keys:
             return self.usage.caller(None)
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or key not in self.config.api_keys:
             raise ApiError(401, "a valid API key is required", kind="authentication_error", code="invalid_api_key")
-        caller = self.usage.caller(key)
-        self._check_quota(caller)
-        return caller
+        return self.usage.caller(key)
 
     def _check_quota(self, caller: str) -> None:
         """Raises ApiError 429 where a key's day is used up, what is still at work counted as if it came to its end."""

@@ -60,6 +60,10 @@ async def test_api_keys_and_quota(market, start, monkeypatch):
         with pytest.raises(openai.RateLimitError) as caught:
             await ask(client, max_tokens=4)
         assert caught.value.body["type"] == "insufficient_quota" and caught.value.response.headers["retry-after"] == "3600"
+    async with httpx.AsyncClient() as http:  # who may ask no more today still sees why
+        reply = await http.get(f"{url}/v1/usage", headers={"authorization": "Bearer secret"})
+        assert reply.status_code == 200 and reply.json()["quota_a_day"] == 10 and reply.json()["left"] == 0
+        assert (await http.get(f"{url}/v1/usage", headers={"authorization": "Bearer wrong"})).status_code == 401
     async with client_of(url, "other") as client:
         await ask(client, model="net/json", max_tokens=4)
     assert b"secret" not in b"".join(f.read_bytes() for f in (gateway.config.home).glob("usage.db*"))
