@@ -20,7 +20,6 @@ Rules: KEY-5 announcement of a coldkey swap · KEY-6 delays of a coldkey swap ·
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -215,7 +214,9 @@ def audit(state: ReadState) -> Iterator[str]:
     held, stated = sum(1 for _ in ANNOUNCED.items(state)), ANNOUNCED_COUNT.get(state) or 0
     if held != stated:
         yield f"{held} coldkey swaps are announced, the count says {stated}"
-    announced = Counter(row.new_hash for _, row in ANNOUNCED.items(state))
+    announced: dict[bytes, int] = {}
+    for _, row in ANNOUNCED.items(state):
+        announced[row.new_hash] = announced.get(row.new_hash, 0) + 1
     for (promised,), count in hotkeys.PROMISED.items(state):
-        if count > announced[promised]:
-            yield f"{promised.hex()} is promised {count} times and announced {announced[promised]} times"
+        if count > announced.get(promised, 0):
+            yield f"{promised.hex()} is promised {count} times and announced {announced.get(promised, 0)} times"
