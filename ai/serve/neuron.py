@@ -146,14 +146,17 @@ class Neuron:
         )  # fmt: skip
 
     def _methods(self, chain: Properties) -> dict[str, Method]:
-        if not self._collaborate:
-            return METHODS
+        """Those that the model's card names, and `card` itself."""
+        offered = {*self.model.card().methods, "card"}
+        served = {name: method for name, method in METHODS.items() if name in offered}
+        if not self._collaborate or "distribution" not in served:
+            return served
         asked = None if self._home is None else ReceiptStore(self._home / "asked", clock=wall_ms, keep_hours=self._keep_hours)
         self._client = NeuronClient(
             self.key, chain.genesis_hash, receipts=asked, allow_private=chain.allow_private, allow_clear=chain.devnet
         )
         helped = Collaborator(self._client, self._presence.peers, fan_out=self._collaborate, mixer=self._mixer)
-        return {**METHODS, "distribution": Method(helped.distribution, takes_asks=True)}
+        return {**served, "distribution": Method(helped.distribution, takes_asks=True)}
 
     async def _tell(self, server: NeuronServer) -> None:
         """Report the counters whenever they changed."""

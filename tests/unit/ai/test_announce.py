@@ -12,6 +12,7 @@ from ai.models.model import Card, write_bytes
 from ai.serve.announce import Presence, ServingRecord
 from ai.serve.config import NeuronConfig
 from ai.serve.neuron import Neuron
+from ai.serve.refusals import Refused
 from ledger.blocks import Extrinsic
 from ledger.client.metadata_records import CallRecord, Metadata
 from ledger.client.records import (
@@ -229,6 +230,24 @@ async def test_a_neuron_serves_and_is_found(chain, tmp_path):
     await asyncio.wait_for(serving, 3)
     with pytest.raises(NotFound):
         address_of(NeuronRecord(0, KEY.public, KEY.public, "", True, False, *[0] * 10, False, 0, None))
+
+
+class Writer(Coin):
+    def card(self):
+        return Card("writer", bytes(32), 1, methods=("text", "card"))
+
+
+async def test_a_neuron_offers_what_its_card_names(chain, tmp_path):
+    told, ended = [], asyncio.Event()
+    serving = asyncio.create_task(Neuron(Writer(), KEY, [1], ["x"], report=told.append, poll_seconds=0.01).serve(ended.wait))
+    await until(lambda: told and told[-1]["event"] == "ready")
+    async with Client(chain, await chain.system_properties(), VALIDATOR, tmp_path / "mine") as client:
+        assert len((await client.text(1, "name1", b"x"))[0]) == 64
+        with pytest.raises(Refused) as caught:
+            await client.distribution(1, "name1", [b"x"])
+        assert caught.value.error_name == "unknown_method"
+    ended.set()
+    await asyncio.wait_for(serving, 3)
 
 
 async def test_a_neuron_stops_while_it_still_waits_for_the_chain(chain):
