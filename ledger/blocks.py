@@ -117,7 +117,8 @@ BODY_SHAPE = Record(
 )
 
 
-_EXTRINSIC_ID: Final = blake2b(digest_size=32, person=TAGS["extrinsic"])  # `digest` begun, for thousands a block
+_begin_id: Final = blake2b(digest_size=32, person=TAGS["extrinsic"]).copy  # `digest` begun, for thousands a block
+_ALLOWED: Final = {(EXTRINSIC_VERSION, period) for period in range(MIN_PERIOD, MAX_PERIOD + 1)}
 
 
 @dataclass(slots=True)
@@ -174,7 +175,7 @@ class Extrinsic:
             return [cls.decode(raw) for raw in raws]
         bodies = [raw[64:] for raw in raws]
         values = decode_each(bodies, BODY_SHAPE, max_bytes=MAX_EXTRINSIC_BYTES, where="extrinsic")
-        if any(value[0] != EXTRINSIC_VERSION or not MIN_PERIOD <= value[4] <= MAX_PERIOD for value in values):
+        if not {(value[0], value[4]) for value in values} <= _ALLOWED:
             return [cls.decode(raw) for raw in raws]
         return list(map(cls._decoded, raws, bodies, values))
 
@@ -185,7 +186,9 @@ class Extrinsic:
         (
             made.version, made.signer, made.nonce, made.birth_height, made.period, made.tip, made.call_number, made.args
         ) = fields
-        made.signature, made.body, made.id = raw[:64], body, _id_of(body)
+        state = _begin_id()  # as `_id_of`
+        state.update(body)
+        made.signature, made.body, made.id = raw[:64], body, state.digest()
         return made
 
     @classmethod
@@ -204,7 +207,7 @@ class Extrinsic:
 
 
 def _id_of(body: bytes) -> bytes:
-    state = _EXTRINSIC_ID.copy()
+    state = _begin_id()
     state.update(body)
     return state.digest()
 
@@ -329,7 +332,7 @@ def _outcome_leaves(events: Sequence[Event], outcomes: Sequence[Outcome]) -> lis
         if count >= most:
             break
         flat += (head, outcome.error, outcome.fee_rao, first, inner[count])
-        for event in events[first : first + count]:
+        for event in events[first : first + count] if count != 1 else (events[first],):
             if (width := len(event)) >= most:
                 break
             add(inner[width])

@@ -488,7 +488,7 @@ class Chain(ChainReader):
         replaced = view.rows(result.changes)
         links = HeadLinks(self.machine.account_key, replaced, view.row)
         index_rows = indexes.index_rows(height, executed.extrinsics, result.events, result.outcomes, links)
-        state = linked_rows(result.changes, links.heads(self.machine.account_key), replaced, view.row)
+        state = linked_rows(result.changes, links, replaced, view.row)
         before = ReverseDiff(replaced, {key: now.rows.get(layout.HISTORY + key) for key in result.history})
         rows: dict[bytes, bytes | None] = {layout.STATE + key: row for key, row in state.items()}
         rows.update((layout.PAGE + key, page) for key, page in executed.pages.items())

@@ -102,7 +102,7 @@ def _blocks(
         keys = [row[start : start + 32] for start in range(0, len(row), 32)]
         blocks.expect(authorities_hash(keys) == name, f"the authority set {name.hex()[:16]} is not that of its name")
     first = first_block(now.rows, head.height)
-    links = Links()
+    links = Links(chain.machine.account_key)
     expected: tuple[int, bytes, bytes] | None = None  # height, parent hash and authority set that the next header names
     for header in _headers(now.rows, blocks):
         progress("blocks", header.height, head.height)
@@ -123,7 +123,7 @@ def _blocks(
             _block(now.rows, header, sets.get(header.authorities_hash, b""), domain_at(header.height), blocks, index, links)
     if head.height > params.genesis_height:
         blocks.expect(expected is not None and expected[:2] == (head.height + 1, head.hash), "the head's block is missing")
-    _places(now.rows, links.heads(chain.machine.account_key), index)
+    _places(now.rows, links, index)
     stored = sum(1 for kind in INDEX_KINDS for _ in now.rows.items(kind))
     index.expect(stored <= index.checked, f"{stored - index.checked} index rows should not be there")
     return blocks, index

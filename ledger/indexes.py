@@ -84,11 +84,10 @@ def _account_row(
                     concerned.append(field)
         accounts += concerned
         entered += [place] * len(concerned)
-    links.begin(accounts)
     parts: list[bytes] = []
-    for account, place in zip(accounts, entered):
-        parts += (account[:_ACCOUNT_BYTES], place[8:], links[account])
-        links[account] = place
+    for account, key, place in zip(accounts, links.begin(accounts), entered, strict=True):
+        parts += (account[:_ACCOUNT_BYTES], place[8:], links[key])
+        links[key] = place
     return b"".join(parts)
 
 

@@ -24,20 +24,25 @@ _PLACE_END: Final = 1 + PLACE_BYTES
 
 
 class Links(dict[bytes, bytes]):
-    """Account (32-byte key) -> place of its newest extrinsic so far, while going through stored blocks from the first."""
+    """State key of an account -> place of its newest extrinsic so far, while going through stored blocks from the first."""
 
-    def begin(self, accounts: Iterable[bytes]) -> None:
-        """Have places of all these accounts: of those that are not here yet, as they were before these blocks."""
-        new = [account for account in dict.fromkeys(accounts) if account not in self]
+    def __init__(self, account_key: AccountKey) -> None:
+        super().__init__()
+        self._account_key = account_key
+
+    def begin(self, accounts: Iterable[bytes]) -> list[bytes]:
+        """Have places of all these accounts: of those that are not here yet, as they were before these blocks.
+
+        Returns the state key of each.
+        """
+        keys = list(map(self._account_key, accounts))
+        new = [key for key in dict.fromkeys(keys) if key not in self]
         self.update(zip(new, self._below(new), strict=True))
+        return keys
 
-    def _below(self, accounts: Sequence[bytes]) -> list[bytes]:
+    def _below(self, keys: Sequence[bytes]) -> list[bytes]:
         """The places of accounts that are not here, as they were before these blocks."""
-        return [NOTHING_OLDER] * len(accounts)
-
-    def heads(self, account_key: AccountKey) -> dict[bytes, bytes]:
-        """The places by state key, as the state rows of these accounts are to carry them."""
-        return {account_key(account): place for account, place in self.items()}
+        return [NOTHING_OLDER] * len(keys)
 
 
 class HeadLinks(Links):
@@ -47,22 +52,16 @@ class HeadLinks(Links):
     """
 
     def __init__(self, account_key: AccountKey, before: StateRows, row: Callable[[bytes], bytes | None]) -> None:
-        super().__init__()
-        self._account_key, self._before, self._row = account_key, before, row
-        self._keys: dict[bytes, bytes] = {}
+        super().__init__(account_key)
+        self._before, self._row = before, row
 
-    def _below(self, accounts: Sequence[bytes]) -> list[bytes]:
-        keys, before, other = list(map(self._account_key, accounts)), self._before, self._row
-        self._keys.update(zip(accounts, keys, strict=True))
+    def _below(self, keys: Sequence[bytes]) -> list[bytes]:
+        before, other = self._before, self._row
         rows = [before[key] if key in before else other(key) for key in keys]
         return [
             row[1:_PLACE_END] if row is not None and row[:1] == LINKED_MARK and len(row) >= _PLACE_END else state_place(row)
             for row in rows
         ]
-
-    def heads(self, account_key: AccountKey) -> dict[bytes, bytes]:
-        keys = self._keys
-        return {keys[account]: place for account, place in self.items()}
 
 
 def linked_rows(
@@ -71,14 +70,14 @@ def linked_rows(
 ) -> StateRows:
     """The state rows that a block writes, by state key. What they replace is added to `before`.
 
-    `changes`: values by state key; `heads`: see `Links.heads`; `before` and `row`: see `HeadLinks`.
+    `changes`: values by state key; `heads`: see `Links`; `before` and `row`: see `HeadLinks`.
     """
     written: StateRows = {}
     for key, value in changes.items():
         if value is None:
             written[key] = None
-        elif key in heads:
-            written[key] = LINKED_MARK + heads[key] + value
+        elif (place := heads.get(key)) is not None:
+            written[key] = LINKED_MARK + place + value
         else:
             written[key] = state_row(value, state_place(before[key]))
     for key, place in heads.items():

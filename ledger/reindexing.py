@@ -36,7 +36,7 @@ def reindex(store: Store, account_key: AccountKey, progress: Progress) -> int:
     """Delete every index row and make them again; returns how many there are now. Raises Corruption or DecodeError."""
     store.write({WORK_KEY: _REINDEX}, sync=True)
     _delete(store, progress)
-    made, rows, links = 0, Rows(), Links()
+    made, rows, links = 0, Rows(), Links(account_key)
     head = layout.Head.decode(store.get(layout.HEAD_KEY))
     for key, data in store.items(layout.BODY):
         height = int.from_bytes(key[1:], "big")
@@ -49,7 +49,7 @@ def reindex(store: Store, account_key: AccountKey, progress: Progress) -> int:
             made, rows = made + len(rows), Rows()
         progress("making index rows", height, head.height)
     made += len(rows)
-    store.write(rows | _mended(store, links.heads(account_key), progress) | {WORK_KEY: None}, sync=True)
+    store.write(rows | _mended(store, links, progress) | {WORK_KEY: None}, sync=True)
     return made
 
 

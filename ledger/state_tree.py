@@ -50,7 +50,7 @@ __all__ = ["PAGE_ENTRIES", "PageChanges", "StateTree", "leaf_hash", "page_key", 
 
 RESIDENT_PAGES: Final = 1 << 18  # pages in memory, those of a million keys: with the nodes above them about 120 MiB
 MAX_PROVEN_KEYS: Final = 64
-_PAGE_MARK: Final = 0x10  # in the shape of a proof: a page ends the path here; plus its number of entries
+_PAGE_MARK: Final = 0x10  # in the shape of a proof: a page ends the path here; plus the number of entries it gives
 
 _FEW: Final = 16  # changes below a node; up to these a search for where those of one child end costs more than looking
 _LEAF: Final = blake2b(digest_size=32, person=TAGS["leaf"])
@@ -151,8 +151,9 @@ class StateTree:
         """Proof of what up to 64 keys hold, present or absent: encoded [shape, siblings, pages].
 
         A walk over the keys' paths, depth first, children in order. `shape` has a byte for each subtree met: for a node a
-        mask with bit i set if child i is not empty and on no path, for a page 16 plus its number of entries. `siblings`
-        are the hashes of the children in the masks, `pages` the contents of the pages, each as the walk meets them.
+        mask with bit i set if child i is not empty and on no path, for a page 16 plus the number of its entries that are
+        not those of `keys`. `siblings` are the hashes of the children in the masks, `pages` those entries of the pages
+        without the whole bytes of the path to them, each as the walk meets them.
         """
         if not 0 < len(set(keys)) <= MAX_PROVEN_KEYS:
             raise UsageError(f"a proof is of 1 to {MAX_PROVEN_KEYS} keys")
@@ -222,8 +223,10 @@ class _Proof:
 
     def add(self, subtree: Subtree, depth: int, paths: Sequence[bytes]) -> None:
         if type(subtree) is not tuple:
-            self.shape.append(_PAGE_MARK + len(subtree) // ENTRY_BYTES)
-            self.pages += subtree
+            entries = [subtree[at : at + ENTRY_BYTES] for at in range(0, len(subtree), ENTRY_BYTES)]
+            others = [entry for entry in entries if entry[:32] not in paths]
+            self.shape.append(_PAGE_MARK + len(others))
+            self.pages += b"".join(entry[depth >> 2 :] for entry in others)
             return
         under: list[list[bytes]] = [[], [], [], []]
         for path in paths:
@@ -307,29 +310,27 @@ class _Update:
         return bisect_left(self.keys, bound, low, high)
 
     def page(self, page: bytes, depth: int, low: int, high: int) -> Subtree:
-        keys, values = self.keys, self.values
-        if high - low == 1:
-            key_hash, value_hash = keys[low], values[low]
-            at = page.find(key_hash)
-            if at >= 0 and not at & 63 and value_hash is not None:
-                self.rows[page_key(key_hash, depth)] = merged = page[: at + 32] + value_hash + page[at + ENTRY_BYTES :]
-                return merged
-            merged = _with_entry(page, key_hash, value_hash)
-        else:
-            entries: dict[bytes, bytes | None] = {
-                page[at : at + 32]: page[at + 32 : at + 64] for at in range(0, len(page), ENTRY_BYTES)
-            }
-            entries.update(zip(keys[low:high], values[low:high], strict=True))
-            merged = b"".join([key + value for key, value in sorted(entries.items()) if value is not None])
-        if len(merged) <= PAGE_BYTES:
-            self.rows[page_key(keys[low], depth)] = merged or None
-            if not (page and merged):
-                self.resident += bool(merged) - bool(page)
-            return merged
+        """What the page at `depth` becomes with changes [low, high)."""
+        keys, values, merged = self.keys, self.values, page
+        for index in range(low, high):  # most changes replace a value
+            key_hash, value_hash = keys[index], values[index]
+            at = merged.find(key_hash)
+            if at < 0 or at & 63 or value_hash is None:
+                return self.reshape(page, _merged(merged, keys[index:high], values[index:high]), depth, keys[low])
+            merged = merged[: at + 32] + value_hash + merged[at + ENTRY_BYTES :]
+        self.rows[page_key(keys[low], depth)] = merged
+        return merged
+
+    def reshape(self, page: bytes, entries: bytes, depth: int, key_hash: bytes) -> Subtree:
+        """The subtree of `entries` in the place of a page; `key_hash` is on its path."""
+        if len(entries) <= PAGE_BYTES:
+            self.rows[page_key(key_hash, depth)] = entries or None
+            self.resident += bool(entries) - bool(page)
+            return entries
         if page:
-            self.rows[page_key(keys[low], depth)] = None
+            self.rows[page_key(key_hash, depth)] = None
             self.resident -= 1
-        return self.split(merged, depth)
+        return self.split(entries, depth)
 
     def split(self, entries: bytes, depth: int) -> Subtree:
         """A subtree of sorted entries: a page if they fit, else a node."""
@@ -386,14 +387,10 @@ class _Update:
         return page_key(self.keys[at], depth)[:-1].ljust(32, b"\0")
 
 
-def _with_entry(page: bytes, key_hash: bytes, value_hash: bytes | None) -> bytes:
-    """The page with one entry put in, replaced or (None) taken out."""
-    at = _find(page, key_hash)
-    if at >= 0:
-        return page[:at] + (b"" if value_hash is None else key_hash + value_hash) + page[at + ENTRY_BYTES :]
-    if value_hash is None:
-        return page
-    at = 0
-    while at < len(page) and page[at : at + 32] < key_hash:
-        at += ENTRY_BYTES
-    return page[:at] + key_hash + value_hash + page[at:]
+def _merged(page: bytes, keys: Sequence[bytes], values: Sequence[bytes | None]) -> bytes:
+    """The entries of a page after these changes."""
+    entries: dict[bytes, bytes | None] = {
+        page[at : at + 32]: page[at + 32 : at + 64] for at in range(0, len(page), ENTRY_BYTES)
+    }
+    entries.update(zip(keys, values, strict=True))
+    return b"".join([key + value for key, value in sorted(entries.items()) if value is not None])

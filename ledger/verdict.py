@@ -134,13 +134,16 @@ def read_extrinsics(
         left = iter(fresh)
         extrinsics = [next(left) if extrinsic is None else extrinsic for extrinsic in found]
     births = _Births(block.height, genesis_hash, hash_at)
-    index = 0
-    try:
-        for index, extrinsic in enumerate(extrinsics):  # noqa: B007 - the index is for whoever is refused
-            births[extrinsic.birth_height, extrinsic.period]
-    except Rejected as error:
-        raise Rejected(error.error_name, f"extrinsic {index}: {error.cause}", index=index) from None
-    tasks = [(each.signer, births[each.birth_height, each.period](each.body), each.signature) for each in fresh]
+    lives = [(each.birth_height, each.period) for each in extrinsics]
+    for life in dict.fromkeys(lives):
+        try:
+            births[life]
+        except Rejected as error:
+            index = lives.index(life)
+            raise Rejected(error.error_name, f"extrinsic {index}: {error.cause}", index=index) from None
+    tasks = [
+        (each.signer, births[lives[index]](each.body), each.signature) for index, each in zip(places, fresh, strict=True)
+    ]
     if tasks:
         for index, valid in zip(places, verify_batch(tasks), strict=True):
             if not valid:

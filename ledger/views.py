@@ -141,14 +141,13 @@ class RowCache:
         rows = self.rows
         for codec, known in self.objects.items():
             fresh = objects.get(codec, {})
-            for key in changes.keys() - fresh.keys():
+            for key in [key for key in changes if key not in fresh]:
                 known.pop(key, None)
             known.update(fresh)
             _shorten(known)
         rows.update(changes)
-        for key, row in changes.items():
-            if row is not None and len(row) > MAX_CACHED_ROW_BYTES:
-                del rows[key]
+        for key in [key for key, row in changes.items() if row and len(row) > MAX_CACHED_ROW_BYTES]:
+            del rows[key]
         _shorten(rows)
 
     def clear(self) -> None:

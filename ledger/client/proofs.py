@@ -3,7 +3,9 @@
 A proof shows what one or several keys hold. It is the encoding of [shape, siblings, pages], three byte strings that are
 read from the front while walking over the keys' paths, depth first. `shape` has a byte for each subtree met: for a node a
 mask with bit i set if child i is not empty and on no path (then its hash is the next 32 bytes of `siblings`), for a page
-16 plus its number of entries (64 bytes each, the next of `pages`).
+16 plus the number of its entries that nobody asked for (the next of `pages`, ascending, each 64 bytes but for the whole
+bytes of the path to the page, with which all of them begin). The others are what is claimed: whoever verifies puts them in,
+and the root tells whether they were there.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def _subtree(depth: int, claims: Claims, shape: Iterator[int], siblings: BytesIO
     """Hash of the next subtree, in which all claims lie. Raises an error if it is misshapen or one of them is wrong."""
     mark = next(shape)
     if mark >= 16:
-        return _page(pages.read(64 * (mark - 16)), mark - 16, claims)
+        return _page(pages, mark - 16, depth, claims)
     below: dict[int, Claims] = {}  # by child
     for claim in claims:
         below.setdefault(claim[0][depth >> 2] >> (6 - 2 * (depth & 3)) & 3, []).append(claim)
@@ -60,11 +62,17 @@ def _subtree(depth: int, claims: Claims, shape: Iterator[int], siblings: BytesIO
     return blake2b(joined, digest_size=32, person=TAGS["node"]).digest()
 
 
-def _page(page: bytes, count: int, claims: Claims) -> bytes:
-    entries = [(page[at : at + 32], page[at + 32 : at + 64]) for at in range(0, len(page), 64)]
-    found = dict(entries)
-    if not len(found) == count <= 8 or len(page) != 64 * count or entries != sorted(entries):
-        raise ValueError("not a page")
-    if any(found.get(path) != value_hash for path, value_hash in claims):
+def _page(pages: BytesIO, count: int, depth: int, claims: Claims) -> bytes:
+    shared = claims[0][0][: depth >> 2]
+    width = 64 - len(shared)
+    entries = [shared + pages.read(width) for _ in range(count)]
+    found = {entry[:32]: entry[32:] for entry in entries}
+    if not len(found) == count <= 8 or list(found) != sorted(found) or any(len(value) != 32 for value in found.values()):
+        raise ValueError("not entries of a page")
+    if any(path in found for path, _ in claims):
         raise ValueError("the page says something else")
+    found.update((path, value_hash) for path, value_hash in claims if value_hash is not None)
+    page = b"".join(path + value_hash for path, value_hash in sorted(found.items()))
+    if len(page) > 512:
+        raise ValueError("more than a page holds")
     return digest("page", page) if page else ZERO_HASH

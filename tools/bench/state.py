@@ -177,6 +177,7 @@ def measure_proofs(run: Run, tree: StateTree, names: Sequence[bytes], chance: ra
     run.at_most("proof, verified", verify_us, VERIFY_LIMIT_US, "us")
     run.figure("proof_bytes_p99", sizes[PROOFS * 99 // 100])
     run.figure("proof_bytes_max", sizes[-1])
+    run.figure("proof_of_a_held_key_bytes_max", max(len(proofs[name]) for name, value in values.items() if value is not None))
     run.figure("prove_us", round(prove_us, 2))
     for count in (8, MAX_PROVEN_KEYS):
         some = dict(list(values.items())[PROOFS // 2 - count // 2 :][:count])

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from ledger.errors import NotReady
 from ledger.verdict import SignatureTask, verify_one_by_one
@@ -32,6 +32,7 @@ VERIFY_THREADS: Final = 2
 READ_THREADS: Final = 2
 JOIN_S: Final = 10.0
 SPREAD_ABOVE: Final = 16  # fewer signatures than this are checked where they are
+TAKEN_AT_ONCE: Final = 64  # signatures that a thread takes from a batch, about 4 ms
 
 
 class Lane(IntEnum):
@@ -57,7 +58,7 @@ class Workers:
     """Threads that take jobs from one bounded queue with lanes, first come first served within a lane."""
 
     def __init__(self, name: str, threads: int, limit: int) -> None:
-        self.name, self.limit = name, limit
+        self.name, self.threads, self.limit = name, threads, limit
         self._lanes: tuple[deque[_Job], ...] = tuple(deque() for _ in Lane)
         self._ready = threading.Condition()
         self._waiting = 0
@@ -149,46 +150,57 @@ class Threads:
 
     def verify_batch(self, tasks: Sequence[SignatureTask]) -> Sequence[bool]:
         """Check signatures on the verify threads and on the calling one; blocks. A `ledger.verdict.VerifyBatch`."""
-        if len(tasks) < SPREAD_ABOVE:
-            return verify_one_by_one(tasks)
-        parts = VERIFY_THREADS + 1
-        cuts = [len(tasks) * i // parts for i in range(parts + 1)]
-        chunks = [tasks[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
-        latch = _Latch(len(chunks) - 1)
-        for place, chunk in enumerate(chunks[1:]):
-            self.verify.post(verify_one_by_one, (chunk,), latch.slot(place), Lane.PROPOSALS)
-        first = verify_one_by_one(chunks[0])
-        return [*first, *(valid for part in latch.wait() for valid in part)]
+        return verify_on(self.verify, tasks)
 
     def close(self) -> None:
         for workers in (self.read, self.chain, self.verify):
             workers.close()
 
 
-class _Latch:
-    """Collects the results of several jobs for one blocking waiter."""
+def verify_on(workers: Workers, tasks: Sequence[SignatureTask]) -> Sequence[bool]:
+    """Check signatures on all threads of `workers` and on the calling one; blocks."""
+    if len(tasks) < SPREAD_ABOVE:
+        return verify_one_by_one(tasks)
+    shared = _SharedBatch(tasks)
+    for _ in range(workers.threads):
+        workers.post(shared.work, (), _nobody_waits, Lane.PROPOSALS)
+    return shared.finish()
 
-    def __init__(self, count: int) -> None:
-        self._left, self._results, self._error = count, [None] * count, None
-        self._lock, self._event = threading.Lock(), threading.Event()
 
-    _results: list[Any]
-    _error: BaseException | None
+class _SharedBatch:
+    """Signatures that several threads check, each taking the next few when it is free: a slow core delays nobody."""
 
-    def slot(self, place: int) -> Callable[[Any, BaseException | None], None]:
-        def done(result: Any, error: BaseException | None) -> None:
+    def __init__(self, tasks: Sequence[SignatureTask]) -> None:
+        self._tasks, self._valid = tasks, [False] * len(tasks)
+        self._starts = deque(range(0, len(tasks), TAKEN_AT_ONCE))
+        self._left, self._error = len(self._starts), cast(BaseException | None, None)
+        self._lock, self._done = threading.Lock(), threading.Event()
+
+    def work(self) -> None:
+        """Check until nothing is left to take."""
+        while True:
+            try:
+                start = self._starts.popleft()
+            except IndexError:
+                return
+            end = start + TAKEN_AT_ONCE
+            try:
+                self._valid[start:end] = verify_one_by_one(self._tasks[start:end])
+            except BaseException as error:
+                self._error = error
             with self._lock:
-                self._results[place] = result
-                self._error = self._error or error
                 self._left -= 1
-                last = not self._left
-            if last:
-                self._event.set()
+                if not self._left:
+                    self._done.set()
 
-        return done
-
-    def wait(self) -> list[Any]:
-        self._event.wait()
+    def finish(self) -> list[bool]:
+        """Work too, then wait for what others have taken."""
+        self.work()
+        self._done.wait()
         if self._error is not None:
             raise self._error
-        return self._results
+        return self._valid
+
+
+def _nobody_waits(_result: None, _error: BaseException | None) -> None:
+    """The batch itself says when it is done."""

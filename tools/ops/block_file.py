@@ -12,9 +12,11 @@ it again, or a longer one, goes on from there.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO, Final
 
 from ledger.blocks import MAX_BLOCK_BYTES, Block
@@ -22,13 +24,11 @@ from ledger.chain import MAX_PENDING_COMMITS, Chain, CommitBatch
 from ledger.codec import HASH, U64, Bytes, Record, decode, encode
 from ledger.errors import DecodeError, Rejected, WrongGenesis
 from ledger.framing import FrameWriter, read_frames
-from ledger.verdict import SignatureTask, VerifyBatch, verify_one_by_one
 from ledger.votes import Certificate
+from tools.node.threads import VERIFY_THREADS, Workers, verify_on
 
 KIND: Final = b"quorix blocks 1"
 MAX_FRAME_BYTES: Final = MAX_BLOCK_BYTES + (64 << 10)
-VERIFY_THREADS: Final = 2
-SPREAD_ABOVE: Final = 16  # fewer signatures than this are verified where they are
 
 Progress = Callable[[str, int, int], None]
 
@@ -101,8 +101,9 @@ def import_blocks(reader: BlockReader, chain: Chain, progress: Progress) -> Impo
     done = Imported()
     waiting: deque[CommitBatch] = deque()
     writing: Future[None] | None = None
-    with ThreadPoolExecutor(1) as disk, ThreadPoolExecutor(VERIFY_THREADS) as verifiers:
-        verify = _spread(verifiers)
+    verifiers = Workers("verify", VERIFY_THREADS, VERIFY_THREADS)
+    verify = partial(verify_on, verifiers)
+    with ThreadPoolExecutor(1) as disk, closing(verifiers):
         try:
             for block, certificate in reader.blocks():
                 if block.height <= chain.head.height:
@@ -134,16 +135,3 @@ def _same(chain: Chain, block: Block) -> None:
             "OtherChain", f"block {block.height} of the file is another one than this chain's",
             hint="one of the two was rewound, or made by others: do not mix them",
         )
-
-
-def _spread(threads: ThreadPoolExecutor) -> VerifyBatch:
-    """Verify on the threads; a few signatures where they are."""
-
-    def verify(tasks: Sequence[SignatureTask]) -> Sequence[bool]:
-        if len(tasks) < SPREAD_ABOVE:
-            return verify_one_by_one(tasks)
-        cuts = [len(tasks) * part // VERIFY_THREADS for part in range(VERIFY_THREADS + 1)]
-        parts = threads.map(verify_one_by_one, [tasks[start:end] for start, end in zip(cuts, cuts[1:], strict=False)])
-        return [valid for part in parts for valid in part]
-
-    return verify

@@ -142,9 +142,30 @@ def test_a_proof_has_one_form():
 
 
 def test_page_order_and_duplicates_are_refused():
-    shape, siblings, page = decode(TREES[2].prove(key(0)))
-    swapped = page[64:] + page[:64]
-    assert not verify_state(digest("page", swapped), key(0), b"value0", encode([shape, siblings, swapped]))
+    """Even where the hash of what is given would be the root."""
+    tree, _ = StateTree().updated(state(3))
+    shape, siblings, page = decode(tree.prove(b"absent"))
+    held = {page[at : at + 32]: page[at : at + 64] for at in range(0, 192, 64)}
+    absent = encode([shape, siblings, page])
+    assert verify_state(tree.root, b"absent", None, absent)
+    swapped = page[64:128] + page[:64] + page[128:]
+    assert not verify_state(tree.root, b"absent", None, encode([shape, siblings, swapped]))
+    assert not verify_state(digest("page", swapped), b"absent", None, encode([shape, siblings, swapped]))
     doubled = page[:64] * 2
-    assert not verify_state(digest("page", doubled), key(0), b"value0", encode([shape, siblings, doubled]))
-    assert not verify_state(digest("page", doubled), b"other", None, encode([shape, siblings, doubled]))
+    assert not verify_state(digest("page", doubled), b"absent", None, encode([b"\x12", siblings, doubled]))
+    for number in range(3):  # what is claimed is not to be given as well
+        assert not verify_state(tree.root, key(number), b"value%d" % number, absent)
+        own = held[leaf_hash(key(number))]
+        others = page.replace(own, b"")
+        assert verify_state(tree.root, key(number), b"value%d" % number, encode([b"\x12", siblings, others]))
+        assert tree.prove(key(number)) == encode([b"\x12", siblings, others])
+        assert not verify_state(tree.root, key(number), b"other", encode([b"\x12", siblings, others]))
+        assert not verify_state(tree.root, key(number), None, encode([b"\x12", siblings, others]))
+
+
+def test_a_page_of_nine_is_refused():
+    entries = sorted((bytes([number]) * 32, bytes(32)) for number in range(8))
+    claimed = leaf_hash(b"ninth"), leaf_hash(b"value")
+    joined = b"".join(path + value for path, value in sorted([*entries, claimed]))
+    others = b"".join(path + value for path, value in entries)
+    assert not verify_state(digest("page", joined), b"ninth", b"value", encode([b"\x18", b"", others]))
