@@ -65,7 +65,8 @@ class _AnyArray(Shape):
         return set(map(type, values)) <= {list} and are_plain(values)
 
     def encoded_bytes(self, values: Sequence[Any]) -> int:
-        return sum(map(array_head_bytes, map(len, values))) + items_bytes(list(chain.from_iterable(values)))
+        heads = len(values) if max(map(len, values), default=0) < 24 else sum(map(array_head_bytes, map(len, values)))
+        return heads + items_bytes(list(chain.from_iterable(values)))
 
 
 HEADER_SHAPE = Record(

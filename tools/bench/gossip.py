@@ -21,13 +21,13 @@ from p2p.messages import PROTOCOL_VERSION, sign_proof
 from p2p.network import Handlers, Hello
 from p2p.service import Libp2pNetwork
 from tools.lab.frame import Run, benchmark
+from tools.node.threads import settle_interpreter
 
 MESSAGE_BYTES = 1000
 FRAME_BYTES = 300
 BULK_BYTES = 2_000_000
 BULK_REQUESTS = 10
 IDLE_SECONDS = 10
-SWITCH_INTERVAL_S = 0.001  # as in a node's process
 
 
 class Member:
@@ -68,7 +68,7 @@ class Member:
 async def gossip(run: Run, hosts: int, messages: int) -> None:
     """Measure the network between the hosts of one process."""
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    settle_interpreter()
     genesis_hash = os.urandom(32)
     members = [Member(number, genesis_hash) for number in range(hosts)]
     try:

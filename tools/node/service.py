@@ -43,9 +43,8 @@ from .home import Databases, Specification, open_databases, read_pool, write_fil
 from .metrics import CONTENT_TYPE, Exposition, Observed
 from .node import Node, Parts
 from .shell import SystemClock, exit_code_of
-from .threads import Threads, Workers
+from .threads import Threads, Workers, settle_interpreter
 
-SWITCH_INTERVAL_S: Final = 0.001
 MAX_NODES: Final = 20
 POOL_KEPT_S: Final = 10.0
 JSON_TYPE: Final = "application/json"
@@ -104,7 +103,7 @@ def run_nodes(configs: Sequence[NodeConfig], *, announce: Announce, follow_stdin
     if not 0 < len(configs) <= MAX_NODES:
         raise UsageError(f"one process runs 1 to {MAX_NODES} nodes, not {len(configs)}")
     crypto.self_test()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    settle_interpreter()
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

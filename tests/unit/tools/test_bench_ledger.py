@@ -18,10 +18,10 @@ SMALL = {
 def test_the_import_is_measured_on_a_node_as_it_is_configured(tmp_path, monkeypatch):
     """Databases, configuration and threads of the benchmark are made by the node's own functions, with nothing added."""
     from tools.bench import import_
-    from tools.node import home, service, threads
+    from tools.node import home, threads
 
     assert import_.make_home is home.make_home and import_.open_databases is home.open_databases
-    assert import_.Threads is threads.Threads and import_.SWITCH_INTERVAL_S is service.SWITCH_INTERVAL_S
+    assert import_.Threads is threads.Threads and import_.settle_interpreter is threads.settle_interpreter
     configured, collecting = [], []
     monkeypatch.setattr(import_, "open_databases", lambda *of: configured.append(of[0]) or home.open_databases(*of))
     monkeypatch.setattr(import_, "floor", lambda tasks: collecting.append(gc.isenabled()) or 1e-4)
