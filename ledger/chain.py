@@ -5,7 +5,7 @@
 There is no fork choice: a block is executed on the head, certified, committed. `build`, `check`, `prepare_commit` and
 `rewind` run on one thread (the chain thread); `apply` on the disk thread; everything that only reads may run anywhere and
 sees the state of the newest prepared block, durable or not. Rows and keys of the database: `ledger/layout.py`; what makes
-a block valid: `ledger/verdict.py`; older states: `ledger/history.py`; indexes: `ledger/indexes.py`.
+a block valid: `ledger/verdict.py`; what a block writes: `ledger/batches.py`; older states: `ledger/history.py`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import gc
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
-from . import dumps, indexes, layout
+from . import dumps, layout
 from . import history as past
+from .batches import CommitBatch, ExecutedBlock, block_rows
 from .blocks import (
     HEADER_VERSION,
     NO_CERTIFICATE,
@@ -33,15 +34,15 @@ from .blocks import (
 from .crypto import ZERO_HASH
 from .errors import DecodeError, Error, InvariantBroken, NotFound, NotReady, Rejected, UsageError
 from .integrity import audit_state, check_newest
-from .layout import Head, ReverseDiff, at
-from .linking import HeadLinks, StateRows, linked_rows
-from .machine import AuthoritySet, BlockContext, BlockResult, StateMachine
+from .layout import Head, at
+from .linking import StateRows
+from .machine import AuthoritySet, BlockContext, StateMachine
 from .reading import ChainReader, Picture, StateProof
 from .recovery import Recoveries, members_of
 from .reindexing import check_finished
 from .rewinding import rewound
 from .spec import ChainSpecParams
-from .state_tree import PageChanges, StateTree
+from .state_tree import StateTree
 from .store import Store, check_stamp, stamp
 from .tree_pages import StoredPages
 from .trees import list_root
@@ -67,27 +68,6 @@ MAX_EXECUTED_KEPT: Final = 4  # executed children of the head
 TREES_KEPT: Final = 8  # newest versions of the state tree, for proofs
 BUGS: Final = (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 TOO_MUCH: Final = ("BlockTooHeavy", "BlockTooLarge")  # names of refusals after which less may still fit
-
-
-@dataclass(frozen=True)
-class ExecutedBlock:
-    """A block with the effect of executing it on its parent's state. Immutable; several may exist for one parent."""
-
-    block: Block
-    extrinsics: tuple[Extrinsic, ...]
-    result: BlockResult
-    refused: tuple[bytes, ...] = ()  # ids of extrinsics that `build` had to leave out because they are invalid now
-    tree: StateTree = field(default_factory=StateTree, repr=False)
-    pages: PageChanges = field(default_factory=dict, repr=False)
-    leaves: Sequence[bytes] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True)
-class CommitBatch:
-    """All rows of one committed block; `Chain.apply` makes them durable at once or not at all."""
-
-    height: int
-    rows: Mapping[bytes, bytes | None] = field(repr=False)
 
 
 class Chain(ChainReader):
@@ -483,30 +463,13 @@ class Chain(ChainReader):
         self, executed: ExecutedBlock, certificate: Certificate, head: Head, extra: Mapping[bytes, bytes | None]
     ) -> tuple[dict[bytes, bytes | None], StateRows]:
         """Everything that the commit of a block writes, and the state rows among it once more, by state key."""
-        block, result, now = executed.block, executed.result, self._now
-        height, view = head.height, self._cache.over(now.rows)
-        replaced = view.rows(result.changes)
-        links = HeadLinks(self.machine.account_key, replaced, view.row)
-        index_rows = indexes.index_rows(height, executed.extrinsics, result.events, result.outcomes, links)
-        state = linked_rows(result.changes, links, replaced, view.row)
-        before = ReverseDiff(replaced, {key: now.rows.get(layout.HISTORY + key) for key in result.history})
-        rows: dict[bytes, bytes | None] = {layout.STATE + key: row for key, row in state.items()}
-        rows.update((layout.PAGE + key, page) for key, page in executed.pages.items())
-        rows.update((layout.HISTORY + key, row) for key, row in result.history.items())
+        now, height = self._now, head.height
+        rows, state, before = block_rows(
+            executed, certificate, head, now, self._cache.over(now.rows), self.machine.account_key
+        )
         rows.update((layout.EXTRA + key, row) for key, row in extra.items())
-        rows |= {
-            at(layout.HEADER, height): block.header.encode(),
-            at(layout.BODY, height): block.body.encode(),
-            at(layout.CERTIFICATE, height): certificate.encode(),
-            at(layout.RESULT, height): layout.encode_result(executed.leaves),
-            layout.BY_HASH + block.hash: height.to_bytes(8, "big"),
-            layout.HEAD_KEY: head.encode(),
-        }
-        if head.next_authorities_hash != now.head.next_authorities_hash:
-            rows[layout.AUTHORITIES + head.next_authorities_hash] = b"".join(result.authorities.keys)
         if now.head.height in self.recoveries:
             rows[layout.AUTHORITIES + now.head.next_authorities_hash] = b"".join(now.authorities.keys)
-        rows |= index_rows
         rows |= past.kept_rows(before, height, self._retain, self.params.initial_height)
         if self._pruner is not None and self._retain is not None:
             rows |= self._pruner.rows(now.rows.base, height - self._retain)
