@@ -85,7 +85,7 @@ def _account_row(
         accounts += concerned
         entered += [place] * len(concerned)
     parts: list[bytes] = []
-    for account, key, place in zip(accounts, links.begin(accounts), entered, strict=True):
+    for account, key, place in zip(accounts, map(links.account_key, accounts), entered, strict=True):
         parts += (account[:_ACCOUNT_BYTES], place[8:], links[key])
         links[key] = place
     return b"".join(parts)

@@ -12,37 +12,26 @@ NOTHING_OLDER stands at the end: the account had a row in the first state here, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping
 
-from .layout import LINKED_MARK, NOTHING_OLDER, PLACE_BYTES, UNLINKED, state_place, state_row, state_value
+from .layout import LINKED_MARK, NOTHING_OLDER, UNLINKED, state_place, state_row, state_value
 
 AccountKey = Callable[[bytes], bytes]  # state key of an account (see `machine.StateMachine`)
 StateRows = dict[bytes, bytes | None]  # by state key
 
-_PLACE_END: Final = 1 + PLACE_BYTES
-
 
 class Links(dict[bytes, bytes]):
-    """State key of an account -> place of its newest extrinsic so far, while going through stored blocks from the first."""
+    """State key of an account -> place of its newest extrinsic so far, while going through stored blocks from the first.
+
+    Of one that is asked for and not here yet: as it was before these blocks.
+    """
 
     def __init__(self, account_key: AccountKey) -> None:
         super().__init__()
-        self._account_key = account_key
+        self.account_key = account_key
 
-    def begin(self, accounts: Iterable[bytes]) -> list[bytes]:
-        """Have places of all these accounts: of those that are not here yet, as they were before these blocks.
-
-        Returns the state key of each.
-        """
-        keys = list(map(self._account_key, accounts))
-        new = [key for key in dict.fromkeys(keys) if key not in self]
-        self.update(zip(new, self._below(new), strict=True))
-        return keys
-
-    def _below(self, keys: Sequence[bytes]) -> list[bytes]:
-        """The places of accounts that are not here, as they were before these blocks."""
-        return [NOTHING_OLDER] * len(keys)
+    def __missing__(self, key: bytes) -> bytes:
+        return NOTHING_OLDER
 
 
 class HeadLinks(Links):
@@ -55,13 +44,8 @@ class HeadLinks(Links):
         super().__init__(account_key)
         self._before, self._row = before, row
 
-    def _below(self, keys: Sequence[bytes]) -> list[bytes]:
-        before, other = self._before, self._row
-        rows = [before[key] if key in before else other(key) for key in keys]
-        return [
-            row[1:_PLACE_END] if row is not None and row[:1] == LINKED_MARK and len(row) >= _PLACE_END else state_place(row)
-            for row in rows
-        ]
+    def __missing__(self, key: bytes) -> bytes:
+        return state_place(self._before.get(key) or self._row(key))
 
 
 def linked_rows(
