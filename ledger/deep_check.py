@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from . import indexes, layout
 from .blocks import Body, Event, Extrinsic, Header, Outcome, events_root
-from .errors import DecodeError, Error
+from .errors import Corruption, DecodeError, Error
 from .history import archive_from, version_rows
 from .layout import ReverseDiff, at
 from .linking import Links, fits
@@ -36,7 +36,8 @@ ROW_KINDS: Final = frozenset((
     layout.EXTRA, b"m",
 ))
 INDEX_KINDS: Final = (layout.EXTRINSIC, layout.ACCOUNTS, layout.EVENT_KIND, layout.EPOCH)
-UNREADABLE: Final = (Error, ValueError, TypeError, KeyError, AttributeError, AssertionError)  # what a damaged row may raise
+# What a damaged row may raise.
+UNREADABLE: Final = (Error, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
 
 Progress = Callable[[str, int, int], None]  # what, done, of
 
@@ -192,7 +193,9 @@ def _body(rows: Snapshot, header: Header, section: Section) -> Body | None:
 def indexed(
     height: int, body: Body, events: Sequence[Event], outcomes: Sequence[Outcome], links: Links
 ) -> indexes.Rows:
-    """The index rows that a block with these results has, after those below it. Raises DecodeError."""
+    """The index rows that a block with these results has, after those below it. Raises Corruption or DecodeError."""
+    if len(body.extrinsics) != len(outcomes):
+        raise Corruption(f"block {height} has {len(body.extrinsics)} extrinsics and {len(outcomes)} outcomes")
     return indexes.index_rows(height, [Extrinsic.decode(raw) for raw in body.extrinsics], events, outcomes, links)
 
 

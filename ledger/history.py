@@ -16,7 +16,7 @@ from itertools import islice, takewhile
 from typing import Final
 
 from .blocks import Header
-from .errors import Pruned
+from .errors import Corruption, Pruned
 from .indexes import Rows, cut_index_rows
 from .layout import (
     ARCHIVE_KEY,
@@ -104,9 +104,13 @@ def pruned(rows: Snapshot, height: int) -> Pruned:
 
 
 def cut_rows(rows: Snapshot, height: int) -> Rows:
-    """Deletes all that was written under a block's height and hash; its state is undone by its reverse diff."""
+    """Deletes all that was written under a block's height and hash; its state is undone by its reverse diff.
+
+    Raises Corruption or DecodeError.
+    """
     header = rows.get(at(HEADER, height))
-    assert header is not None, f"block {height} is incomplete"
+    if header is None:
+        raise Corruption(f"block {height} is incomplete")
     removed: Rows = {at(prefix, height): None for prefix in (HEADER, BODY, CERTIFICATE, RESULT, DIFF)}
     removed[BY_HASH + Header.decode(header).hash] = None
     removed.update((_version_key(key, height), None) for key in reverse_diff(rows, height).state)

@@ -183,10 +183,11 @@ def event_heights(rows: Snapshot, kind: int, before_height: int | None, limit: i
 
 
 def cut_index_rows(rows: Snapshot, height: int) -> Rows:
-    """Takes the block at `height`, the newest one, out of the indexes."""
+    """Takes the block at `height`, the newest one, out of the indexes. Raises Corruption or DecodeError."""
     removed: Rows = {at(ACCOUNTS, height): None}
     body, result = rows.get(at(BODY, height)), rows.get(at(RESULT, height))
-    assert body is not None and result is not None, f"block {height} is incomplete"
+    if body is None or result is None:
+        raise Corruption(f"block {height} is incomplete")
     for raw in Body.decode(body).extrinsics:
         removed[extrinsic_key(Extrinsic.decode(raw).id)] = None
     events = decode_result(result)[0]

@@ -34,7 +34,7 @@ from typing import Any, Final
 
 import cbor2
 
-from .blocks import Event, Outcome
+from .blocks import EPOCH_EVENT, Event, Outcome
 from .codec import HASH, U64, Record, decode, encode
 from .errors import Corruption, DecodeError
 
@@ -118,8 +118,17 @@ class ReverseDiff:
 
     @classmethod
     def decode(cls, data: bytes) -> ReverseDiff:
-        keys, values, history_keys, history_values = _loads(data, "a reverse diff")
-        return cls(dict(zip(keys, values)), dict(zip(history_keys, history_values)))
+        """Raises Corruption."""
+        value = _loads(data, "a reverse diff")
+        try:
+            keys, rows, history_keys, history_rows = value
+            diff = cls(dict(zip(keys, rows, strict=True)), dict(zip(history_keys, history_rows, strict=True)))
+        except (TypeError, ValueError):
+            raise Corruption("a reverse diff is misshapen") from None
+        for part in (diff.state, diff.history):
+            if not set(map(type, part)) <= {bytes} or not set(map(type, part.values())) <= {bytes, type(None)}:
+                raise Corruption("a reverse diff holds something else than rows")
+        return diff
 
 
 def at(prefix: bytes, height: int) -> bytes:
@@ -187,14 +196,34 @@ def encode_result(leaves: Sequence[bytes]) -> bytes:
 
 
 def decode_result(data: bytes) -> tuple[list[Event], list[Outcome]]:
-    """Events of the block in order, and the outcome of each extrinsic (see `blocks.result_leaves`)."""
-    *outcomes, own = _loads(data, "a result row")
-    found: dict[int, Event] = dict(own)
+    """Events of the block in order, and the outcome of each extrinsic (see `blocks.result_leaves`). Raises Corruption."""
+    value = _loads(data, "a result row")
     rows = []
-    for error, fee_rao, first, events in outcomes:
-        rows.append(Outcome(error, fee_rao, first, len(events)))
-        found.update(enumerate(events, first))
-    return [found[index] for index in range(len(found))], rows
+    try:
+        *outcomes, own = value
+        found: dict[int, Event] = dict(own)
+        for error, fee_rao, first, events in outcomes:
+            rows.append(Outcome(error, fee_rao, first, len(events)))
+            found.update(enumerate(events, first))
+        ordered = [found[index] for index in range(len(found))]
+    except (TypeError, ValueError, LookupError):
+        raise Corruption("a result row is misshapen") from None
+    if not all(map(_is_event, ordered)) or not all(
+        type(row.error) is str and type(row.fee_rao) is type(row.first_event) is int for row in rows
+    ):
+        raise Corruption("a result row holds something else than events and outcomes")
+    return ordered, rows
+
+
+def _is_event(event: Any) -> bool:
+    """Whether it is a list that begins with what the indexes need of it."""
+    if type(event) is not list or not event or not _is_number(event[0], 32):
+        return False
+    return event[0] != EPOCH_EVENT or (len(event) > 2 and _is_number(event[1], 16) and _is_number(event[2], 32))
+
+
+def _is_number(value: Any, bits: int) -> bool:
+    return type(value) is int and 0 <= value < 1 << bits
 
 
 def _loads(data: bytes, what: str) -> Any:

@@ -1,10 +1,17 @@
 """The deep check: silent on a sound chain, and every kind of row that is changed, lost or invented is named."""
 
+from random import Random
+
+import cbor2
 import pytest
 
 from ledger import layout
+from ledger.blocks import result_leaves
 from ledger.deep_check import deep_check, first_block
-from ledger.layout import at
+from ledger.errors import Corruption
+from ledger.layout import ReverseDiff, at, decode_result
+from ledger.reindexing import reindex
+from tools.lab.fuzzing.mutate import Mutator
 
 
 def sections(chain):
@@ -57,10 +64,85 @@ def cases():
 @pytest.mark.parametrize(("section", "key", "value"), cases())
 def test_every_wrong_row_is_named(grown, section, key, value):
     assert grown.store.get(key) != value
-    grown.store.write({key: value}, sync=True)
-    grown.chain._now = type(grown.chain._now)(**{**vars(grown.chain._now), "rows": _rows(grown)})
+    put(grown, key, value)
     found = sections(grown.chain)
     assert found[section].found, {name: each.problems for name, each in found.items()}
+
+
+def put(ledger, key, value):
+    """Under the open chain, past its checks at the start."""
+    ledger.store.write({key: value}, sync=True)
+    ledger.chain._now = type(ledger.chain._now)(**{**vars(ledger.chain._now), "rows": _rows(ledger)})
+
+
+def old_values(row):
+    return ReverseDiff.decode(row).values()
+
+
+@pytest.mark.parametrize(("prefix", "read"), [(layout.RESULT, decode_result), (layout.DIFF, old_values)])
+def test_a_row_that_decodes_to_something_else_is_refused_by_name_or_found(grown, prefix, read):
+    good = grown.store.get(at(prefix, 3))
+    mutator, named = Mutator(Random(3), "cbor", [good]), 0
+    for _ in range(150):
+        row = mutator.next()
+        try:
+            same = read(row) == read(good)
+        except Corruption:
+            same, named = False, named + 1
+        put(grown, at(prefix, 3), row)
+        found = sections(grown.chain)
+        assert same or any(section.found for section in found.values()), row.hex()
+    assert named > 50
+
+
+MISSHAPEN_RESULTS = [
+    [], {}, 7, [[[0, []]]], [[[0, 7]]], [[[0, ["x"]]]], [[[0, [-1]]]], [[[0, [1 << 32]]]], [[[0, [65, 1]]]],
+    [[[0, [65, -1, 0]]]], [[[0, [65, 1, 1 << 32]]]], [[[1, [1]]]], [["", 0, 0], []], [["", 0, 0, 7], []],
+    [["", 0, 0.5, [[1]]], []], [["", 0, 0, [[1]]], [1]], [["", 0, 9, [[1]]], []], [[b"", 0, 0, [[1]]], []],
+    [["", "", 0, [[1]]], []], [["", 0, 0, [[1]]], [[0, [1]], 5]], [0], None,
+]
+
+
+@pytest.mark.parametrize("value", MISSHAPEN_RESULTS)
+def test_a_misshapen_result_row_is_corruption_to_all_who_read_it(grown, value):
+    put(grown, at(layout.RESULT, 4), cbor2.dumps(value))
+    assert sections(grown.chain)["blocks"].found
+    with pytest.raises(Corruption):
+        grown.chain.results(4)
+    with pytest.raises(Corruption):
+        grown.chain.rewind(3)
+    with pytest.raises(Corruption):
+        reindex(grown.store, grown.machine.account_key, lambda *_: None)
+
+
+MISSHAPEN_DIFFS = [
+    None, [], [[], [], []], [[b"k"], [], [], []], [[7], [None], [], []], [[b"k"], ["v"], [], []], [[], [], [[]], [None]],
+    [[], [], [b"h"], [5]], {1: 1, 2: 2, 3: 3, 4: 4},
+]
+
+
+@pytest.mark.parametrize("value", MISSHAPEN_DIFFS)
+def test_a_misshapen_reverse_diff_is_corruption_to_all_who_read_it(grown, value):
+    put(grown, at(layout.DIFF, 5), cbor2.dumps(value))
+    assert sections(grown.chain)["past states"].found
+    for read in (lambda: grown.chain.rewind(4), lambda: grown.chain.state_diff(5)):
+        with pytest.raises(Corruption):
+            read()
+
+
+@pytest.mark.parametrize("prefix", [layout.HEADER, layout.BODY, layout.RESULT])
+def test_a_lost_row_is_corruption_when_its_block_is_taken_back(grown, prefix):
+    put(grown, at(prefix, 6), None)
+    with pytest.raises(Corruption, match="incomplete"):
+        grown.chain.rewind(5)
+
+
+def test_results_of_another_block_are_not_indexed(grown):
+    results = decode_result(grown.store.get(at(layout.RESULT, 2)))
+    put(grown, at(layout.RESULT, 2), layout.encode_result(result_leaves(results[0], results[1][:1])))
+    with pytest.raises(Corruption, match="outcomes"):
+        reindex(grown.store, grown.machine.account_key, lambda *_: None)
+    assert sections(grown.chain)["blocks"].found
 
 
 def _rows(ledger):
@@ -73,7 +155,6 @@ def test_a_damaged_authority_set_and_a_lost_place_are_named(grown):
     (name,) = [key for key, _ in grown.store.items(layout.AUTHORITIES)]
     for key, value in ((name, b"x" * 32), (layout.BY_HASH + grown.chain.hash_at(2), None)):
         before = grown.store.get(key)
-        grown.store.write({key: value}, sync=True)
-        grown.chain._now = type(grown.chain._now)(**{**vars(grown.chain._now), "rows": _rows(grown)})
+        put(grown, key, value)
         assert sections(grown.chain)["blocks"].found
         grown.store.write({key: before}, sync=True)
