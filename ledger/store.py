@@ -168,6 +168,7 @@ class LevelStore(_LevelReader):
     def __init__(self, db: Any, path: str) -> None:
         super().__init__(db, path)
         self._db = db
+        self._snapshots: weakref.WeakSet[_LevelReader] = weakref.WeakSet()
 
     @classmethod
     def create(
@@ -211,7 +212,9 @@ class LevelStore(_LevelReader):
             rows.write()
 
     def snapshot(self) -> Snapshot:
-        return _LevelReader(self._db.snapshot(), self._path)
+        made = _LevelReader(self._db.snapshot(), self._path)
+        self._snapshots.add(made)
+        return made
 
     def compact(self) -> None:
         """Rewrite all files without what was deleted. Raises DiskFailure or Corruption."""
@@ -219,6 +222,9 @@ class LevelStore(_LevelReader):
             self._db.compact_range()
 
     def close(self) -> None:
+        """Close the database, and the snapshots that are still held: plyvel crashes if it frees one after its database."""
+        for held in list(self._snapshots):
+            held._source.close()
         self._db.close()
 
 

@@ -16,7 +16,7 @@ import click
 
 from ledger.errors import Corruption, NotFound, UsageError
 from tools.cli.main import Noun, Settings
-from tools.cli.output import Output
+from tools.cli.output import Output, counted
 
 group = Noun("db", help="A stopped node's database: check, repair, copy, move.")
 
@@ -24,6 +24,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _NEW = click.Path(path_type=Path)
 _SHOWN_EVERY_S = 0.1
+_SAID_EVERY_S = 10.0  # where there is no terminal
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 Progress = Callable[[str, int, int], None]  # what, done, of
@@ -155,7 +156,9 @@ def prune_command(out: Output, home: Path, spec: Path | None, keep: int) -> None
     with _progress(out) as progress:
         found = prune(home, spec, keep, progress)
     text = f"states from block {found['states_from']} on are kept (before: {found['states_from_before']})"
-    out.data(found, f"{text}\n{found['rows']:,} rows deleted; `quorix db compact` gives their space back")
+    rows = counted(found["rows"], "row")
+    done = f"{rows} deleted; `quorix db compact` gives their space back" if found["rows"] else "nothing to delete"
+    out.data(found, f"{text}\n{done}")
 
 
 @group.command("reindex")
@@ -186,7 +189,8 @@ def export_command(
     with _progress(out) as progress:
         if snapshot:
             found = export_snapshot(home, spec, file, last, progress)
-            what = f"the state after block {found['height']}: {found['keys']:,} keys in {found['chunks']:,} chunks"
+            what = f"the state after block {found['height']}: {counted(found['keys'], 'key')}"
+            what += f" in {counted(found['chunks'], 'chunk')}"
             what += f"\ncheckpoint: {found['height']}:{_hex(found['hash'])}"
         else:
             found = export_blocks(home, spec, file, first, last, progress)
@@ -205,18 +209,29 @@ def import_command(out: Output, home: Path, spec: Path | None, file: Path, check
 
     named = parse_checkpoint(checkpoint or "")
     trusted = None if named is None else (named.height, named.hash)
-    with _progress(out) as progress:
-        found = import_file(home, spec, file, trusted, progress)
+    try:
+        with _progress(out) as progress:
+            found = import_file(home, spec, file, trusted, progress)
+    except KeyboardInterrupt:
+        out.remark("what was imported stays; the same command goes on from there")
+        raise
     if found["kind"] == "snapshot":
         by = "the checkpoint" if found["checkpoint"] else "the authorities of the genesis and their successors"
         text = f"the node starts after block {found['height']}, {_age(found['age_s'])} old: {found['keys']:,} keys proven"
         text += f"\ntrusted: {by}"
     else:
-        known = f", {found['known']:,} were there" if found["known"] else ""
-        text = f"{found['blocks']:,} blocks with {found['transactions']:,} transactions imported{known}"
-        text += f"; the head is {found['height']}"
-        text += f"\n{found['seconds']:.1f} s, {found['blocks_per_s']:,.0f} blocks/s" if found["blocks"] else ""
+        text = _imported(found)
     out.data(found, text)
+
+
+def _imported(found: dict[str, Any]) -> str:
+    """What an import of blocks did, in words."""
+    head = f"the head is {found['height']}"
+    if not found["blocks"]:
+        return f"nothing new: {counted(found['known'], 'block')} of the file were here already; {head}"
+    known = f", {found['known']:,} were here already" if found["known"] else ""
+    text = f"{counted(found['blocks'], 'block')} with {counted(found['transactions'], 'transaction')} imported{known}; {head}"
+    return f"{text}\n{found['seconds']:.1f} s, {found['blocks_per_s']:,.0f} blocks/s"
 
 
 @group.command("backup")
@@ -293,7 +308,7 @@ def _home(settings: Settings, folder: Path | None) -> Path:
 
 @contextmanager
 def _progress(out: Output) -> Iterator[Progress]:
-    """A bar on a terminal's stderr, nothing elsewhere. Each step notices a Ctrl-C that got lost.
+    """A bar on a terminal's stderr, a line now and then elsewhere. Each step notices a Ctrl-C that got lost.
 
     One that arrives while a C library calls back is printed there and forgotten, and the work would go on to its end.
     """
@@ -322,8 +337,11 @@ def _progress(out: Output) -> Iterator[Progress]:
 
 @contextmanager
 def _bar(out: Output) -> Iterator[Progress]:
-    if out.json or out.settings.quiet or not sys.stderr.isatty():
+    if out.json or out.settings.quiet:
         yield lambda what, done, of: None
+        return
+    if not sys.stderr.isatty():
+        yield _lines(out)
         return
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -340,10 +358,25 @@ def _bar(out: Output) -> Iterator[Progress]:
             if what != last[1]:
                 bars.reset(task)
             last[:] = now, what
-            shown = f"{done:,} of {of:,}" if of else f"{done:,}" if done else ""
-            bars.update(task, description=what, completed=done, total=of or None, shown=shown)
+            bars.update(task, description=what, completed=done, total=of or None, shown=_done(done, of))
 
         yield show
+
+
+def _lines(out: Output) -> Progress:
+    """Progress in a log: after each `_SAID_EVERY_S` one line; a command that is done sooner says nothing."""
+    said = [time.monotonic()]
+
+    def show(what: str, done: int, of: int) -> None:
+        if (now := time.monotonic()) - said[0] >= _SAID_EVERY_S:
+            said[0] = now
+            out.remark(f"{what} {_done(done, of)}".rstrip())
+
+    return show
+
+
+def _done(done: int, of: int) -> str:
+    return f"{done:,} of {of:,}" if of else f"{done:,}" if done else ""
 
 
 def _size(count: int) -> str:

@@ -196,7 +196,8 @@ def state_command(ctx: click.Context, keys: tuple[str, ...], proof: bool, where:
         raw = [await _state_key(api, ctx.obj, key) for key in keys]
         if proof:
             return await api.state_get_proofs(raw, at(where), checkpoint)
-        return [await api.state_get(key, at(where)) for key in raw]
+        first = await api.state_get(raw[0], at(where))
+        return [first, *[await api.state_get(key, first.at.height) for key in raw[1:]]]  # all of one block
 
     answer = run(ctx.obj, read)
     if proof:
@@ -236,6 +237,18 @@ async def _state_key(api: Any, settings: Any, text: str) -> bytes:
         raise UsageError(f"a key of this table is written {form}", hint="a dev key after a slash has three: account///owner")
     fields = zip(table.fields, parts, strict=True)
     return table.key(*(_number(part, f.name, f.width) if f.number else account(settings, part) for f, part in fields))
+
+
+def _key_words(key: bytes) -> str:
+    """A raw key as it is written on the command line: TABLE/PART/PART, or hex if no table has such keys."""
+    import runtime.executor  # noqa: F401 - declares all tables
+    from runtime.tables import Table
+
+    table = Table.registry.get(int.from_bytes(key[:2], "big"))
+    if table is None or len(key) != 2 + sum(field.width for field in table.fields):
+        return "0x" + key.hex()
+    parts = (str(part) if type(part) is int else address(part) for part in table.parts(key))
+    return "/".join((table.name, *parts))
 
 
 def _number(text: str, name: str, width: int) -> int:
@@ -307,8 +320,9 @@ def verify_command(
         recoveries={height: (each.head_hash, each.keys, each.hash) for height, each in files.items()},
     )
     root = "the genesis" if trusted is None else f"checkpoint {trusted[0]}"
-    lines = [f"valid: block {header.height} is final, by {handovers} changes of the authority set since {root}"]
-    lines += [f"0x{entry.key.hex()}  {_shown(entry.value)}" for entry in proofs.entries]
+    changes = counted(handovers, "change") if handovers else "no change"
+    lines = [f"valid: block {header.height} is final, by {changes} of the authority set since {root}"]
+    lines += [f"{_key_words(entry.key)}  {_shown(entry.value)}" for entry in proofs.entries]
     out.data(
         {"ok": True, "height": header.height, "hash": header.hash, "state_root": header.state_root,
          "set_changes": handovers, "checkpoint": checkpoint, "entries": proofs.entries},
@@ -331,5 +345,8 @@ def _proof_file(file: Path) -> StateProofs:
             raise UsageError(f"{file} is larger than any proof")
         proofs: StateProofs = from_json(StateProofs, json.loads(data), "proof")
         return proofs
+    except json.JSONDecodeError:
+        hint = "make one with quorix query state KEY --proof"
+        raise UsageError(f"{file} is not a proof: it is not JSON", hint=hint) from None
     except (ValueError, DecodeError, RecursionError) as error:
         raise UsageError(f"{file} is not a proof: {error}", hint="make one with quorix query state KEY --proof") from None

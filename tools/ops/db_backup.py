@@ -26,7 +26,7 @@ from ledger.errors import Corruption, DecodeError, Locked, NewerSchema, NotFound
 from tools.node.folders import draft_of, name_folder, put_aside, size_of, sync_folder
 from tools.node.home import Specification
 
-from .db_home import need_space, open_store, spec_path, stopped_node
+from .db_home import folders_explained, need_space, need_writable, open_store, spec_path, stopped_node
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -41,6 +41,11 @@ Progress = Callable[[str, int, int], None]  # what, done, of
 
 def backup(home: Path, spec: Path | None, folder: Path, progress: Progress) -> dict[str, Any]:
     """Copy the chain of a stopped node into a new folder, after the checks of every start."""
+    with folders_explained(home):
+        return _backed_up(home, spec, folder, progress)
+
+
+def _backed_up(home: Path, spec: Path | None, folder: Path, progress: Progress) -> dict[str, Any]:
     if folder.exists():
         raise UsageError(f"{folder} exists", hint="name a new folder")
     if {(home / name).resolve() for name in _DATABASES} & set(folder.resolve().parents):
@@ -74,6 +79,12 @@ def backup(home: Path, spec: Path | None, folder: Path, progress: Progress) -> d
 
 def restore(home: Path, spec: Path | None, folder: Path, progress: Progress) -> dict[str, Any]:
     """Put a backup's chain into a home. A chain that is there is put aside, not deleted; everything else stays."""
+    need_writable(home)
+    with folders_explained(home):
+        return _put_back(home, spec, folder, progress)
+
+
+def _put_back(home: Path, spec: Path | None, folder: Path, progress: Progress) -> dict[str, Any]:
     manifest = _manifest(folder)
     place = spec_path(home, spec)
     genesis = Specification.load(place).genesis.genesis_hash

@@ -30,6 +30,8 @@ from tools.node.rewinds import rewinds_of
 
 T = TypeVar("T")
 SPARE_BYTES: Final = 64 << 20  # left free beside what a command writes
+PLAN: Final = "plan.toml"  # in the folder of a devnet
+WRITABLE_HINT: Final = "run the command as the folder's owner, or give this user the folder; nothing was changed"
 Progress = Callable[[str, int, int], None]  # what, done, of
 
 
@@ -90,9 +92,34 @@ def faults_explained(home: Path) -> Iterator[None]:
     try:
         yield
     except Locked as error:
-        raise Locked(error.cause, hint="stop the node that runs there, or wait for the other command") from error
+        raise Locked(error.cause, hint=f"stop the node that runs there{_how(home)}, or wait for the other command") from error
     except Corruption as error:
         raise Corruption(error.cause, hint=repair_command(home)) from error
+
+
+def _how(home: Path) -> str:
+    """The command that stops a devnet's node."""
+    root = home.absolute().parent.parent
+    return f" (quorix devnet down {root.name})" if (root / PLAN).is_file() and home.parent.name == "nodes" else ""
+
+
+@contextmanager
+def folders_explained(home: Path) -> Iterator[None]:
+    """What the system says while folders of a home are made, copied and renamed, as an error with the next step."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskFailure(
+            f"{error.filename or home}: {error.strerror or error}", hint="the chain database is as it was; see to the folder, "
+            "its owner and its free space, then try again"
+        ) from error
+
+
+def need_writable(home: Path) -> None:
+    """Raises DiskFailure where this user cannot change the home and its chain: nothing is wrong with the database then."""
+    for folder in (home, home / "chain"):
+        if folder.is_dir() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise DiskFailure(f"{folder}: this user may not write there", hint=WRITABLE_HINT)
 
 
 def no_database(home: Path) -> NotFound:
@@ -181,6 +208,8 @@ def new_file(path: Path) -> Iterator[Path]:
     """Where to write a file that appears under its name when it is complete and on the disk, or not at all."""
     if path.exists():
         raise UsageError(f"{path} exists", hint="choose another name, or remove it")
+    if not path.absolute().parent.is_dir():
+        raise NotFound(f"there is no folder {path.absolute().parent}", hint="make it, or choose another")
     draft = path.with_name(f".{path.name}.new")
     try:
         yield draft

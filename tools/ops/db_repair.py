@@ -36,7 +36,17 @@ from tools.node.folders import draft_of, make_database, put_aside, size_of
 from tools.node.home import Specification
 from tools.node.recoveries import recoveries_of
 
-from .db_home import Guard, domains_of, need_space, open_chain, open_store, read_guard, spec_path
+from .db_home import (
+    Guard,
+    domains_of,
+    folders_explained,
+    need_space,
+    need_writable,
+    open_chain,
+    open_store,
+    read_guard,
+    spec_path,
+)
 
 UNREADABLE: Final = (Error, ValueError, TypeError, KeyError, IndexError, AssertionError)
 
@@ -60,6 +70,7 @@ def repair(home: Path, spec: Path | None, progress: Progress) -> dict[str, Any]:
     params = specification.params("")
     if not (home / "chain").is_dir():
         raise NotFound(f"there is no chain database in {home}", hint="start the node: it makes one and syncs from its peers")
+    need_writable(home)
     job = _Home(home, specification, params, read_guard(home, params), progress)
     try:
         problem = _in_place(job)
@@ -69,7 +80,8 @@ def repair(home: Path, spec: Path | None, progress: Progress) -> dict[str, Any]:
         return _report(job, "nothing", "", None, None, None)
     if problem == "indexes":
         return _report(job, "indexes", "index rows were missing or wrong; they were made again", None, None, None)
-    return _replay(job, problem)
+    with folders_explained(home):
+        return _replay(job, problem)
 
 
 def _in_place(job: _Home) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ledger import snapshot
-from ledger.errors import UsageError
+from ledger.errors import DecodeError, Rejected, UsageError
 from ledger.framing import is_kind
 from ledger.snapshot import SnapshotReader, read_snapshot, write_snapshot
 from runtime.versions import VersionedRuntime
@@ -23,7 +24,7 @@ from tools.node.folders import make_database, put_aside
 
 from . import block_file
 from .block_file import BlockReader, import_blocks, write_blocks
-from .db_home import StoppedNode, need_space, new_file, stopped_node
+from .db_home import StoppedNode, folders_explained, need_space, new_file, stopped_node
 
 Progress = Callable[[str, int, int], None]  # what, done, of
 
@@ -36,6 +37,8 @@ def export_blocks(
         params, head = node.params, node.chain.head
         first = params.initial_height if first is None else first
         last = head.height if last is None else last
+        if head.height < params.initial_height:
+            raise UsageError(f"{home} has no block yet", hint="start the node, or import blocks or a snapshot")
         if not params.initial_height <= first <= last <= head.height:
             raise UsageError(
                 f"there are no blocks {first} to {last}", hint=f"this chain has {params.initial_height} to {head.height}"
@@ -81,13 +84,41 @@ def import_file(
             raise UsageError("--checkpoint is for snapshots; blocks are verified from the genesis on")
         with stopped_node(home, spec) as node:
             before, started = node.chain.head.height, time.monotonic()
-            done = import_blocks(BlockReader(file, node.params.genesis_hash), node.chain, progress)
+            with _goes_on(path, node):
+                done = import_blocks(BlockReader(file, node.params.genesis_hash), node.chain, progress)
             seconds = time.monotonic() - started
             return {
                 "file": str(path), "kind": "blocks", "blocks": done.blocks, "known": done.known,
                 "transactions": done.transactions, "height_before": before, "height": node.chain.head.height,
                 "hash": node.chain.head.hash, "seconds": round(seconds, 3), "blocks_per_s": round(done.blocks / seconds, 1),
             }
+
+
+@contextmanager
+def _goes_on(path: Path, node: StoppedNode) -> Iterator[None]:
+    """What ends an import of blocks, with the blocks that it leaves."""
+    before = node.chain.head.height
+
+    def kept() -> str:
+        head = node.chain.head.height
+        return f"blocks {before + 1} to {head} were imported and stay" if head > before else "no block was imported"
+
+    try:
+        yield
+    except DecodeError as error:
+        raise _of_file(path, error, kept(), "get the file again: importing it goes on where this one ended") from error
+    except Rejected as error:
+        if error.error_name != "Gap":
+            raise
+        hint = f"import a file that holds block {node.chain.head.height + 1} first"
+        raise Rejected(error.error_name, f"{error.cause}; {kept()}", hint=hint) from error
+
+
+def _of_file(path: Path, error: DecodeError, done: str, hint: str) -> DecodeError:
+    """A fault in a file, with what came of it and the next step."""
+    found = DecodeError(f"{error.cause}; {done}", where=str(path))
+    found.hint = hint
+    return found
 
 
 def _import_snapshot(
@@ -102,16 +133,20 @@ def _import_snapshot(
             )
         params, retain = node.params, node.retain_blocks
         machine, authorities = VersionedRuntime(params.genesis_hash), node.specification.genesis.authorities.keys
-        reader = SnapshotReader(file, params, authorities, checkpoint)
         need_space(home, 2 * path.stat().st_size)
         fresh = home / "chain.snapshot"
         shutil.rmtree(fresh, ignore_errors=True)
-        head = make_database(
-            fresh, lambda store: read_snapshot(reader, store, params, machine, progress, retain_blocks=retain)
-        )
+        try:
+            reader = SnapshotReader(file, params, authorities, checkpoint)
+            head = make_database(
+                fresh, lambda store: read_snapshot(reader, store, params, machine, progress, retain_blocks=retain)
+            )
+        except DecodeError as error:
+            raise _of_file(path, error, "nothing was changed", "get the file again, or a snapshot of another node") from error
         node.store.close()
-        old = put_aside(home / "chain", "empty")
-        fresh.rename(home / "chain")
+        with folders_explained(home):
+            old = put_aside(home / "chain", "empty")
+            fresh.rename(home / "chain")
         shutil.rmtree(old, ignore_errors=True)  # nothing but the genesis
     with stopped_node(home, spec) as node:
         return {

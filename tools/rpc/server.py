@@ -215,7 +215,10 @@ def listen_unix(path: Path) -> socket.socket:
     """A listening unix socket that only this user can open (0600); a dead one at the path is replaced."""
     if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
         raise UsageError(f"the path of the admin socket is longer than {MAX_UNIX_PATH_BYTES} bytes: {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make a folder for the admin socket {path}: {error.strerror}") from None
     if path.is_socket():
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             if probe.connect_ex(os.fsencode(path)) == 0:

@@ -283,3 +283,17 @@ def test_obstacles_have_names(monkeypatch, tmp_path, words, error, said):
     with pytest.raises(error) as caught:
         LevelStore.open(tmp_path / "db")
     assert said in caught.value.cause and caught.value.hint and "b'" not in caught.value.cause
+
+
+def test_closing_closes_the_snapshots_that_are_held_first(tmp_path):
+    store, closed = LevelStore.create(tmp_path / "db"), []
+    store.write({b"a": b"1"}, sync=False)
+    held = store.snapshot()
+
+    class Noted:
+        def __init__(self, name, thing):
+            self.close = lambda: (closed.append(name), thing.close())
+
+    held._source, store._db = Noted("snapshot", held._source), Noted("database", store._db)
+    store.close()
+    assert closed == ["snapshot", "database"]

@@ -279,16 +279,20 @@ def test_state_and_a_proof_that_is_checked_without_a_node(node, tmp_path):
     answer = json.loads(nowhere.stdout)
     assert answer["ok"] and answer["entries"] == json.loads(proven.stdout)["entries"]
     assert [entry["value"] for entry in answer["entries"]] == [raw["value"], None]
-    assert "valid" in node.text(*words)
+    said = node.text(*words)
+    assert "valid" in said and "by no change of the authority set" in said
+    assert f"account/{node.address('//owner')}  {raw['value']}" in said
     forged = json.loads(proven.stdout)
     forged["entries"][0]["value"] = "0x00"
     proof.write_text(json.dumps(forged))
     assert node.refused(Rejected, *words).error_name == "BadProof"
+    proof.write_text("")
+    assert "it is not JSON" in node.refused(UsageError, *words).cause
     for text in ("{", "[]", '{"at": 1}'):
         proof.write_text(text)
         node.refused(Error, *words)
     several = node.json("query", "state", f"account/{node.address('//owner')}", "account/0x" + "11" * 32)
-    assert [each["value"] for each in several] == [raw["value"], None]
+    assert [each["value"] for each in several] == [raw["value"], None] and several[0]["at"] == several[1]["at"]
     node.refused(UsageError, "query", "state", "0x00", "--checkpoint", "1")
     node.refused(UsageError, "query", "state", "0x00", "--proof", "--checkpoint", "999999")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import time
@@ -178,9 +179,15 @@ def test_blocks_go_through_a_file(home, tmp_path, spec_text):
         db_transfer.export_blocks(home, None, more, None, None, quiet)  # the file exists
     with pytest.raises(UsageError, match="no blocks 5 to 99"):
         db_transfer.export_blocks(home, None, tmp_path / "x", 5, 99, quiet)
+    assert "nothing new: 6 blocks of the file were here already" in invoke("import", more, "--home", follower).stdout
+    with pytest.raises(NotFound, match="no folder"):
+        db_transfer.export_blocks(home, None, tmp_path / "nowhere" / "x", None, None, quiet)
     late = new_home(tmp_path / "late", spec_text, authority=False)
-    with pytest.raises(Rejected, match="goes on at block 10"):
+    with pytest.raises(UsageError, match="no block yet"):
+        db_transfer.export_blocks(late, None, tmp_path / "x", None, None, quiet)
+    with pytest.raises(Rejected, match="goes on at block 10.*; no block was imported") as gap:
         db_transfer.import_file(late, None, more, None, quiet)
+    assert "holds block 1 first" in gap.value.hint
 
 
 def test_damaged_files_give_the_blocks_before_the_damage(home, tmp_path, spec_text):
@@ -192,10 +199,15 @@ def test_damaged_files_give_the_blocks_before_the_damage(home, tmp_path, spec_te
         "cut": data[: len(data) // 2], "flipped": data[:-900] + bytes((data[-900] ^ 1,)) + data[-899:], "longer": data + b"x",
     }.items():
         (tmp_path / name).write_bytes(damaged)
-        with pytest.raises(DecodeError):
+        with stopped_node(follower) as node:
+            before = node.chain.head.height
+        with pytest.raises(DecodeError) as fault:
             db_transfer.import_file(follower, None, tmp_path / name, None, quiet)
         with stopped_node(follower) as node:
-            assert node.chain.head.height > 0
+            height = node.chain.head.height
+        assert height > 0 and fault.value.where == str(tmp_path / name) and "goes on where this one ended" in fault.value.hint
+        kept = f"blocks {before + 1} to {height} were imported and stay" if height > before else "no block was imported"
+        assert fault.value.cause.endswith(kept)
     assert db_transfer.import_file(follower, None, path, None, quiet)["height"] == BLOCKS
     (tmp_path / "nonsense").write_bytes(b"hello")
     with pytest.raises(UsageError, match="neither"):
@@ -236,6 +248,9 @@ def test_a_snapshot_starts_an_empty_node(home, tmp_path, spec_text):
     with pytest.raises(UsageError, match="has blocks up to"):
         db_transfer.import_file(follower, None, path, None, quiet)
     fresh = new_home(tmp_path / "fresh", spec_text, authority=False)
+    (tmp_path / "cut").write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DecodeError, match="nothing was changed"):
+        db_transfer.import_file(fresh, None, tmp_path / "cut", None, quiet)
     with pytest.raises(Rejected, match="the checkpoint says"):
         db_transfer.import_file(fresh, None, path, (8, bytes(32)), quiet)
     assert sorted(each.name for each in fresh.iterdir()) == ["chain", "node.key", "spec.toml"]
@@ -553,6 +568,34 @@ def test_commands_look_for_space_first(home, tmp_path, monkeypatch):
         with pytest.raises(DiskFailure, match="nothing was changed|are needed"):
             run()
     assert not (tmp_path / "copy").exists()
+
+
+def test_a_home_that_may_not_be_changed_is_no_damage(home, tmp_path, monkeypatch):
+    db_backup.backup(home, None, tmp_path / "copy", quiet)
+    before = rows_of(home)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != home)
+    for run in (lambda: db_repair.repair(home, None, quiet), lambda: db_backup.restore(home, None, tmp_path / "copy", quiet)):
+        with pytest.raises(DiskFailure, match="this user may not write there"):
+            run()
+    monkeypatch.undo()
+
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied", str(home / "chain"))
+
+    monkeypatch.setattr(db_backup, "put_aside", refuse)
+    with pytest.raises(DiskFailure, match="chain: Permission denied") as refused:
+        db_backup.restore(home, None, tmp_path / "copy", quiet)
+    assert "as it was" in refused.value.hint and rows_of(home) == before and not list(home.glob("chain.*"))
+
+
+def test_a_log_gets_a_line_of_progress_now_and_then(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(db.time, "monotonic", lambda: now[0])
+    with db._progress(Output(Settings())) as step:
+        for done in range(1, 26):
+            now[0] += 1
+            step("importing blocks", done * 1000, 25_000)
+    assert capsys.readouterr().err.splitlines() == ["importing blocks 10,000 of 25,000", "importing blocks 20,000 of 25,000"]
 
 
 def test_a_write_that_fails_leaves_no_file(home, tmp_path, monkeypatch):
