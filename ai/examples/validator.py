@@ -20,7 +20,7 @@ async def main(key_file: str, netuid: int, rpc: str, *texts: str) -> None:
     async with node as api:
         graph = await Metagraph(api, netuid).sync()
         me = graph.find(key.public)  # where it is not registered, the error says how to do that
-        report({"event": "found", "uid": me.uid, "permit": me.permit, "serving": len(graph.serving)})
+        report({"event": "found", "netuid": netuid, "uid": me.uid, "permit": me.permit, "serving": len(graph.serving)})
         probes = {Path(text).stem: Path(text).read_bytes() for text in texts}  # a domain each, of 128 bytes or more
         config = ValidatorConfig("validator", key, (netuid,), Path("validator-home"), probe_windows=8, probe_cuts=4)
         validator = Validator(config, api, await api.system_properties(), report, probes or None)  # None: the usual texts

@@ -7,7 +7,8 @@ For each subnet, at each block, in epoch e:
              of it all in the home (`live`)
 
 A batch may take longer than an epoch; its scores are then committed in the next one. A validator that has nothing new, or
-no permit, commits nothing and keeps its weights. It holds its hotkey and no coldkey.
+no permit, commits nothing and keeps its weights. It holds its hotkey and no coldkey. What it waits for it tells in one line:
+for a block, for its registration, for a permit; and again whenever that changes (`standing`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ai.receipts import ReceiptStore
 from ai.serve.client import NeuronClient
 from ai.serve.clock import wall_ms
 from ledger.client.api import ChainApi
-from ledger.client.keys import read_key_file
+from ledger.client.keys import encode_address, read_key_file
 from ledger.client.records import Metagraph, NeuronRecord, Properties, SubnetRecord
 from ledger.commitments import SALT_BYTES
 from ledger.crypto import KeyPair
@@ -95,12 +96,17 @@ class Validator:
         self.random: Random = SystemRandom() if config.seed is None else Random(config.seed)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._last_trouble: dict[str, str] = {}
+        self._standings: dict[int, tuple[int, str]] = {}  # by subnet: epoch in which it was looked at, what was told
         self._closed = False
         if self.memory.damaged is not None:
             self._tell({"event": "trouble", "error": "Corruption", "cause": f"scores were lost: see {self.memory.damaged}"})
 
     async def run(self) -> None:
         """Follow the chain until cancelled. Raises Unreachable when the node is gone for good."""
+        self._tell({
+            "event": "waits", "address": encode_address(self.config.key.public), "netuids": list(self.config.netuids),
+            "next": "the next block",
+        })
         try:
             async for _ in self.api.chain_subscribe_new_heads():
                 for netuid in self.config.netuids:
@@ -155,13 +161,38 @@ class Validator:
         subnet = (await self.api.subnet_get(netuid)).value
         self.epochs[netuid] = subnet.epoch
         problem: Error | None = None
-        for duty in (self.ballot.reveal, self._commit_root, self._vote):
+        for duty in (self._watch_standing, self.ballot.reveal, self._commit_root, self._vote):
             try:
                 await duty(subnet)
             except Error as error:
                 problem = problem or error
         if problem is not None:
             raise problem
+
+    async def _watch_standing(self, subnet: SubnetRecord) -> None:
+        """Tell whether it is registered and has a permit, at first and whenever that changed. Permits change with epochs."""
+        epoch, told = self._standings.get(subnet.netuid, (-1, ""))
+        if epoch == subnet.epoch and told != "unregistered":
+            return
+        graph = (await self.api.subnet_get_metagraph(subnet.netuid)).value
+        me = self._me(graph)
+        found = "unregistered" if me is None else "permit" if me.permit else "no permit"
+        self._standings[subnet.netuid] = subnet.epoch, found
+        if found != told:
+            line = {"event": found, "netuid": subnet.netuid, "epoch": subnet.epoch, "before": told or None}
+            self._tell({**line, "next": self._next(subnet, found)})
+
+    def _next(self, subnet: SubnetRecord, standing: str) -> str:
+        """What a validator of that standing does or needs."""
+        address = encode_address(self.config.key.public)
+        if standing == "unregistered":
+            return f"quorix subnet register {subnet.netuid} --hotkey {address} --max-price AMOUNT"
+        if not subnet.started:
+            return "it probes once the subnet's owner has started it"
+        if standing == "permit":
+            return "it probes once an epoch and commits weights"
+        ends = f"epoch {subnet.epoch} ends in {subnet.blocks_left} blocks"
+        return f"it probes but votes only with a permit; {ends}: quorix stake add {address} {subnet.netuid} AMOUNT"
 
     async def _vote(self, subnet: SubnetRecord) -> None:
         """Commit new scores, if there are any."""
@@ -180,7 +211,10 @@ class Validator:
         if not uids:
             return False
         subnet = (await self.api.subnet_get(subnet.netuid)).value  # revealing may have taken some blocks
-        return await self.ballot.commit(subnet, uids, values, salt=self._secrets.pop(subnet.netuid, ""))
+        done = await self.ballot.commit(subnet, uids, values, salt=self._secrets.pop(subnet.netuid, ""))
+        if done and not subnet.commit_reveal:  # of commitments the ballot tells itself
+            self._tell({"event": "set", "netuid": subnet.netuid, "epoch": subnet.epoch})
+        return done
 
     async def _commit_root(self, subnet: SubnetRecord) -> None:
         """The root of the previous epoch's receipts, once."""

@@ -17,7 +17,8 @@ from typing import Any, Final, cast
 
 from ledger.client.api import ChainApi
 from ledger.client.calls import Wallet
-from ledger.client.records import Metagraph, Properties, Serving
+from ledger.client.keys import encode_address
+from ledger.client.records import Metagraph, NeuronRecord, Properties, Serving
 from ledger.client.remote import RemoteChain
 from ledger.crypto import KeyPair
 from ledger.errors import Error, UsageError
@@ -68,6 +69,7 @@ class Presence:
         self._epochs: dict[int, int] = dict.fromkeys(netuids, 0)
         self._peers: dict[int, list[Peer]] = {}
         self._announced: set[int] = set()
+        self._unregistered: set[int] = set()  # told already
         self._committed: dict[int, bytes] = {}
         self._not_before: dict[int, float] = {}
         self._turn = 0
@@ -83,12 +85,16 @@ class Presence:
         return self._peers.get(netuid, [])
 
     async def properties(self) -> Properties:
-        """What the chain says of itself, as soon as a node answers."""
+        """What the chain says of itself, as soon as a node answers; that none does is told once."""
+        told = False
         while True:
             try:
                 async with self._connect() as api:
                     return await api.system_properties()
-            except Error:
+            except Error as error:
+                if not told:
+                    told = True
+                    self._report({"event": "trouble", "error": error.name, "cause": error.cause, "next": "it is asked again"})
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def follow(self, wanted: Callable[[], ServingRecord], poll_seconds: float = POLL_SECONDS) -> None:
@@ -117,6 +123,7 @@ class Presence:
             graph = (await api.subnet_get_metagraph(netuid)).value
             self._learn(netuid, graph)
             me = next((neuron for neuron in graph.neurons if neuron.hotkey == self._keypair.public), None)
+            self._tell_standing(netuid, me)
             if me is None:
                 self._announced.discard(netuid)
             elif wanted.matches(me.serving):
@@ -128,6 +135,16 @@ class Presence:
                 await self._commit(wallet, netuid, wanted.model_hash)
         if self._everywhere and not before:
             self._report({"event": "ready", "ip": wanted.ip, "port": wanted.port, "netuids": list(self._netuids)})
+
+    def _tell_standing(self, netuid: int, me: NeuronRecord | None) -> None:
+        """Say that it waits for its registration, or has lost it; "ready" says the rest."""
+        if me is not None:
+            self._unregistered.discard(netuid)
+        elif netuid not in self._unregistered:
+            self._unregistered.add(netuid)
+            address = encode_address(self._keypair.public)
+            command = f"quorix subnet register {netuid} --hotkey {address} --max-price AMOUNT"
+            self._report({"event": "unregistered", "netuid": netuid, "next": command})
 
     def _learn(self, netuid: int, graph: Metagraph) -> None:
         total = sum(neuron.stake_rao for neuron in graph.neurons) or 1

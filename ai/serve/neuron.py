@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from ai.models.model import Card, Model
 from ai.receipts import KEEP_HOURS, ReceiptStore
+from ledger.client.keys import encode_address
 from ledger.client.records import Properties
 from ledger.crypto import KeyPair
 from ledger.errors import UsageError
@@ -95,7 +96,9 @@ class Neuron:
         asyncio.run(self.serve(interrupted))
 
     async def serve(self, stop: Stop) -> None:
-        """Listen at once, be on chain as soon as the chain answers, and end when `stop()` returns."""
+        """Listen and be on chain as soon as a node answers, and end when `stop()` returns."""
+        address = encode_address(self.key.public)
+        self._report({"event": "waits", "address": address, "netuids": list(self._netuids), "next": "a node that answers"})
         ended = asyncio.ensure_future(stop())
         chain = asyncio.ensure_future(self._presence.properties())
         await asyncio.wait({ended, chain}, return_when=asyncio.FIRST_COMPLETED)
@@ -160,10 +163,13 @@ class Neuron:
 
     async def _tell(self, server: NeuronServer) -> None:
         """Report the counters whenever they changed."""
-        told = 0
+        told, served = 0, False
         while True:
             await asyncio.sleep(STATUS_SECONDS)
             counters = server.counters
+            if counters.sessions and not served:
+                served = True
+                self._report({"event": "first session", "next": "a status line whenever the counters change"})
             if counters.sessions + sum(counters.refused.values()) != told:
                 told = counters.sessions + sum(counters.refused.values())
                 self._report({

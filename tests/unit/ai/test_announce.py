@@ -14,6 +14,7 @@ from ai.serve.config import NeuronConfig
 from ai.serve.neuron import Neuron
 from ai.serve.refusals import Refused
 from ledger.blocks import Extrinsic
+from ledger.client.keys import encode_address
 from ledger.client.metadata_records import CallRecord, Metadata
 from ledger.client.records import (
     At,
@@ -98,6 +99,7 @@ def chain(monkeypatch):
     made = Chain([(VALIDATOR.public, True, 300), (KEY.public, False, 100)])
     monkeypatch.setattr(LocalPresence, "chain", made, raising=False)
     monkeypatch.setattr("ai.serve.neuron.Presence", LocalPresence)
+    monkeypatch.setattr("ai.serve.neuron.STATUS_SECONDS", 0.01)
     monkeypatch.setattr("ai.serve.announce.RETRY_SECONDS", 0.01)
     monkeypatch.setattr("ai.serve.announce.REFUSED_RETRY_SECONDS", 0.02)
     monkeypatch.setattr("ai.serve.announce.SHORTEST_POLL_S", 0.01)
@@ -190,9 +192,21 @@ async def test_a_neuron_without_a_uid_waits(chain):
     told = []
     async with following(LocalPresence(["x"], KEY, [1], told.append)):
         await asyncio.sleep(0.05)
-        assert not told and not chain.final
+        (line,) = told
+        assert line["event"] == "unregistered" and encode_address(KEY.public) in line["next"] and not chain.final
         chain.members = members
-        await until(lambda: told)
+        await until(lambda: told[-1]["event"] == "ready")
+        chain.members = []
+        await until(lambda: told[-1]["event"] == "unregistered")
+    assert len(told) == 3
+
+
+async def test_a_node_that_does_not_answer_is_told_once(chain):
+    told, chain.down = [], "gone"
+    asking = asyncio.create_task(LocalPresence(["x"], KEY, [1], told.append).properties())
+    await asyncio.sleep(0.05)
+    chain.down = ""
+    assert (await asking).devnet and [line["cause"] for line in told] == ["gone"]
 
 
 # --- a whole neuron, and the client that finds it
@@ -214,7 +228,8 @@ async def test_a_neuron_serves_and_is_found(chain, tmp_path):
     neuron = Neuron(Coin(), KEY, [1], ["x"], name="coin", home=tmp_path, report=told.append, poll_seconds=0.01)
     serving = asyncio.create_task(neuron.serve(ended.wait))
     await until(lambda: told and told[-1]["event"] == "ready")
-    assert told[0]["event"] == "serving" and all(line["name"] == "coin" for line in told)
+    assert [line["event"] for line in told[:2]] == ["waits", "serving"] and all(line["name"] == "coin" for line in told)
+    assert (told[0]["address"], told[0]["netuids"]) == (encode_address(KEY.public), [1])
     async with Client(chain, await chain.system_properties(), VALIDATOR, tmp_path / "mine") as client:
         for who in (1, "name1", KEY.public, KEY.public.hex(), "0x" + KEY.public.hex()):
             assert (await client.find(1, who)).hotkey == KEY.public
@@ -222,6 +237,8 @@ async def test_a_neuron_serves_and_is_found(chain, tmp_path):
         assert rows.shape == (1, 256) and settled.checked.close.epoch == 4
         assert len((await client.text(1, "name1", b"x"))[0]) == 64
         assert (await client.card(1, "name1"))[0].name == "coin"
+        await until(lambda: told[-1]["event"] == "status")
+        assert [line["event"] for line in told].count("first session") == 1
         for who in ("nobody", 7, 0, b"x" * 32):
             with pytest.raises(NotFound):
                 await client.find(1, who)

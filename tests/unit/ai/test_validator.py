@@ -11,6 +11,7 @@ from ai.judge.validator import Validator, ValidatorConfig
 from ai.receipts import Receipt, ReceiptStore, receipts_root
 from ai.serve.clock import wall_ms
 from ledger.client.calls import Wallet
+from ledger.client.keys import encode_address
 from ledger.commitments import weights_commitment
 from ledger.errors import Rejected, Timeout
 from runtime import reads
@@ -92,6 +93,47 @@ async def voted(validator):
     await validator.duties(NETUID)
 
 
+# --- what it waits for -------------------------------------------------------------------------------------------
+
+
+async def test_it_tells_what_it_waits_for_and_when_its_permit_comes_and_goes(chain, make, monkeypatch, report):
+    real, permit = chain.subnet_get_metagraph, [False]
+
+    async def metagraph(netuid, at="head"):
+        reading = await real(netuid, at)
+        neurons = [replace(n, permit=permit[0]) for n in reading.value.neurons]
+        return replace(reading, value=replace(reading.value, neurons=neurons))
+
+    monkeypatch.setattr(chain, "subnet_get_metagraph", metagraph)
+    validator, address = await make(), encode_address(chain.devnet.hot("validator 0").public)
+    for now in (False, False, True, True, False):
+        permit[0] = now
+        begin_epoch(chain)
+        await validator.duties(NETUID)
+        await validator.duties(NETUID)
+    told = [(line["event"], line["before"]) for line in report]
+    assert told == [("no permit", None), ("permit", "no permit"), ("no permit", "permit")]
+    assert f"quorix stake add {address} {NETUID}" in report[0]["next"]
+
+
+async def test_who_is_not_registered_is_told_how(chain, make, report):
+    validator = await make("neuron english")
+    for _ in range(2):
+        await validator.duties(NETUID)
+    (line,) = events(report, "unregistered")
+    assert f"quorix subnet register {NETUID}" in line["next"]
+
+
+async def test_its_first_line_says_who_it_is(chain, make, report):
+    running = asyncio.create_task((await make()).run())
+    while not report:
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    hotkey = chain.devnet.hot("validator 0").public
+    assert report[0]["event"] == "waits" and (report[0]["address"], report[0]["netuids"]) == (encode_address(hotkey), [NETUID])
+
+
 # --- the whole turn ----------------------------------------------------------------------------------------------
 
 
@@ -146,7 +188,7 @@ def forfeits(chain):
     return [name for result in chain.results for name in chain.devnet.names(result)]
 
 
-async def test_open_weights_are_set_at_once(chain, market, make):
+async def test_open_weights_are_set_at_once(chain, market, make, report):
     assert chain.devnet.root("governance.set_subnet_param", NETUID, "commit_reveal_enabled", False) == ""
     assert chain.devnet.root("governance.set_subnet_param", NETUID, "weights_version_key", 3) == ""
     validator = await make()
@@ -154,7 +196,7 @@ async def test_open_weights_are_set_at_once(chain, market, make):
     await voted(validator)
     assert chain.calls("weights.set") == [""] and len(row_on_chain(chain, "validator-0")) == 2
     await validator.duties(NETUID)
-    assert chain.calls("weights.set") == [""]
+    assert chain.calls("weights.set") == [""] and len(events(report, "set")) == 1
 
 
 async def test_without_a_permit_or_without_answers_nothing_is_said(chain, market, make, serve):
