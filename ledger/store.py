@@ -27,6 +27,8 @@ CACHE_BYTES: Final = 8 << 20
 MAX_OPEN_FILES: Final = 64
 BLOOM_FILTER_BITS: Final = 10
 
+BEYOND_ALL_KEYS: Final = b"\xff" * 64
+
 SCHEMA_KEY: Final = b"m/schema"
 GENESIS_KEY: Final = b"m/genesis"
 
@@ -219,7 +221,7 @@ class LevelStore(_LevelReader):
     def compact(self) -> None:
         """Rewrite all files without what was deleted. Raises DiskFailure or Corruption."""
         with _translated(self._path):
-            self._db.compact_range()
+            self._db.compact_range(start=b"", stop=BEYOND_ALL_KEYS)  # plyvel takes no bounds for the empty range
 
     def close(self) -> None:
         """Close the database, and the snapshots that are still held: plyvel crashes if it frees one after its database."""

@@ -25,6 +25,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _NEW = click.Path(path_type=Path)
 _SHOWN_EVERY_S = 0.1
 _SAID_EVERY_S = 10.0  # where there is no terminal
+_CHANGE_NOTHING = ("info", "check", "export", "backup")
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 Progress = Callable[[str, int, int], None]  # what, done, of
@@ -35,6 +36,8 @@ def _on_home(command: Any) -> Any:
 
     @click.pass_context
     def run(ctx: click.Context, /, folder: Path | None, spec: Path | None, **given: Any) -> None:
+        if ctx.obj.dry_run and ctx.info_name not in _CHANGE_NOTHING:
+            raise UsageError("--dry-run is for calls to the chain; nothing was done", hint="try it on a copy of the home")
         command(Output(ctx.obj), _home(ctx.obj, folder), spec, **given)
 
     of_chain = click.option("--spec", type=_FILE, default=None, help="The chain's specification; default: HOME/spec.toml.")

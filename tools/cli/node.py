@@ -61,7 +61,17 @@ def init_command(
     }
     article = "an" if made["role"] == "authority" else "a"
     text = f"{article} {made['role']} node of {made['chain']} at {folder}\nstart it: quorix node run --home {folder}"
-    Output(ctx.obj).data(made, text)
+    out = Output(ctx.obj)
+    out.data(made, text)
+    if devnet is not None and len(peers) == 1:
+        _remark_alone(out, spec.parent / "nodes" / "0")
+
+
+def _remark_alone(out: Output, home: Path) -> None:
+    """The node of a devnet of one listens for peers only if it is told to."""
+    config = home / "config.toml"
+    if not config.is_file() or 'p2p = "on"' not in config.read_text():
+        out.remark(f"this devnet has one node, and it takes no peers: write p2p = \"on\" into {config} and start it again")
 
 
 def _of_devnet(settings: Settings, name: str, peers: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:

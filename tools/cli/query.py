@@ -106,6 +106,8 @@ def account_command(ctx: click.Context, who: str, history: bool, limit: int, aft
             out.table(f"extrinsics that concern {address(public)}", columns, rows)
             if page.next:
                 out.remark(f"older ones: --after {page.next}")
+            elif not rows:
+                out.remark("none; a node that began from a snapshot knows none from before it")
 
         out.data(page, show_page)
         return

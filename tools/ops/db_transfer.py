@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ledger import snapshot
+from ledger.deep_check import first_block
 from ledger.errors import DecodeError, Rejected, UsageError
 from ledger.framing import is_kind
 from ledger.snapshot import SnapshotReader, read_snapshot, write_snapshot
@@ -42,6 +43,11 @@ def export_blocks(
         if not params.initial_height <= first <= last <= head.height:
             raise UsageError(
                 f"there are no blocks {first} to {last}", hint=f"this chain has {params.initial_height} to {head.height}"
+            )
+        if first < (kept := first_block(node.store, head.height)):
+            raise UsageError(
+                f"{home} began from a snapshot and has no blocks before {kept}",
+                hint="export from a node that has all blocks" + (f", or --from {kept}" if kept <= last else ""),
             )
         _refuse_rewound(node)
         with new_file(path) as draft, open(draft, "wb") as file:

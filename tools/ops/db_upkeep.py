@@ -87,6 +87,7 @@ def compact(home: Path, progress: Progress) -> dict[str, Any]:
             store.compact()
     finally:
         store.close()
+    open_store(home).close()  # LevelDB deletes the files that were replaced when it opens the database again
     after = size_of(folder)
     return {"home": str(home), "bytes_before": before, "bytes_after": after}
 

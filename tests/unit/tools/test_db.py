@@ -34,6 +34,7 @@ from tools.cli import db
 from tools.cli.main import Settings, cli
 from tools.cli.output import Output
 from tools.node.config import load_config
+from tools.node.folders import size_of
 from tools.node.home import Specification, make_home, open_databases
 from tools.ops import db_backup, db_repair, db_rewind, db_transfer, db_upkeep
 from tools.ops.block_file import BlockReader, import_blocks
@@ -245,6 +246,9 @@ def test_a_snapshot_starts_an_empty_node(home, tmp_path, spec_text):
         with pytest.raises(Pruned):
             node.chain.view(7)
     assert db_upkeep.check(follower, None, deep=True, progress=quiet)["problems"] == 0
+    with pytest.raises(UsageError, match="no blocks before 9") as late:
+        db_transfer.export_blocks(follower, None, tmp_path / "all", None, None, quiet)
+    assert "--from 9" in late.value.hint
     with pytest.raises(UsageError, match="has blocks up to"):
         db_transfer.import_file(follower, None, path, None, quiet)
     fresh = new_home(tmp_path / "fresh", spec_text, authority=False)
@@ -266,7 +270,13 @@ def test_pruning_and_compacting(home, tmp_path, spec_text):
     found = db_upkeep.prune(home, None, 3, quiet)
     assert (found["states_from_before"], found["states_from"]) == (0, BLOCKS - 3)
     assert db_upkeep.prune(home, None, 3, quiet)["rows"] == 0
-    assert db_upkeep.compact(home, quiet)["bytes_after"] > 0
+    first = db_upkeep.compact(home, quiet)
+    change(home, {b"z" + bytes([index]): bytes(4096) for index in range(64)})
+    db_upkeep.compact(home, quiet)
+    change(home, {b"z" + bytes([index]): None for index in range(64)})
+    again = db_upkeep.compact(home, quiet)
+    assert again["bytes_before"] > 64 * 4096 > again["bytes_after"] and abs(again["bytes_after"] - first["bytes_after"]) < 4096
+    assert again["bytes_after"] - size_of(home / "chain") in range(-2048, 2048)
     assert db_upkeep.check(home, None, deep=True, progress=quiet)["ok"]
     archive = new_home(tmp_path / "archive", spec_text, history="archive")
     grow(archive, BLOCKS, history="archive")
@@ -586,6 +596,14 @@ def test_a_home_that_may_not_be_changed_is_no_damage(home, tmp_path, monkeypatch
     with pytest.raises(DiskFailure, match="chain: Permission denied") as refused:
         db_backup.restore(home, None, tmp_path / "copy", quiet)
     assert "as it was" in refused.value.hint and rows_of(home) == before and not list(home.glob("chain.*"))
+
+
+@pytest.mark.parametrize("command", [["rewind", "3", "--yes"], ["prune", "--keep", "0"], ["repair"], ["compact"], ["reindex"]])
+def test_nothing_is_done_for_a_dry_run(home, command):
+    before = rows_of(home)
+    found = CliRunner().invoke(cli, ["--dry-run", "db", *command, "--home", str(home)], standalone_mode=False)
+    assert isinstance(found.exception, UsageError) and "nothing was done" in found.exception.cause
+    assert rows_of(home) == before
 
 
 def test_a_log_gets_a_line_of_progress_now_and_then(monkeypatch, capsys):
