@@ -99,6 +99,34 @@ def test_misshapen_keys_and_signatures_are_invalid_not_errors(public, signature)
     assert is_valid_key(public) is False
 
 
+def test_nothing_but_the_whole_signature_and_key_counts():
+    """The library is given both joined and does not look at the length of a key: its caller must."""
+    key, message = KeyPair.from_seed(b"\x07" * 32), b"message"
+    signature = key.sign_raw(message)
+    assert verify_raw(key.public, message, signature)
+    for cut in (0, 1, 32, 63):
+        assert verify_raw(key.public, signature[cut:] + message, signature[:cut]) is False
+    assert verify_raw(key.public, message[1:], signature + message[:1]) is False
+    for public in (key.public + b"\0", key.public[:31], key.public * 2, b""):
+        assert verify_raw(public, message, signature) is False
+    for size in (0, 1, 1 << 20):
+        signature = key.sign_raw(bytes(size))
+        assert verify_raw(key.public, bytes(size), signature)
+        assert not verify_raw(key.public, bytes(size + 1), signature)
+
+
+@pytest.mark.parametrize("change", [lambda _: None, lambda _: 7, bytes.hex, lambda data: data.decode("latin1")])
+def test_what_is_no_bytes_is_an_error_never_a_verdict(change):
+    key, message = KeyPair.from_seed(b"\x07" * 32), bytes(32)
+    signature = key.sign_raw(message)
+    for odd in ((change(key.public), message, signature), (key.public, change(message), signature),
+                (key.public, message, change(signature))):
+        try:
+            assert verify_raw(*odd) is False
+        except TypeError:
+            pass
+
+
 def test_a_key_pair_never_shows_its_seed():
     key = KeyPair.from_seed(b"\x07" * 32)
     assert "07" * 8 not in repr(key) and key.public.hex() in repr(key)

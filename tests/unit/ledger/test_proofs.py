@@ -1,6 +1,7 @@
 """State proofs: what one or several keys hold, their size, their one form, and hostile ones."""
 
 import random
+from bisect import bisect_left
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from ledger.client.proofs import MAX_PROOF_BYTES, verify_state, verify_states
 from ledger.codec import decode, encode
 from ledger.crypto import ZERO_HASH, digest
 from ledger.errors import UsageError
-from ledger.state_tree import MAX_PROVEN_KEYS, StateTree, leaf_hash
+from ledger.state_tree import MAX_PROVEN_KEYS, StateTree, _Proof, leaf_hash
 
 
 def key(index):
@@ -66,6 +67,8 @@ def test_a_shared_proof_is_smaller_and_bounded():
         with pytest.raises(UsageError):
             tree.prove(*wrong)
     assert verify_states(tree.root, {}, tree.prove(key(1))) is False
+    assert verify_states(tree.root, {}, encode([b"\x0f", tree._top[0], b""])) is False
+    assert tree.prove(*[key(1)] * (MAX_PROVEN_KEYS + 1)) == tree.prove(key(1))
 
 
 def test_every_bit_flip_and_truncation_is_refused():
@@ -169,3 +172,74 @@ def test_a_page_of_nine_is_refused():
     joined = b"".join(path + value for path, value in sorted([*entries, claimed]))
     others = b"".join(path + value for path, value in entries)
     assert not verify_state(digest("page", joined), b"ninth", b"value", encode([b"\x18", b"", others]))
+
+
+def test_an_entry_given_twice_or_cut_short_is_refused():
+    tree, _ = StateTree().updated(state(3))
+    _, siblings, page = decode(tree.prove(b"absent"))
+    assert not verify_state(tree.root, b"absent", None, encode([b"\x14", siblings, page[:64] + page]))
+    assert not verify_state(tree.root, b"absent", None, encode([b"\x14", siblings, page + page[-64:]]))
+    for size in (128 + 33, 128 + 63):
+        assert not verify_state(digest("page", page[:size]), b"absent", None, encode([b"\x13", siblings, page[:size]]))
+    first = leaf_hash(b"absent")[0] >> 6
+    given = bytes([0b1111 & ~(1 << first)])
+    for size in (95, 64):
+        short = TREE._top[0][:size]
+        joined = short[: 32 * first] + bytes(32) + short[32 * first :]
+        assert not verify_state(digest("node", joined), b"absent", None, encode([given + b"\x10", short, b""]))
+
+
+def test_a_proof_above_the_limit_is_refused():
+    tree = StateTree().updated(state(6000))[0]
+    for count, holds in ((300, True), (3000, False)):
+        absent = dict.fromkeys(b"absent %d" % number for number in range(count))
+        proof = _Proof(tree)
+        proof.add(tree._top, 0, sorted(map(leaf_hash, absent)))
+        encoded = encode([bytes(proof.shape), bytes(proof.siblings), bytes(proof.pages)])
+        assert (len(encoded) <= MAX_PROOF_BYTES) is holds
+        assert verify_states(tree.root, absent, encoded) is holds
+
+
+def neighbours(chance, ordered, path, count):
+    """Keys whose paths lie beside one: they share its page, or the page would be there."""
+    at = bisect_left(ordered, (path, b""))
+    return [name for _, name in ordered[max(0, at - chance.randrange(count)) : at + chance.randrange(count)]]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 40, 300])
+def test_random_claims_of_shared_pages_hold_only_as_they_are_and_in_one_form(count):
+    """Present and absent keys of one page, sets larger and smaller than what was proven, values swapped, proofs changed."""
+    chance, tree, content = random.Random(count), StateTree().updated(state(count))[0], state(count)
+    names = [*content, *(b"absent %d" % number for number in range(40))]
+    ordered = sorted((leaf_hash(name), name) for name in names)
+    accepted = 0
+    for _ in range(25):
+        start = chance.choice(names)
+        chosen = list(dict.fromkeys([start, *neighbours(chance, ordered, leaf_hash(start), 9), chance.choice(names)]))
+        proof, true = tree.prove(*chosen), {name: content.get(name) for name in chosen}
+        assert verify_states(tree.root, true, proof)
+        for _ in range(12):
+            claims = dict(true)
+            for _ in range(chance.choice((1, 1, 2))):
+                name, other = chance.choice(chosen), chance.choice(names)
+                how = chance.randrange(4)
+                if how == 0:
+                    claims.pop(name, None)
+                elif how == 1:
+                    claims[name] = chance.choice((None, b"new", content.get(name)))
+                elif how == 2:
+                    claims[other] = chance.choice((None, b"new", content.get(other)))
+                else:
+                    claims[name], claims[other] = claims.get(other), claims.get(name)
+            parts = decode(proof)
+            if chance.random() < 0.5:
+                part = chance.randrange(3)
+                at, width = chance.randrange(len(parts[part]) + 1), chance.choice((1, 32, 64, 63))
+                change = chance.choice((b"", b"\x10", bytes(32), parts[part][at : at + width] * 2))
+                parts[part] = parts[part][:at] + change + parts[part][at + width :]
+            changed = encode(parts)
+            if verify_states(tree.root, claims, changed):
+                accepted += 1
+                assert all(content.get(name) == value for name, value in claims.items())
+                assert changed == tree.prove(*claims)
+    assert accepted

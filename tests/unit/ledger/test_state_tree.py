@@ -11,7 +11,7 @@ from ledger.client.proofs import verify_state
 from ledger.crypto import ZERO_HASH, digest
 from ledger.errors import Corruption
 from ledger.layout import PAGE
-from ledger.state_tree import PAGE_ENTRIES, StateTree, leaf_hash, page_key, state_root
+from ledger.state_tree import PAGE_ENTRIES, StateTree, _find, leaf_hash, page_key, state_root
 from ledger.store import MemoryStore
 from ledger.tree_pages import UNIT_DEPTH, StoredPages, is_indexed
 
@@ -134,6 +134,25 @@ def test_tags_separate_the_three_kinds():
     entry = leaf_hash(b"k") + leaf_hash(b"v")
     person = b"qx/page/1".ljust(16, b"\0")
     assert tree.root == hashlib.blake2b(entry, digest_size=32, person=person).digest()
+
+
+def test_value_hashes_that_hold_key_hashes_are_not_taken_for_keys():
+    """Whoever writes a value cannot choose its hash; the tree does not rely on it."""
+    chance = random.Random(2)
+    names = [chance.randbytes(32) for _ in range(30)]
+    values = [*names[:8], *(names[at][7:] + names[at + 1][:7] for at in range(8)), bytes(32)]
+    tree, content, stored = StateTree(), {}, {}
+    for _ in range(60):
+        batch = {name: chance.choice([*values, None]) for name in chance.sample(names, chance.choice((1, 2, 9)))}
+        tree, rows = tree.updated_hashes(batch)
+        write(stored, rows)
+        write(content, batch)
+        assert stored == stored_rows_of(content)
+        assert tree.root == state_root_of(content)
+        for name in batch:
+            for page in stored.values():
+                held = [page[at : at + 32] for at in range(0, len(page), 64)]
+                assert _find(page, name) == (64 * held.index(name) if name in held else -1)
 
 
 # --- over a database ---------------------------------------------------------------------------------------------

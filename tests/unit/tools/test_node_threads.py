@@ -1,13 +1,17 @@
 """The threads of a node: order of lanes, bounds, errors, shutdown."""
 
 import asyncio
+import random
 import threading
+import time
 
 import pytest
 
 from ledger.crypto import KeyPair, signing_bytes
 from ledger.errors import NotReady
-from tools.node.threads import Lane, Threads, Workers
+from ledger.verdict import verify_one_by_one
+from tools.node import threads as module
+from tools.node.threads import TAKEN_AT_ONCE, Lane, Threads, Workers, verify_on
 
 
 @pytest.fixture
@@ -104,3 +108,89 @@ async def test_a_failure_while_checking_signatures_is_raised_not_taken_for_a_ver
             await threads.chain.call(threads.verify_batch, [*tasks(29), (None, None, None)])
     finally:
         await asyncio.to_thread(threads.close)
+
+
+# --- one batch on several threads --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def verifiers():
+    made = Workers("verify", 2, 4)
+    yield made
+    made.close()
+
+
+SIGNED = tasks(4 * TAKEN_AT_ONCE + 5)
+
+
+def ignored(_result, _error):
+    pass
+
+
+def test_a_failure_in_any_chunk_is_raised_after_all_are_done(verifiers):
+    for place in (0, TAKEN_AT_ONCE - 1, TAKEN_AT_ONCE, len(SIGNED) - 1):
+        with pytest.raises(TypeError):
+            verify_on(verifiers, [*SIGNED[:place], (None, None, None), *SIGNED[place + 1 :]])
+    assert verify_on(verifiers, SIGNED) == [True] * len(SIGNED)
+
+
+def test_busy_threads_and_a_full_queue_delay_nobody(verifiers):
+    release = threading.Event()
+    try:
+        for _ in range(2):
+            verifiers.post(release.wait, (10,), ignored, Lane.VOTES)
+        while len(verifiers):
+            time.sleep(0.001)
+        for _ in range(4):
+            verifiers.post(int, (), ignored, Lane.TRANSACTIONS)
+        assert verify_on(verifiers, SIGNED) == [True] * len(SIGNED)
+    finally:
+        release.set()
+
+
+def test_all_threads_take_part_and_the_caller_waits_for_the_last(verifiers, monkeypatch):
+    together, seen = threading.Barrier(3), set()
+
+    def slow(chunk):
+        name = threading.current_thread().name
+        if name not in seen:
+            seen.add(name)
+            together.wait(5)
+            time.sleep(0.02 if name.startswith("verify") else 0)
+        return verify_one_by_one(chunk)
+
+    monkeypatch.setattr(module, "verify_one_by_one", slow)
+    assert verify_on(verifiers, SIGNED) == [True] * len(SIGNED)
+    assert len(seen) == 3
+
+
+def test_many_callers_get_each_its_own_verdicts(verifiers):
+    wrong = []
+
+    def call(seed):
+        chance = random.Random(seed)
+        for _ in range(4):
+            count = chance.choice((16, TAKEN_AT_ONCE, TAKEN_AT_ONCE + 1, 2 * TAKEN_AT_ONCE, len(SIGNED)))
+            bad = set(chance.sample(range(count), 3))
+            some = [(key, message + b"x" * (at in bad), sign) for at, (key, message, sign) in enumerate(SIGNED[:count])]
+            if verify_on(verifiers, some) != [at not in bad for at in range(count)]:
+                wrong.append((seed, count))
+
+    callers = [threading.Thread(target=call, args=(seed,)) for seed in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(20)
+    assert wrong == [] and not any(caller.is_alive() for caller in callers)
+
+
+def test_threads_that_stop_finish_a_batch_or_refuse_it():
+    made, found = Workers("verify", 2, 4), []
+    caller = threading.Thread(target=lambda: found.append(verify_on(made, SIGNED)))
+    caller.start()
+    made.close()
+    caller.join(10)
+    assert not caller.is_alive() and found in ([], [[True] * len(SIGNED)])
+    with pytest.raises(NotReady):
+        verify_on(made, SIGNED)
+    assert verify_on(made, SIGNED[:3]) == [True] * 3
