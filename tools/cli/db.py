@@ -108,7 +108,9 @@ def repair_command(out: Output, home: Path, spec: Path | None) -> None:
         "nothing": ["nothing to repair: the deep check finds nothing"],
         "indexes": ["repaired: " + found["problem"], "nothing was lost"],
         "replay": [
-            f"found: {found['problem']}", f"repaired: every block up to {found['height']} was verified and executed again",
+            f"found: {found['problem']}",
+            f"repaired: every block up to {found['height']} was verified and executed again" if found["height"] else
+            "no whole block could be read: the node begins again at its genesis",
         ],
     }[found["done"]]
     if found["done"] == "replay":
