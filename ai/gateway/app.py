@@ -6,7 +6,8 @@
     POST /v1/routes                           {"model", "prompt"}: whom the router would choose, and why
     GET  /v1/routes/{id}                      what it did choose in the request of that id
     GET  /v1/usage                            the caller's requests and bytes by day, and what is left of its quota
-    GET  /healthz, /readyz, /metrics
+    GET  /healthz, /readyz                    open to everybody
+    GET  /metrics                             for whoever has a key, where keys are configured
 
 Requests may carry x-quorix-subnet, x-quorix-top and x-quorix-without (`Gateway.wish`). A reply names itself in
 `x-quorix-request` and the receipts it rests on: whole in the header `x-quorix-receipts` and the field `quorix`, streamed
@@ -171,7 +172,8 @@ class _Api:
         answer = {"ready": experts > 0, "experts": experts, "measurements": market.measurements}
         return JSONResponse(answer, 200 if experts else 503)
 
-    async def metrics(self, _: HttpRequest) -> Response:
+    async def metrics(self, http: HttpRequest) -> Response:
+        self.gateway.known(http.headers.get("authorization", ""))  # a scraper has a key too; a used-up quota is no matter
         return PlainTextResponse(metrics_text(self.gateway), media_type="text/plain; version=0.0.4")
 
 

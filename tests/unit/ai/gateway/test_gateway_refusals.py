@@ -52,7 +52,10 @@ async def test_api_keys_and_quota(market, start, monkeypatch):
             await ask(client)
         assert caught.value.body["code"] == "invalid_api_key" and caught.value.response.headers["www-authenticate"] == "Bearer"
     async with httpx.AsyncClient() as http:
-        assert (await http.get(f"{url}/v1/models")).status_code == 401
+        for path in ("/v1/models", "/metrics"):
+            assert (await http.get(url + path)).status_code == 401, path
+        reply = await http.get(f"{url}/metrics", headers={"authorization": "Bearer secret"})
+        assert reply.status_code == 200 and "quorix_ai_queries_total" in reply.text
         assert (await http.get(f"{url}/healthz")).status_code == 200
     async with client_of(url, "secret") as client:
         await ask(client, model="net/json", max_tokens=4)
