@@ -15,10 +15,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from ai.metagraph import neuron_named
 from ai.models.model import Card, Sampling
 from ai.receipts import ReceiptStore
 from ai.serve.client import DEFAULT_TIMEOUT_MS, NeuronAddress, NeuronClient, Settled
 from ai.serve.clock import wall_ms
+from ledger.client.keys import short_address
 from ledger.client.records import NeuronRecord, Properties
 from ledger.client.remote import RemoteChain
 from ledger.crypto import KeyPair
@@ -80,12 +82,12 @@ class Client:
         return found[1]
 
     async def find(self, netuid: int, who: str | int | bytes) -> NeuronAddress:
-        """The address of a neuron by uid, hotkey (bytes, hex or address) or name. Raises NotFound."""
-        hotkey = _hotkey(who)
-        for neuron in await self.neurons(netuid):
-            if neuron.uid == who or neuron.hotkey == hotkey or (neuron.name and neuron.name == who):
-                return address_of(neuron)
-        known = [n.name or str(n.uid) for n in await self.neurons(netuid)]
+        """The address of a neuron by uid, name or hotkey (bytes, address, hex or a beginning of these). Raises NotFound."""
+        neurons = await self.neurons(netuid)
+        found = neuron_named(who, neurons)
+        if found is not None:
+            return address_of(found)
+        known = [n.name or short_address(n.hotkey) for n in neurons]
         hint = f"serving there: {', '.join(known)}" if known else "nobody serves there yet"
         shown = who.hex() if isinstance(who, bytes) else who
         raise NotFound(f"no neuron {shown} answers on subnet {netuid}", hint=hint)
@@ -115,22 +117,3 @@ class Client:
 def address_of(neuron: NeuronRecord) -> NeuronAddress:
     """Where a neuron answers, as its record on chain says. Raises NotFound where it has none."""
     return NeuronAddress.of(neuron)
-
-
-def _hotkey(who: str | int | bytes) -> bytes | None:
-    if isinstance(who, bytes):
-        return who
-    if isinstance(who, str) and len(who) in (64, 66):
-        try:
-            return bytes.fromhex(who.removeprefix("0x"))
-        except ValueError:
-            return None
-    if isinstance(who, str) and who.startswith("qx"):
-        from ledger.client.keys import decode_address
-        from ledger.errors import Error
-
-        try:
-            return decode_address(who)
-        except Error:
-            return None
-    return None

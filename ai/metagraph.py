@@ -9,10 +9,11 @@ Row i of every array is uid i. Shares are fractions of 1; amounts are integers i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ledger.client.api import AtLike
+from ledger.client.keys import encode_address, keys_named, short_address
 from ledger.client.records import NeuronRecord, Row
 from ledger.client.remote import RemoteChain
 from ledger.errors import NotFound
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ONE_U16: Final = 65_535
+MAX_SHOWN: Final = 4
 
 
 class Metagraph:
@@ -75,8 +77,8 @@ class Metagraph:
 
     @property
     def names(self) -> list[str]:
-        """Names where a neuron has one, else the start of its hotkey."""
-        return [neuron.name or neuron.hotkey.hex()[:8] for neuron in self.neurons]
+        """Names where a neuron has one, else the beginning of its hotkey's address."""
+        return [neuron.name or short_address(neuron.hotkey) for neuron in self.neurons]
 
     @property
     def stake_rao(self) -> NDArray[int64]:
@@ -126,10 +128,10 @@ class Metagraph:
         return self._matrix((await self.api.subnet_get_bonds(self.netuid)).value)
 
     def find(self, who: int | str | bytes) -> NeuronRecord:
-        """The neuron of that uid, name or hotkey (bytes or hex). Raises NotFound."""
-        for neuron in self.neurons:
-            if who in (neuron.uid, neuron.hotkey, neuron.hotkey.hex()) or (neuron.name and who == neuron.name):
-                return neuron
+        """The neuron of that uid, name or hotkey (bytes, or as `keys_named` takes it). Raises NotFound."""
+        found = neuron_named(who, self.neurons)
+        if found is not None:
+            return found
         shown = who.hex() if isinstance(who, bytes) else who
         hint = "quorix subnet register NETUID --hotkey KEY --max-price AMOUNT"
         raise NotFound(f"{shown} is not registered on subnet {self.netuid}", hint=hint)
@@ -153,3 +155,16 @@ class Metagraph:
             if total and row.uid < len(self):
                 out[row.uid, row.uids] = np.array(row.values, dtype=np.float64) / total
         return out
+
+
+def neuron_named(who: int | str | bytes, neurons: Sequence[NeuronRecord]) -> NeuronRecord | None:
+    """The neuron of that uid, name or hotkey; None where there is none. Raises NotFound where several may be meant."""
+    for neuron in neurons:
+        if who in (neuron.uid, neuron.hotkey) or (neuron.name and who == neuron.name):
+            return neuron
+    if not isinstance(who, str):
+        return None
+    meant = keys_named(who, [neuron.hotkey for neuron in neurons])
+    if len(meant) > 1:
+        raise NotFound(f"several hotkeys begin with {who}", hint=", ".join(map(encode_address, meant[:MAX_SHOWN])))
+    return next((neuron for neuron in neurons if meant == [neuron.hotkey]), None)

@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from ai.serve.clock import wall_ms
 from ai.serve.frames import OpenBody
 from ledger.client.api import ChainApi
 from ledger.client.calls import Wallet
-from ledger.client.keys import decode_address
+from ledger.client.keys import decode_address, encode_address, short_address
 from ledger.crypto import KeyPair
 from ledger.errors import Error, Rejected, Unreachable
 
@@ -49,6 +50,7 @@ REFRESH_EVERY_S: Final = 2.0
 ROOTS_EVERY_S: Final = 2.0
 PROOFS_AT_ONCE: Final = 2  # a proof reads files
 MAX_LEFT_OUT: Final = 16
+MAX_LISTED: Final = 16  # names in a message
 SECONDS_A_DAY: Final = 86_400
 
 Report = Callable[[dict[str, Any]], None]
@@ -170,7 +172,9 @@ class Gateway:
         """Ids of everything that can be asked now."""
         experts = self.market.serving()
         netuids = sorted({netuid for e in experts for netuid in e.trust})
-        return ["net/moe", *(f"net/{n}/moe" for n in netuids), *(f"net/{e.name}" for e in experts)]
+        names = Counter(e.name for e in experts)
+        own = (e.name if names[e.name] == 1 else encode_address(e.hotkey) for e in experts)
+        return ["net/moe", *(f"net/{n}/moe" for n in netuids), *(f"net/{name}" for name in own)]
 
     def resolve(self, model: str) -> tuple[int | None, Expert | None]:
         """(subnet or None for all, the one expert or None). Raises ApiError 404."""
@@ -182,9 +186,12 @@ class Gateway:
             if netuid is not None:
                 return netuid, None
         if len(parts) == 2 and parts[0] == "net":
-            for expert in self.market.serving():
-                if parts[1] in (expert.name, expert.hotkey.hex()) or _is_address(parts[1], expert.hotkey):
-                    return None, expert
+            meant = [expert for expert in self.market.named(parts[1]) if expert.card is not None]
+            if len(meant) == 1:
+                return None, meant[0]
+            if meant:
+                message = f"the model {model[:128]!r} may be any of {_listed(encode_address(e.hotkey) for e in meant)}"
+                raise ApiError(404, message, param="model", code="model_not_found")
         message = f"the model {model[:128]!r} does not exist; see /v1/models"
         raise ApiError(404, message, param="model", code="model_not_found")
 
@@ -227,7 +234,7 @@ class Gateway:
         """How a request wants to be routed: by its model, narrowed by headers. Raises ApiError 400 or 404.
 
         `x-quorix-subnet`: a netuid; `x-quorix-top`: places beside the generalist, 1 or 2; `x-quorix-without`: names or
-        hotkeys to leave out, comma between them.
+        hotkeys to leave out, comma between them. A whole address may be of somebody who is not there: he is left out too.
         """
         netuid, only = self.resolve(model)
         if (subnet := headers.get("x-quorix-subnet")) is not None:
@@ -239,10 +246,23 @@ class Gateway:
         top = headers.get("x-quorix-top", str(TOP))
         if top not in map(str, range(1, TOP + 1)):
             raise ApiError(400, f"x-quorix-top must be from 1 to {TOP}", param="x-quorix-top")
-        without = frozenset(part.strip() for part in headers.get("x-quorix-without", "").split(",") if part.strip())
-        if len(without) > MAX_LEFT_OUT:
+        return Wish(netuid, only, int(top), self._left_out(headers.get("x-quorix-without", "")))
+
+    def _left_out(self, text: str) -> frozenset[bytes]:
+        """Hotkeys of those whom a list names. Raises ApiError 400 for too many, for a name of nobody or of several."""
+        parts = {part.strip() for part in text.split(",") if part.strip()}
+        if len(parts) > MAX_LEFT_OUT:
             raise ApiError(400, f"at most {MAX_LEFT_OUT} experts can be left out", param="x-quorix-without")
-        return Wish(netuid, only, int(top), without)
+        out = set()
+        for part in sorted(parts):
+            meant = [expert.hotkey for expert in self.market.named(part)] or _address(part)
+            if len(meant) != 1:
+                cause = f"{part[:64]!r} is {'more than one expert' if meant else 'no expert'}; there are "
+                known = meant or [expert.hotkey for expert in self.market.experts.values()]
+                said = _listed(encode_address(key) if meant else self.name_of(key) for key in known)
+                raise ApiError(400, cause + said, param="x-quorix-without", code="unknown_expert")
+            out.add(meant[0])
+        return frozenset(out)
 
     def preview(self, prompt: bytes, wish: Wish) -> dict[str, Any]:
         """Whom the router would choose for a prompt now, without chance, and why. Nobody is asked."""
@@ -265,9 +285,9 @@ class Gateway:
                 self.report({"event": "contradiction", **describe(proven)})
 
     def name_of(self, hotkey: bytes) -> str:
-        """An expert's name, or the start of its hotkey once it is gone."""
+        """An expert's name, or the beginning of its address once it is gone."""
         expert = self.market.experts.get(hotkey)
-        return expert.name if expert is not None else hotkey.hex()[:8]
+        return expert.name if expert is not None else short_address(hotkey)
 
     def run(self, caller: str, request: Request, wish: Wish) -> Running:
         """Start a request. Raises ApiError 429 where too many wait already."""
@@ -372,8 +392,15 @@ def _as_status(error: Error | TimeoutError) -> ApiError:
     return ApiError(503, cause, kind="server_error", code="unavailable", retry_after_s=2)
 
 
-def _is_address(text: str, hotkey: bytes) -> bool:
+def _address(text: str) -> list[bytes]:
     try:
-        return decode_address(text) == hotkey
+        return [decode_address(text)]
     except Error:
-        return False
+        return []
+
+
+def _listed(names: Iterable[str]) -> str:
+    """So many names as a message may hold."""
+    every = sorted(names)
+    more = f" and {len(every) - MAX_LISTED} more" if len(every) > MAX_LISTED else ""
+    return (", ".join(every[:MAX_LISTED]) or "none") + more

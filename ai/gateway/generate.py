@@ -43,16 +43,16 @@ REWARD_OF_FAILURE: Final = 0.0
 
 @dataclass(frozen=True)
 class Wish:
-    """What a caller may say about routing: a subnet, one expert, fewer places, experts (names or hex) to leave out."""
+    """What a caller may say about routing: a subnet, one expert, fewer places, hotkeys of experts to leave out."""
 
     netuid: int | None = None
     only: Expert | None = None
     top: int = TOP
-    without: frozenset[str] = frozenset()
+    without: frozenset[bytes] = frozenset()
 
     def takes(self, expert: Expert) -> bool:
         """False for an expert that is left out."""
-        return not self.without & {expert.name, expert.hotkey.hex()}
+        return expert.hotkey not in self.without
 
 
 @dataclass

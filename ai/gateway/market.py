@@ -24,6 +24,7 @@ from ai.serve.client import NeuronAddress, NeuronClient
 from ai.serve.latency import Latencies
 from ai.serve.refusals import Refused
 from ledger.client.api import ChainApi
+from ledger.client.keys import keys_named, short_address
 from ledger.client.records import NeuronRecord
 from ledger.errors import Error
 
@@ -134,7 +135,7 @@ class Market:
         address = address_of(neuron)
         expert = seen.get(neuron.hotkey) or self.experts.get(neuron.hotkey)
         if expert is None or expert.address != address:
-            expert = Expert(neuron.hotkey, neuron.name or neuron.hotkey.hex()[:8], address)
+            expert = Expert(neuron.hotkey, neuron.name or short_address(neuron.hotkey), address)
         elif neuron.hotkey not in seen:
             expert.trust = {}
         expert.trust[netuid] = trust
@@ -156,6 +157,11 @@ class Market:
         """Experts that showed a card, on one subnet or on all."""
         ready = [e for e in self.experts.values() if e.card is not None]
         return [e for e in ready if netuid is None or netuid in e.trust]
+
+    def named(self, text: str) -> list[Expert]:
+        """Whom a name, or a hotkey as people write it, may mean; several where the beginning of a key is too short."""
+        same = [expert for expert in self.experts.values() if expert.name == text]
+        return same or [self.experts[key] for key in keys_named(text, self.experts)]
 
     def available(self, netuid: int | None = None) -> list[Expert]:
         """Those of them that do not rest."""

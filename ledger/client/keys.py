@@ -12,13 +12,14 @@ So a phrase gives the same keys here as in other tools of the Substrate family, 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import re
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -130,17 +131,42 @@ def key_from_secret(secret: str) -> KeyPair:
 ADDRESS_PREFIX: Final = 10940  # two bytes 0x6f 0x2a: every address begins with "qx"
 ADDRESS_LEAD: Final = "qx"
 MAX_ADDRESS_CHARS: Final = 64
+SHORT_ADDRESS_CHARS: Final = 9  # of an address, where people are shown whom something is about
+SHORTEST_PREFIX_CHARS: Final = 6  # that is taken for the beginning of an address
+SHORTEST_HEX_PREFIX_CHARS: Final = 8
+ELLIPSIS: Final = "\u2026"
+ADDRESSES_KEPT: Final = 4096  # encoded before; one takes as long as a hundred look-ups
 _FOREIGN: Final[Mapping[int, str]] = {
     0: "Polkadot", 2: "Kusama", 5: "Astar", 10: "Acala", 42: "a generic Substrate network, Bittensor among them",
     63: "Hydration", 1284: "Moonbeam", 13116: "Bittensor",
 }
 
 
+@functools.lru_cache(ADDRESSES_KEPT)
 def encode_address(public: bytes, prefix: int = ADDRESS_PREFIX) -> str:
     """Address of a 32-byte public key."""
     assert len(public) == 32
     body = _prefix_bytes(prefix) + public
     return str(base58.b58encode(body + _checksum(body)), "ascii")
+
+
+def short_address(public: bytes) -> str:
+    """The beginning of a key's address, for people; `keys_named` takes it. Who must be sure needs the whole one."""
+    return encode_address(public)[:SHORT_ADDRESS_CHARS]
+
+
+def keys_named(text: str, keys: Iterable[bytes]) -> list[bytes]:
+    """Those of the keys that `text` may mean, as people write one: the address, the hex digits, or the beginning of either.
+
+    An ellipsis at the end and 0x before the digits are allowed. More than one found: the beginning is too short.
+    """
+    text = text.removesuffix(ELLIPSIS)
+    if len(text) > MAX_ADDRESS_CHARS + 2:
+        return []
+    if text.startswith(ADDRESS_LEAD):
+        return [key for key in keys if len(text) >= SHORTEST_PREFIX_CHARS and encode_address(key).startswith(text)]
+    digits = text.removeprefix("0x").lower()
+    return [key for key in keys if len(digits) >= SHORTEST_HEX_PREFIX_CHARS and key.hex().startswith(digits)]
 
 
 def decode_address(text: str) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from ledger.client.keys import short_address
 from ledger.errors import NotFound
 from tools.cli.main import Noun, Settings
 from tools.cli.output import Output, format_time
@@ -92,7 +93,7 @@ def show(out: Output, table: dict[str, Any]) -> None:
     columns = ("uid", "name", "answered", *details, "score", "smoothed", "±", "batches", "weight")
     cells = [
         (
-            row["uid"], row["name"] or row["hotkey"][:8], f"{row['answered']}/{row['asked']}",
+            row["uid"], row["name"] or short_address(bytes.fromhex(row["hotkey"])), f"{row['answered']}/{row['asked']}",
             *(_short(row["details"].get(name)) for name in details), _short(row["score"]), _short(row["smoothed"]),
             _short(row["uncertainty"]), row["batches"], row["weight"],
         )

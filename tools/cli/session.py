@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from ledger.client.api import ChainApi
-from ledger.client.keys import DevKeys, decode_address, encode_address, key_file_info, read_key_file
+from ledger.client.keys import ADDRESS_LEAD, DevKeys, decode_address, encode_address, key_file_info, read_key_file
 from ledger.crypto import KeyPair
 from ledger.errors import KeyLocked, NotFound, Timeout, Unreachable, UsageError
 from tools.cli.output import Output
@@ -29,6 +29,7 @@ T = TypeVar("T")
 MAX_PASSWORD_BYTES = 4096
 MAX_HEIGHT_DIGITS = 18
 KEY_HINT = "quorix key list; devnet keys are written //role//name, such as //validator//0: quorix devnet accounts"
+WHOLE_HINT = "the beginning of an address is not enough to act on; whole ones: quorix subnet metagraph NETUID --json"
 SHORTEST_ADDRESS = 40  # what is shorter is the name of a key
 
 
@@ -118,7 +119,8 @@ def account(settings: Settings, text: str) -> bytes:
     if len(text) < SHORTEST_ADDRESS:
         path = key_path(settings, text)
         if not path.exists():
-            raise NotFound(f"no key is called {text!r}", hint=KEY_HINT)
+            begins = text.startswith(ADDRESS_LEAD)
+            raise NotFound(f"no key is called {text!r}", hint=WHOLE_HINT if begins else KEY_HINT)
         return key_file_info(path).public
     return decode_address(text)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 
+from ledger.client.account_records import ChallengeRecord
 from ledger.client.calls import Wait
-from ledger.client.records import NeuronRecord, SubnetRecord, to_json
+from ledger.client.keys import ELLIPSIS, short_address
+from ledger.client.records import NeuronRecord, Reading, SubnetRecord, to_json
 from tools.cli.arguments import prepare
 from tools.cli.main import Noun
 from tools.cli.output import Output, format_amount, share
@@ -21,14 +24,20 @@ from tools.cli.wallet import texts
 
 group = Noun("subnet", help="Subnets, their metagraph, and owning one.")
 
+ASKED_AT_ONCE: Final = 16  # a node works at 32 calls of one connection
 
 @group.command("list")
 @click.option("--at", "where", default="head", help="Height, hash or head.")
 @click.pass_context
 def list_command(ctx: click.Context, where: str) -> None:
-    """All subnets."""
+    """All subnets, and to which of them notice is given."""
     out = Output(ctx.obj)
-    reading = run(ctx.obj, lambda api: api.subnet_list(at(where)))
+
+    async def read(api: Any) -> dict[str, Any]:
+        reading = await api.subnet_list(at(where))
+        return {"at": reading.at, "value": reading.value, "notices": await _notices(api, reading)}
+
+    answer = run(ctx.obj, read)
 
     def show() -> None:
         rows = [
@@ -37,12 +46,29 @@ def list_command(ctx: click.Context, where: str) -> None:
                 s.blocks_left, format_amount(s.registration_cost_rao, digits=3),
                 f"{s.emission_share_q32 / 2**32:.3f}", s.label,
             )
-            for s in reading.value
+            for s in answer["value"]
         ]
         columns = ("netuid", "name", "neurons", "stake", "epoch", "blocks left", "registration", "share", "label")
-        out.table(f"subnets at block {reading.at.height}", columns, rows, right=("netuid", "stake", "registration"))
+        out.table(f"subnets at block {answer['at'].height}", columns, rows, right=("netuid", "stake", "registration"))
+        for notice in answer["notices"]:
+            out.remark(f"subnet {notice['netuid']}: {_notice_text(notice['challenge'])}")
 
-    out.data(reading, show)
+    out.data(answer, show)
+
+
+async def _notices(api: Any, reading: Reading[list[SubnetRecord]]) -> list[dict[str, Any]]:
+    """Of each subnet that is challenged: netuid and challenge, by netuid, at the same block as the reading."""
+    netuids, found = [s.netuid for s in reading.value], []
+    for start in range(0, len(netuids), ASKED_AT_ONCE):
+        some = netuids[start : start + ASKED_AT_ONCE]
+        answers = await asyncio.gather(*(api.subnet_get_challenge(netuid, reading.at.height) for netuid in some))
+        found += [{"netuid": n, "challenge": a.value} for n, a in zip(some, answers, strict=True) if a.value is not None]
+    return found
+
+
+def _notice_text(notice: ChallengeRecord) -> str:
+    price = format_amount(notice.price_rao)
+    return f"{address(notice.coldkey)} gives notice: dissolved in block {notice.ends_at} unless kept for {price}"
 
 
 @group.command("show")
@@ -69,8 +95,7 @@ def show_command(ctx: click.Context, netuid: int) -> None:
             told = [("name", said.name), ("url", said.url), ("about", said.about), ("task", said.task)]
             out.table("the owner says", ("", "said"), [row for row in told if row[1]])
         if notice is not None:
-            price = format_amount(notice.price_rao)
-            out.remark(f"{address(notice.coldkey)} gives notice: dissolved in block {notice.ends_at} unless kept for {price}")
+            out.remark(_notice_text(notice))
         rows = [(p.name, p.value, p.default, p.unit, p.who, p.about) for p in value["parameters"]]
         out.table("parameters", ("name", "value", "default", "unit", "who", "meaning"), rows, right=("value", "default"))
 
@@ -124,7 +149,7 @@ def metagraph_command(ctx: click.Context, netuid: int, sort: str, as_csv: bool, 
     def show() -> None:
         rows = [
             (
-                n.uid, n.name or address(n.hotkey)[:10], _role(n),
+                n.uid, n.name or short_address(n.hotkey) + ELLIPSIS, _role(n),
                 format_amount(n.stake_rao, digits=2), share(n.incentive), share(n.consensus), share(n.trust),
                 share(n.dividends), share(n.validator_trust), format_amount(n.emission_rao, digits=4), n.weights_height or "-",
                 f"{n.serving.ip}:{n.serving.port}" if n.serving else "-",

@@ -231,7 +231,8 @@ async def test_a_neuron_serves_and_is_found(chain, tmp_path):
     assert [line["event"] for line in told[:2]] == ["waits", "serving"] and all(line["name"] == "coin" for line in told)
     assert (told[0]["address"], told[0]["netuids"]) == (encode_address(KEY.public), [1])
     async with Client(chain, await chain.system_properties(), VALIDATOR, tmp_path / "mine") as client:
-        for who in (1, "name1", KEY.public, KEY.public.hex(), "0x" + KEY.public.hex()):
+        own = encode_address(KEY.public)
+        for who in (1, "name1", KEY.public, KEY.public.hex(), "0x" + KEY.public.hex(), own, own[:9]):
             assert (await client.find(1, who)).hotkey == KEY.public
         rows, settled = await client.distribution(1, "name1", [b"x"])
         assert rows.shape == (1, 256) and settled.checked.close.epoch == 4

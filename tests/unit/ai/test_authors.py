@@ -5,6 +5,7 @@ import json
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from click.testing import CliRunner
 import ai
 from ai import Metagraph, Sampling
 from ai.distribution import encode_distributions
-from ledger.client.keys import write_key_file
+from ledger.client import keys
+from ledger.client.keys import encode_address, write_key_file
 from ledger.client.records import Row
 from ledger.crypto import KeyPair
 from ledger.errors import NotFound, UsageError
@@ -21,7 +23,7 @@ from tools.cli.authors import write_example
 from tools.cli.main import cli
 
 
-async def test_the_metagraph_as_arrays(chain):
+async def test_the_metagraph_as_arrays(chain, monkeypatch):
     graph = await Metagraph(chain, 2).sync()
     assert len(graph) == len(graph.names) == len(graph.stake_rao) == len(graph.permits) > 5
     assert graph.uids == list(range(len(graph))) and graph.height == chain.devnet.height
@@ -29,6 +31,16 @@ async def test_the_metagraph_as_arrays(chain):
     assert graph.trust.shape == graph.consensus.shape == graph.emission_rao.shape == (len(graph),)
     someone = graph.find("json")
     assert graph.find(someone.uid) == graph.find(someone.hotkey) == graph.find(someone.hotkey.hex()) == someone
+    address = encode_address(someone.hotkey)
+    assert graph.find(address) == graph.find(address[:9]) == graph.find("0x" + someone.hotkey.hex()[:10]) == someone
+    with pytest.raises(NotFound):
+        graph.find(address[:5])
+    monkeypatch.setattr(keys, "SHORTEST_PREFIX_CHARS", 2)
+    with pytest.raises(NotFound, match="several"):
+        graph.find("qx")
+    graph.neurons[someone.uid] = replace(someone, name="")
+    assert graph.names[someone.uid] == address[:9]
+    graph.neurons[someone.uid] = someone
     assert graph.hotkeys[someone.uid] == someone.hotkey and graph.serving == []
     weights = await graph.weights()
     assert weights.shape == (len(graph), len(graph)) and set(weights.sum(axis=1).round(6)) <= {0.0, 1.0}

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from ledger.client import keys
-from ledger.client.keys import DevKeys, decode_address, derive, encode_address, key_from_secret, phrase_seed
+from ledger.client.keys import (
+    DevKeys,
+    decode_address,
+    derive,
+    encode_address,
+    key_from_secret,
+    keys_named,
+    phrase_seed,
+    short_address,
+)
 from ledger.errors import KeyFileError, KeyLocked, NotFound, UsageError
 
 GOLDEN_FILE = Path(__file__).parents[2] / "golden" / "coldkey.json"
@@ -130,6 +139,17 @@ def test_our_addresses_round_trip_and_begin_alike(fill):
     address = encode_address(public)
     assert address.startswith(keys.ADDRESS_LEAD) and len(address) == 49
     assert decode_address(address) == public
+
+
+def test_keys_are_found_by_what_people_write():
+    one, other = b"\xab" * 32, b"\xab" * 31 + b"c"
+    address = encode_address(one)
+    for text in (address, address + "\u2026", address[:30], one.hex(), "0x" + one.hex().upper(), one.hex() + "\u2026"):
+        assert keys_named(text, [other, one]) in ([one], [other, one]) and keys_named(text, [one]) == [one]
+    assert keys_named(address, [other, one]) == [one] and keys_named(one.hex(), [other, one]) == [one]
+    assert keys_named(one.hex()[:8], [other, one]) == [other, one] and short_address(one) == address[:9]
+    for text in ("", "qx", address[:5], one.hex()[:7], "0x", address + "1", one.hex() + "00", "qx" + "1" * 10_000, "\u2026"):
+        assert keys_named(text, [one, other]) == [], text
 
 
 def test_foreign_address_is_named_and_ours_is_suggested():

@@ -1,12 +1,15 @@
 """What commands about the market say to a person, and where the common options may stand."""
 
+import asyncio
 import json
 from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
-from ledger.client.records import EpochTraceRecord, NeuronRecord, Serving
+from ledger.client.account_records import ChallengeRecord
+from ledger.client.keys import encode_address
+from ledger.client.records import At, EpochTraceRecord, Metagraph, NeuronRecord, Reading, Serving, SubnetRecord
 from tools.cli.ai import _show_routes
 from tools.cli.epoch import ONE_Q32, Explanation
 from tools.cli.main import Settings, cli
@@ -80,3 +83,49 @@ def test_routes_show_aligned_numbers_and_plain_sentences(capsys):
     out = capsys.readouterr().out
     assert "0.5039" in out and "1.0000" in out and " 1.0 " not in out
     assert "\ncsv was lost: late\n" in out and "\nanswered by code; receipts: ab\n" in out
+
+
+# --- subnets -----------------------------------------------------------------------------------------------------
+
+SUBNET = SubnetRecord(**{**dict.fromkeys(SubnetRecord.__dataclass_fields__, 0), "name": "prose", "label": "shapley"})
+
+
+class Subnets:
+    """Forty subnets, the last but one of which is challenged; one neuron in each."""
+
+    notice = ChallengeRecord(b"c" * 32, b"h" * 32, "better", 5_000_000_000, 900)
+
+    async def subnet_list(self, at):
+        return Reading(At(70, b"x" * 32), [replace(SUBNET, netuid=n) for n in range(1, 41)])
+
+    async def subnet_get_challenge(self, netuid, at):
+        assert at == 70
+        return Reading(At(70, b"x" * 32), self.notice if netuid == 39 else None)
+
+    async def subnet_get_metagraph(self, netuid, at):
+        neuron = replace(NEURON, hotkey=b"h" * 32, coldkey=b"c" * 32, name="")
+        return Reading(At(70, b"x" * 32), Metagraph(netuid, 1, 0, [neuron, replace(neuron, uid=1, name="named")]))
+
+
+def listed(monkeypatch, *words):
+    monkeypatch.setattr("tools.cli.subnet.run", lambda settings, work: asyncio.run(work(Subnets())))
+    done = CliRunner().invoke(cli, ["subnet", *words], standalone_mode=False)
+    assert done.exception is None, done.exception
+    return done
+
+
+def test_the_list_of_subnets_shows_to_which_notice_is_given(monkeypatch):
+    said = listed(monkeypatch, "list")
+    line = next(line for line in said.output.splitlines() if "notice" in line)
+    assert line.strip().startswith("subnet 39: qx") and "block 900" in line and "5" in line
+    value = json.loads(listed(monkeypatch, "list", "--json").stdout)
+    (notice,) = value["notices"]
+    assert len(value["value"]) == 40 and notice["netuid"] == 39 and notice["challenge"]["ends_at"] == 900
+
+
+def test_a_hotkey_that_is_cut_ends_in_an_ellipsis(monkeypatch):
+    address = encode_address(b"h" * 32)
+    said = listed(monkeypatch, "metagraph", "1").output
+    assert f"{address[:9]}\u2026 " in said and address[:10] not in said and "named " in said
+    value = json.loads(listed(monkeypatch, "metagraph", "1", "--json").stdout)["value"]
+    assert value["neurons"][0]["hotkey"] == "0x" + "68" * 32

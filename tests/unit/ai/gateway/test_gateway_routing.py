@@ -9,6 +9,7 @@ import pytest
 
 from ai.gateway import gateway as gateway_module
 from ai.gateway.openai import ApiError, parse_request
+from ledger.client.keys import encode_address
 from ledger.errors import UsageError
 from tests.gateways import PROMPT, RECORDS, ask, client_of, explained, learn, post
 from tools.cli.gateway import read_api_keys
@@ -55,6 +56,46 @@ async def test_routing_headers(service):
     assert (await post(url, b"{}", "/v1/routes")).status_code == 400
     async with httpx.AsyncClient() as http:
         assert (await http.get(f"{url}/v1/routes/cmpl-0")).status_code == 404
+
+
+async def test_a_neuron_without_a_name_is_called_by_the_beginning_of_its_address(service, chain, monkeypatch):
+    gateway, _, client = service
+    hotkey = chain.devnet.hot("neuron json").public
+    whole, short = encode_address(hotkey), encode_address(hotkey)[:9]
+    gateway.market.experts[hotkey].name = short
+    assert f"net/{short}" in gateway.models() and f"net/{whole}" not in gateway.models()
+    for written in (short, short + "\u2026", whole, whole[:20], hotkey.hex(), "0x" + hotkey.hex(), hotkey.hex()[:8].upper()):
+        assert gateway.resolve(f"net/{written}")[1].hotkey == hotkey
+        assert gateway.wish("net/moe", {"x-quorix-without": f" {written} ,arith"}).without == {
+            hotkey, chain.devnet.hot("neuron arith").public
+        }
+    reply = await ask(client, model=f"net/{short}", max_tokens=2)
+    assert reply.quorix["experts"] == [short]
+    for expert in gateway.market.experts.values():
+        expert.name = "same"
+    assert f"net/{whole}" in gateway.models() and "net/same" not in gateway.models()
+    with pytest.raises(ApiError) as caught:
+        gateway.resolve("net/same")
+    assert caught.value.status == 404 and whole in str(caught.value)
+    with pytest.raises(ApiError) as caught:
+        gateway.wish("net/moe", {"x-quorix-without": "same"})
+    assert caught.value.status == 400 and whole in str(caught.value)
+    for written in ("qx", short[:5], hotkey.hex()[:7], "", "..", "net", "qx" + "1" * 200):
+        with pytest.raises(ApiError):
+            gateway.resolve(f"net/{written}")
+
+
+async def test_who_is_left_out_must_be_somebody(service, monkeypatch):
+    gateway, _, _ = service
+    with pytest.raises(ApiError) as caught:
+        gateway.wish("net/moe", {"x-quorix-without": "json,jsn"})
+    assert caught.value.status == 400 and "'jsn' is no expert; there are arith, generalist, json" in str(caught.value)
+    away = encode_address(b"a" * 32)
+    assert gateway.wish("net/moe", {"x-quorix-without": away}).without == {b"a" * 32}
+    monkeypatch.setattr(gateway_module, "MAX_LISTED", 1)
+    with pytest.raises(ApiError) as caught:
+        gateway.wish("net/moe", {"x-quorix-without": "x" * 9000})
+    assert str(caught.value).endswith("there are arith and 2 more") and len(str(caught.value)) < 200
 
 
 async def test_usage_is_accounted_and_keys_have_their_own_quota(market, start, tmp_path):
