@@ -32,7 +32,7 @@ from .blocks import (
     result_leaves,
 )
 from .crypto import ZERO_HASH
-from .errors import DecodeError, Error, InvariantBroken, NotFound, NotReady, Rejected, UsageError
+from .errors import Corruption, DecodeError, Error, InvariantBroken, NotFound, NotReady, Rejected, UsageError
 from .integrity import audit_state, check_newest
 from .layout import Head, at
 from .linking import StateRows
@@ -136,7 +136,10 @@ class Chain(ChainReader):
         past.begin_archive(store, head.height) if retain_blocks is None else past.end_archive(store)
         rows = LayeredRows((), store.snapshot())
         tree = StateTree.open(StoredPages(rows), head.state_root)
-        authorities = machine.authorities(StateView(rows))
+        try:
+            authorities = machine.authorities(StateView(rows))
+        except BUGS as bug:
+            raise Corruption(f"the authorities in the state cannot be read: {bug!r}") from bug
         chain = cls(
             store, params, machine, Picture(head, rows, ((head.height, tree),), authorities, head.height), retain_blocks
         )

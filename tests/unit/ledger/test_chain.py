@@ -705,6 +705,19 @@ def test_a_damaged_head_row_is_found_at_start(ledger, row):
         ledger.open()
 
 
+@pytest.mark.parametrize("bug", [AssertionError("no row"), TypeError("no keys"), KeyError("authority"), None])
+def test_authorities_that_cannot_be_read_are_found_at_start(ledger, monkeypatch, bug):
+    def authorities(view):
+        raise bug
+
+    if bug is None:
+        ledger.store.write({layout.STATE + b"auth": None}, sync=True)
+    else:
+        monkeypatch.setattr(ledger.machine, "authorities", authorities)
+    with pytest.raises(Corruption, match="authorities"):
+        ledger.open()
+
+
 def test_a_head_that_is_not_its_header_is_found(ledger):
     ledger.grow(2)
     head = replace(ledger.chain.head, timestamp_ms=1)

@@ -148,6 +148,28 @@ def test_a_rarely_used_account_needs_no_search(ledger, monkeypatch):
     assert chain.account_extrinsics(rare) == ([(12, 0), (1, 0)], None)
 
 
+def test_a_row_that_changes_without_an_extrinsic_of_its_account_keeps_its_place(ledger, monkeypatch):
+    """Dividends, interest and the like: what a block does to accounts that nobody names in it."""
+    monkeypatch.setattr(indexes, "ACCOUNT_SCAN_ROWS", 0)
+    machine, chain, plain = ledger.machine, ledger.chain, ledger.machine.call
+    rich, poor = ledger.accounts[2].public, ledger.accounts[3].public
+
+    def call(extrinsic, state, changes, events):
+        for account in (rich, poor):
+            nonce, balance = machine.account(state, account)
+            changes[b"a" + account] = machine.row(nonce, balance + 1)
+        return plain(extrinsic, state, changes, events)
+
+    ledger.grow(extrinsics=[ledger.extrinsic(2, call=3)])
+    machine.call = call
+    for _ in range(3):
+        ledger.grow(extrinsics=[ledger.extrinsic(0, call=3)])
+    assert chain.account_extrinsics(rich) == ([(1, 0)], None)
+    assert chain.account_extrinsics(poor) == ([], None)
+    monkeypatch.undo()
+    check(ledger, random.Random(1))
+
+
 def test_several_extrinsics_of_one_block_are_on_one_page(ledger):
     key = ledger.accounts[0].public
     ledger.grow(extrinsics=[ledger.extrinsic(0, nonce) for nonce in range(5)])
