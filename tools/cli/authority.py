@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from ledger.client.calls import Wait
 from ledger.client.records import AuthorityRecord, Reading
-from ledger.crypto import KeyPair
+from ledger.crypto import KeyPair, verify
 from ledger.errors import NotFound, UsageError
+from tools.cli.governance import SEAT, seat_of
 from tools.cli.main import Noun
 from tools.cli.output import Output, counted, format_amount
 from tools.cli.session import account, address, run, signing_key
@@ -120,10 +122,19 @@ def proof_command(ctx: click.Context, session_key: str, who: str) -> None:
     Output(ctx.obj).data({"session_key": key.public, "account": owner, "proof": proof, "member": member}, member)
 
 
+def _changes(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say how a proposed set differs from the present one."""
+    for option in (
+        click.option("--as-is", is_flag=True, help="The present set: takes back what was proposed before."),
+        click.option("--remove", "removed", multiple=True, metavar="SESSION_KEY", help="Address of a session key; repeatable."),
+        click.option("--add", "added", multiple=True, metavar="MEMBER", help="Line of `quorix authority proof`; repeatable."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @group.command("propose")
-@click.option("--add", "added", multiple=True, metavar="MEMBER", help="What `quorix authority proof` printed; may be repeated.")
-@click.option("--remove", "removed", multiple=True, metavar="SESSION_KEY", help="Address of a session key; may be repeated.")
-@click.option("--as-is", is_flag=True, help="The present set: takes back what was proposed before.")
+@_changes
 @SIGNER
 @WAIT
 @click.pass_context
@@ -131,20 +142,61 @@ def propose_command(
     ctx: click.Context, added: tuple[str, ...], removed: tuple[str, ...], as_is: bool, signer: str, wait: Wait
 ) -> None:
     """Propose another authority set, with the chain's sudo key: the present one with these changes."""
+    call, plan = _changed_set(ctx, added, removed, as_is)
+    submit(ctx, signing_key(ctx.obj, signer), "governance.sudo", {"call": call}, wait=wait, plan=plan)
+
+
+@group.command("propose-set")
+@_changes
+@SEAT
+@SIGNER
+@WAIT
+@click.pass_context
+def propose_set_command(
+    ctx: click.Context, added: tuple[str, ...], removed: tuple[str, ...], as_is: bool, seat: str | None, signer: str, wait: Wait
+) -> None:
+    """Propose another authority set to the root seats, who vote: the present one with these changes."""
+    call, plan = _changed_set(ctx, added, removed, as_is)
+    key = signing_key(ctx.obj, signer)
+    hotkey = seat_of(ctx, key, seat)
+    plan += f"\nfor the seat {address(hotkey)}; if it is approved; the deposit comes back unless it is rejected"
+    submit(ctx, key, "governance.propose", {"hotkey": hotkey, "call": call}, wait=wait, plan=plan)
+
+
+def _changed_set(
+    ctx: click.Context, added: tuple[str, ...], removed: tuple[str, ...], as_is: bool
+) -> tuple[list[Any], str]:
+    """The inner call `authorities.propose_set`, and what it changes. Raises UsageError and NotFound."""
     if as_is == bool(added or removed):
         raise UsageError("say what is to change, or --as-is", hint="--add MEMBER, --remove SESSION_KEY: quorix authority list")
-    key, gone = signing_key(ctx.obj, signer), [account(ctx.obj, each) for each in removed]
-    new = [_member(ctx, text) for text in added]
+    gone, new = [account(ctx.obj, each) for each in removed], [_member(ctx, text) for text in added]
 
-    async def work(api: Any) -> tuple[list[list[Any]], list[Any]]:
+    async def work(api: Any) -> tuple[list[AuthorityRecord], int]:
         kept = (await set_without(api, gone)).value
+        domain = (await api.system_properties()).signing_domain
+        _check_newcomers(new, {a.session_key for a in kept} | set(gone), domain)
         numbers = {entry.name: entry.number for entry in (await api.state_get_metadata()).calls}
-        members = [[a.session_key, a.account, None] for a in kept]
-        return [*members, *new], [numbers["authorities.propose_set"]]
+        return kept, numbers["authorities.propose_set"]
 
-    members, inner = run(ctx.obj, work)
-    plan = f"propose an authority set of {len(members)}; each session brings the set closer to it"
-    submit(ctx, key, "governance.sudo", {"call": [*inner, [members]]}, wait=wait, plan=plan)
+    kept, number = run(ctx.obj, work)
+    members = [[a.session_key, a.account, None] for a in kept] + new
+    if not members:
+        raise UsageError("nobody would be left in the authority set", hint="--add MEMBER beside --remove")
+    lines = [f"propose an authority set of {len(members)}; each session brings the set closer to it", f"  {len(kept)} stay"]
+    lines += [f"  joins  {address(key)} of {address(owner)}" for key, owner, _ in new]
+    lines += [f"  leaves {address(key)}" for key in gone]
+    return [number, [members]], "\n".join(lines)
+
+
+def _check_newcomers(new: list[list[Any]], known: set[bytes], domain: bytes) -> None:
+    """What would be refused when the call runs, which for a proposal is after the vote. Raises UsageError."""
+    for key, owner, proof in new:
+        if key in known:
+            raise UsageError(f"{address(key)} is in the set already, or named twice", hint="a newcomer has a fresh session key")
+        if not verify(key, "pop", domain, owner + key, proof):
+            cause = f"the proof does not show possession of {address(key)} for {address(owner)} on this chain"
+            raise UsageError(cause, hint="quorix authority proof SESSION_KEY ACCOUNT, against a node of this chain")
+        known.add(key)
 
 
 async def set_without(api: Any, gone: list[bytes]) -> Reading[list[AuthorityRecord]]:

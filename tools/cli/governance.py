@@ -46,7 +46,7 @@ def propose_command(
     """
     inner, key = prepare(ctx.obj, name, words), signing_key(ctx.obj, signer)
     check_parameters(inner.number, list(inner.args.values()))
-    hotkey = _seat(ctx, key, seat)
+    hotkey = seat_of(ctx, key, seat)
     plan = f"propose {inner}\nfor the seat {address(hotkey)}; the deposit comes back unless the proposal is rejected"
     submit(ctx, key, "governance.propose", {"hotkey": hotkey, "call": inner.inner}, wait=wait, plan=plan)
 
@@ -61,7 +61,7 @@ def propose_command(
 def vote_command(ctx: click.Context, number: int, choice: str, seat: str | None, signer: str, wait: Wait) -> None:
     """Vote aye or nay on a proposal; a later vote replaces an earlier one."""
     key = signing_key(ctx.obj, signer)
-    hotkey, record = _seat(ctx, key, seat), run(ctx.obj, lambda api: _proposal(api, number)).value
+    hotkey, record = seat_of(ctx, key, seat), run(ctx.obj, lambda api: _proposal(api, number)).value
     plan = f"vote {choice} on proposal {number}, {_call_text(record.proposed)}, for the seat {address(hotkey)}"
     args = {"hotkey": hotkey, "number": number, "aye": choice == "aye"}
     submit(ctx, key, "governance.vote", args, wait=wait, plan=plan)
@@ -76,7 +76,7 @@ def vote_command(ctx: click.Context, number: int, choice: str, seat: str | None,
 def cancel_command(ctx: click.Context, number: int, seat: str | None, signer: str, wait: Wait) -> None:
     """Ask to cancel a proposal, before or after its approval; two thirds of the weight do it."""
     key = signing_key(ctx.obj, signer)
-    hotkey, record = _seat(ctx, key, seat), run(ctx.obj, lambda api: _proposal(api, number)).value
+    hotkey, record = seat_of(ctx, key, seat), run(ctx.obj, lambda api: _proposal(api, number)).value
     plan = f"ask to cancel proposal {number}, {_call_text(record.proposed)}, for the seat {address(hotkey)}"
     submit(ctx, key, "governance.cancel", {"hotkey": hotkey, "number": number}, wait=wait, plan=plan)
 
@@ -214,7 +214,7 @@ def _call_text(call: InnerCall) -> str:
     return field_text("call", {"call": call.call, "args": call.args})
 
 
-def _seat(ctx: click.Context, key: KeyPair, given: str | None) -> bytes:
+def seat_of(ctx: click.Context, key: KeyPair, given: str | None) -> bytes:
     """The named seat, or the only root seat of the signing key. Raises NotFound."""
     if given is not None:
         return account(ctx.obj, given)

@@ -365,6 +365,40 @@ def test_a_proposal_is_made_voted_and_enacted(people):
     assert "allowed are" in node.refused(UsageError, *words, json.dumps([outside])).cause
 
 
+def test_root_seats_propose_a_set_of_authorities(people):
+    node, seat = people, ("--key", "validator0")
+    write_key_file(node.home / "keys" / "joins.json", KeyPair.from_seed(b"\x47" * 32), "session", password=None)
+    member = node.json("authority", "proof", "joins", "owner")["member"]
+    fresh, owner, proof = member.split(",")
+    present = node.json("authority", "list")["authorities"]["value"][0]["session_key"]
+    words = ("authority", "propose-set", "--add", member)
+    shown = node.text(*words, *seat, "--dry-run")
+    assert "an authority set of 2" in shown and "1 stay" in shown and f"joins  {fresh} of {owner}" in shown
+    assert "Proposed" in shown and "nothing was sent" in shown
+    assert f"leaves {address_of(present)}" in node.text(*words, "--remove", present, *seat, "--dry-run")
+    assert node.json(*words, *seat, "--dry-run")["ok"]
+    node.refused(NotFound, *words, "--key", "owner", "--yes")  # it has no seat
+    node.refused(UsageError, "authority", "propose-set", *seat, "--yes")  # nothing is to change
+    node.refused(UsageError, "authority", "propose-set", "--remove", present, *seat, "--yes")  # nobody would be left
+    for cause, line in (
+        ("possession", f"{fresh},{owner},{'00' * 64}"), ("possession", f"{fresh},{node.address('//neuron//log')},{proof}"),
+        ("already", f"{address_of(present)},{owner},{proof}"),
+    ):  # fmt: skip
+        assert cause in node.refused(UsageError, "authority", "propose-set", "--add", line, *seat, "--yes").cause
+    assert "already" in node.refused(UsageError, *words, "--add", member, *seat, "--yes").cause  # named twice
+    node.json("authority", "propose-set", "--as-is", *seat, "--yes")
+    (proposal,) = node.json("governance", "list")["open"]["value"]
+    assert proposal["proposed"]["call"] == "authorities.propose_set"
+    for who in ("validator0", "validator1", "validator2"):
+        if node.json("governance", "list")["open"]["value"]:
+            node.run("governance", "cancel", proposal["number"], "--key", who, "--yes")
+    assert node.json("governance", "list")["open"]["value"] == []
+
+
+def address_of(text):
+    return encode_address(bytes.fromhex(text.removeprefix("0x")))
+
+
 @pytest.mark.long
 def test_a_proposal_can_be_cancelled(people):
     node = people
