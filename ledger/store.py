@@ -222,6 +222,7 @@ class LevelStore(_LevelReader):
         """Rewrite all files without what was deleted. Raises DiskFailure or Corruption."""
         with _translated(self._path):
             self._db.compact_range(start=b"", stop=BEYOND_ALL_KEYS)  # plyvel takes no bounds for the empty range
+            self._db.write_batch(sync=True).write()  # compacting tells nobody that it failed; from then on writes do
 
     def close(self) -> None:
         """Close the database, and the snapshots that are still held: plyvel crashes if it frees one after its database."""

@@ -119,6 +119,8 @@ def need_writable(home: Path) -> None:
     """Raises DiskFailure where this user cannot change the home and its chain: nothing is wrong with the database then."""
     for folder in (home, home / "chain"):
         if folder.is_dir() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            if os.statvfs(folder).f_flag & os.ST_RDONLY:
+                raise DiskFailure(f"{folder}: the file system is read-only", hint="remount it; nothing was changed")
             raise DiskFailure(f"{folder}: this user may not write there", hint=WRITABLE_HINT)
 
 

@@ -580,6 +580,20 @@ def test_commands_look_for_space_first(home, tmp_path, monkeypatch):
     assert not (tmp_path / "copy").exists()
 
 
+def test_damage_is_neither_compacted_nor_copied(home, tmp_path):
+    change(home, {b"z" + number.to_bytes(2, "big"): bytes(1024) for number in range(64)})
+    db_upkeep.compact(home, quiet)
+    table = max((home / "chain").glob("*.ldb"), key=lambda path: path.stat().st_size)
+    data = bytearray(table.read_bytes())
+    data[len(data) - 40_000] ^= 1
+    table.write_bytes(data)
+    change(home, {b"z": b"something to merge"})
+    for command in (["compact"], ["backup", tmp_path / "copy"]):
+        found = invoke(*command, "--home", home)
+        assert isinstance(found.exception, Corruption) and "quorix db repair" in found.exception.hint, command
+    assert not (tmp_path / "copy").exists()
+
+
 def test_a_home_that_may_not_be_changed_is_no_damage(home, tmp_path, monkeypatch):
     db_backup.backup(home, None, tmp_path / "copy", quiet)
     before = rows_of(home)
