@@ -11,21 +11,17 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ledger.client.ending import on_the_end
 from ledger.crypto import KeyPair
 from ledger.errors import Error, UsageError
-
-if TYPE_CHECKING:
-    import uvicorn
 
 DRAIN_S: Final = 8
 NODE_RETRY_S: Final = 0.5
 START_PATIENCE_S: Final = 60.0
 BACKLOG: Final = 128
 MAX_CONNECTIONS: Final = 256
-MAX_HEADER_BYTES: Final = 16 * 1024
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -110,25 +106,15 @@ async def _started(gateway: Any, stop: asyncio.Event) -> bool:
     return False
 
 
-def http_options(app: Any) -> uvicorn.Config:
-    """How uvicorn serves an application here: with every bound."""
-    import uvicorn
-
-    from .http import BoundedHttp
-
-    return uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", server_header=False, http=BoundedHttp, ws="none",
-        timeout_graceful_shutdown=DRAIN_S, limit_concurrency=MAX_CONNECTIONS, h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-    )
-
-
 async def _serve(gateway: Any, listener: socket.socket, stop: asyncio.Event, report: Report) -> None:
     """Answer requests until `stop`, then let those that run end within the drain time."""
     import uvicorn
 
+    from ledger.client.bounded_http import http_options
+
     from .app import build_app
 
-    server = uvicorn.Server(http_options(build_app(gateway)))
+    server = uvicorn.Server(http_options(build_app(gateway), connections=MAX_CONNECTIONS, drain_s=DRAIN_S))
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]  # the process owns them
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -30,6 +30,9 @@ from .pages import PAGES
 from .render import Renderer
 from .search import find
 
+if TYPE_CHECKING:
+    import uvicorn
+
 CSP: Final = (
     "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -40,6 +43,8 @@ HEADERS: Final = {
 }
 ASK_TIMEOUT_S: Final = 40.0
 MAX_QUESTION_CHARS: Final = 2000
+MAX_CONNECTIONS: Final = 512
+DRAIN_S: Final = 1
 HERE: Final = Path(__file__).parent
 
 
@@ -178,23 +183,29 @@ def serve(rpc: str, *, host: str, port: int, gateway: str | None, follow_stdin: 
 
 
 async def _serve(rpc: str, host: str, port: int, gateway: str | None, follow_stdin: bool) -> None:
-    import uvicorn
-
     from ledger.client.remote import RemoteChain
 
     stop = asyncio.Event()
     on_the_end(stop.set, follow_stdin=follow_stdin)
     async with RemoteChain(rpc) as api:
-        names = frozenset({"127.0.0.1", "localhost", "[::1]", host})
-        config = uvicorn.Config(
-            build_app(api, gateway=gateway, hosts=None if host in ("0.0.0.0", "::") else names), host=host, port=port,
-            log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=1,
-            limit_concurrency=512,
-        )
-        server = uvicorn.Server(config)
-        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment]
+        server = bounded_server(api, host, port, gateway)
         serving, stopping = asyncio.create_task(server.serve()), asyncio.create_task(stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
         await serving
         stopping.cancel()
+
+
+def bounded_server(api: ChainApi, host: str, port: int, gateway: str | None = None) -> uvicorn.Server:
+    """The explorer with the bounds of all servers; port 0 takes a free one. Signals are the process's own."""
+    import uvicorn
+
+    from ledger.client.bounded_http import http_options
+
+    names = frozenset({"127.0.0.1", "localhost", "[::1]", host})
+    app = build_app(api, gateway=gateway, hosts=None if host in ("0.0.0.0", "::") else names)
+    config = http_options(app, connections=MAX_CONNECTIONS, drain_s=DRAIN_S)
+    config.host, config.port = host, port
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[assignment, method-assign]
+    return server

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ledger import crypto
+from ledger.client.connections import is_local
 from ledger.client.ending import on_end_of_stdin
 from ledger.client.records import to_json
 from ledger.errors import DiskFailure, Error, InvariantBroken, NotFound, NotReady, UsageError
@@ -31,7 +32,7 @@ from p2p.addresses import Address, parse_address, peer_id_of
 from p2p.network import Network
 from tools.rpc.app import RpcApp
 from tools.rpc.jsonrpc import Dispatcher
-from tools.rpc.limits import Limits, is_local
+from tools.rpc.limits import Limits
 from tools.rpc.methods import NodeApi
 from tools.rpc.server import RpcServer, listen_tcp, listen_unix
 

@@ -14,8 +14,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
+from ledger.client.connections import is_local
+
 from .jsonrpc import Caller, Dispatcher
-from .limits import allowed_hosts, host_of, is_local
+from .limits import allowed_hosts, host_of
 from .subscriptions import Session
 
 Scope = MutableMapping[str, Any]

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Final
+
+from ledger.client.connections import is_local
 
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 MAX_BUCKETS: Final = 10_000
@@ -51,7 +52,6 @@ class Limits:
     concurrency: int = 32  # calls in flight of one request or WebSocket
     subscriptions: int = 32  # of one WebSocket
     connections: int = 1_280
-    connections_per_remote: int = 64  # of one address outside this machine
     websockets_per_remote: int = 16  # of one address outside this machine
     websockets_local: int = 512  # of this machine, all together
     rate_per_s: int = 50  # of one address outside this machine
@@ -60,7 +60,6 @@ class Limits:
     call_s: float = 10.0
     header_s: float = 5.0
     idle_s: int = 60
-    send_s: float = 30.0  # a WebSocket that takes nothing for so long is closed
 
 
 @dataclass
@@ -98,16 +97,6 @@ class RateLimiter:
 def cost(method: str) -> int:
     """What one call of the method costs, in lookups."""
     return COSTS.get(method, DEFAULT_COST)
-
-
-def is_local(address: str) -> bool:
-    """True for loopback addresses and for "" (a unix socket)."""
-    if address in ("", "127.0.0.1", "::1"):
-        return True
-    try:
-        return ip_address(address).is_loopback
-    except ValueError:
-        return False
 
 
 def allowed_hosts(names: Iterable[str]) -> frozenset[str]:

@@ -1,7 +1,8 @@
 """Serving the application: uvicorn inside the node's own event loop, with the bounds that uvicorn leaves open.
 
 uvicorn neither bounds the size and duration of a request's head nor cuts off a client that takes no data; the two
-protocol classes here do. Signals and shutdown belong to the node.
+protocol classes here do, with what `ledger.client.connections` has for all servers. Signals and shutdown belong to the
+node.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from asyncio import TimerHandle, Transport
+from asyncio import TimerHandle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,89 +20,37 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from ledger.client.connections import Crowd, CutOff
 from ledger.errors import UsageError
 
-from .limits import Limits, is_local
+from .limits import Limits
 
 BACKLOG = 256
 STOP_GRACE_S = 3
 MAX_UNIX_PATH_BYTES = 107
 
 
-class _CutOff:
-    """Aborts a connection whose peer leaves our data unread for too long."""
-
-    transport: Transport
-    loop: asyncio.AbstractEventLoop
-    send_s: float
-    _unread: TimerHandle | None = None
-
-    def pause_writing(self) -> None:
-        super().pause_writing()  # type: ignore[misc]
-        if self._unread is None:
-            self._unread = self.loop.call_later(self.send_s, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()  # type: ignore[misc]
-        self._taken()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._taken()
-        super().connection_lost(exc)  # type: ignore[misc]
-
-    def _taken(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+class _WebSocket(CutOff, WebSocketsSansIOProtocol):
+    pass
 
 
-class _WebSocket(_CutOff, WebSocketsSansIOProtocol):
-    send_s = Limits.send_s
+class _Http(CutOff, Crowd, HttpToolsProtocol):
+    """HTTP/1.1 with a bounded head: at most `header_bytes`, complete within `header_s` of its first byte."""
 
-
-class _Http(_CutOff, HttpToolsProtocol):
-    """HTTP/1.1 with a bounded head: at most `header_bytes`, complete within `header_s` of its first byte.
-
-    One address outside this machine has at most `per_remote` connections, so that it cannot take all of them. On the
-    machine everybody has the same address: when all connections are taken, a new one takes the place of the one that
-    has waited for its next request for longest.
-    """
-
-    send_s = Limits.send_s
     header_bytes = Limits.header_bytes
     header_s = Limits.header_s
-    per_remote = Limits.connections_per_remote
-    is_local = staticmethod(is_local)
     _in_head = True
     _head_bytes = 0
     _slow: TimerHandle | None = None
-    _waiting_since: float | None = None  # None while a request is answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._waiting_since = self.loop.time()
-        if self._is_crowded():
+        self.waiting_since = self.loop.time()
+        if self.is_crowded():
             transport.close()
-        elif self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
-            self._replace_longest_waiting()
+        else:
+            self.make_room()
         self._watch()
-
-    def _replace_longest_waiting(self) -> None:
-        waiting = [
-            (other._waiting_since, place, other) for place, other in enumerate(self.connections)
-            if isinstance(other, _Http) and other is not self and other._waiting_since is not None
-        ]
-        if waiting:
-            _, _, longest = min(waiting)
-            self.connections.discard(longest)
-            longest.transport.abort()
-
-    def _is_crowded(self) -> bool:
-        address = self.client[0] if self.client else ""
-        if self.is_local(address):
-            return False
-        clients = [getattr(other, "client", None) for other in self.connections]
-        return sum(1 for client in clients if client and client[0] == address) > self.per_remote
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
@@ -113,7 +62,7 @@ class _Http(_CutOff, HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head, self._head_bytes = False, 0
-        self._waiting_since = None
+        self.waiting_since = None
         self._unwatch()
         super().on_headers_complete()
 
@@ -124,7 +73,7 @@ class _Http(_CutOff, HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self.pipeline:
-            self._waiting_since = self.loop.time()
+            self.waiting_since = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:

@@ -19,7 +19,7 @@ from ledger.commitments import weights_commitment
 from ledger.errors import NotFound, Pruned, RateLimited, Timeout, Unreachable
 from tests.harness import Market, run
 from tools.cli.main import NOUNS
-from tools.explorer.app import CSP, build_app
+from tools.explorer.app import CSP, bounded_server, build_app
 from tools.explorer.live import QUEUED_EVENTS, Live
 from tools.explorer.pages import PAGES
 from tools.rpc.methods import NodeApi
@@ -427,3 +427,24 @@ def test_the_account_page_tells_what_an_account_says_gave_away_and_announced(sit
     assert "Bond of an authority" in site["/account/{authority}"].text
     assert site["/account/{judge}.json"].json()["proxies"]["proxies"][0]["kind"] == "staking"
     assert "next-byte" in site["/subnet/1"].text and "100" in site["/authorities"].text
+
+
+async def test_a_head_that_drips_ends_and_others_are_served(monkeypatch):
+    monkeypatch.setattr("ledger.client.bounded_http.HEAD_SECONDS", 0.2)
+    server = bounded_server(None, "127.0.0.1", 0)
+    serving = asyncio.create_task(server.serve())
+    try:
+        async with asyncio.timeout(5):
+            while not server.started:
+                await asyncio.sleep(0.01)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nhost: ")
+            async with httpx.AsyncClient() as http:
+                assert (await http.get(f"http://127.0.0.1:{port}/healthz")).json() == {"ok": True}
+                assert (await http.get(f"http://127.0.0.1:{port}/", headers={"host": "evil.example"})).status_code == 403
+            assert await reader.read() == b""
+            writer.close()
+    finally:
+        server.should_exit = server.force_exit = True
+        await serving

@@ -237,8 +237,8 @@ async def test_a_body_that_does_not_end_costs_the_connection():
 
 
 async def test_one_address_outside_this_machine_cannot_take_all_connections(monkeypatch):
-    monkeypatch.setattr("tools.rpc.server._Http.per_remote", 2)
-    monkeypatch.setattr("tools.rpc.server._Http.is_local", staticmethod(lambda address: False))
+    monkeypatch.setattr("ledger.client.connections.MAX_CONNECTIONS_PER_ADDRESS", 2)
+    monkeypatch.setattr("ledger.client.connections.is_local", lambda address: False)
     async with serving() as url:
         port = int(url.rpartition(":")[2])
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]

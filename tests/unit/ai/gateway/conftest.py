@@ -7,10 +7,11 @@ import socket
 import pytest
 import uvicorn
 
-from ai.gateway import serve as serve_module
 from ai.gateway.app import build_app
 from ai.gateway.gateway import Gateway, GatewayConfig
+from ai.gateway.serve import DRAIN_S, MAX_CONNECTIONS
 from ai.serve.server import NeuronServer
+from ledger.client.bounded_http import http_options
 from ledger.client.calls import Wallet
 from tests.gateways import RECORDS, SUMS, WORDS, client_of, idle, neurons, until
 
@@ -49,7 +50,7 @@ async def start(chain, tmp_path, report):
         stack.push_async_callback(gateway.close)
         await gateway.start()
         listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(serve_module.http_options(build_app(gateway)))
+        server = uvicorn.Server(http_options(build_app(gateway), connections=MAX_CONNECTIONS, drain_s=DRAIN_S))
         server.capture_signals = contextlib.nullcontext
         serving = asyncio.create_task(server.serve(sockets=[listener]))
 

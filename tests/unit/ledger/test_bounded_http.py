@@ -1,4 +1,4 @@
-"""The gateway's connections: slow, silent, crowding and unread ones end, and others are served meanwhile."""
+"""Connections of servers: slow, silent, crowding and unread ones end, and others are served meanwhile."""
 
 import asyncio
 import contextlib
@@ -10,19 +10,17 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from ai.gateway import http as http_module
-from ai.gateway import serve as serve_module
-from ai.gateway.serve import http_options
+from ledger.client import bounded_http, connections
+from ledger.client.bounded_http import http_options
 
 GET = b"GET /ok HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
 @pytest.fixture
 async def connect(monkeypatch):
-    """`await connect()`: (reader, writer) on a server with the gateway's options and short times."""
-    monkeypatch.setattr(http_module, "HEAD_SECONDS", 0.25)
-    monkeypatch.setattr(http_module, "UNREAD_SECONDS", 0.25)
-    monkeypatch.setattr(serve_module, "MAX_CONNECTIONS", 4)
+    """`await connect()`: (reader, writer) on a server with all bounds and short times."""
+    monkeypatch.setattr(bounded_http, "HEAD_SECONDS", 0.25)
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.25)
 
     async def slow(request):
         await asyncio.sleep(0.5)
@@ -32,7 +30,7 @@ async def connect(monkeypatch):
         return Response(bytes(16 << 20))
 
     routes = [Route("/ok", lambda request: PlainTextResponse("ok")), Route("/slow", slow), Route("/large", large)]
-    server = uvicorn.Server(http_options(Starlette(routes=routes)))
+    server = uvicorn.Server(http_options(Starlette(routes=routes), connections=4, drain_s=1))
     server.capture_signals = contextlib.nullcontext
     listener = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -107,9 +105,9 @@ async def test_when_all_are_taken_the_longest_waiting_gives_way(connect):
 
 
 async def test_one_address_elsewhere_cannot_take_all(connect, monkeypatch):
-    monkeypatch.setattr(http_module, "MAX_CONNECTIONS_PER_ADDRESS", 1)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS_PER_ADDRESS", 1)
     first, (local, _) = await connect(), await connect()
-    monkeypatch.setattr(http_module, "is_local", lambda address: False)
+    monkeypatch.setattr(connections, "is_local", lambda address: False)
     crowding, _ = await connect()
     assert await ended(crowding, 0.2) == b""
     assert await ask(*first) == (b"HTTP/1.1 200 OK", b"ok") and not local.at_eof()
@@ -128,7 +126,7 @@ async def test_a_reply_that_nobody_takes_is_dropped(connect):
 
 @pytest.mark.parametrize(("address", "local"), [
     ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("::ffff:127.0.0.1", True), ("10.0.0.1", False),
-    ("::ffff:10.0.0.1", False), ("fe80::1%eth0", False), ("", False), ("nobody", False),
+    ("::ffff:10.0.0.1", False), ("fe80::1%eth0", False), ("", True), ("nobody", False),
 ])
 def test_addresses_of_this_machine(address, local):
-    assert http_module.is_local(address) is local
+    assert connections.is_local(address) is local
