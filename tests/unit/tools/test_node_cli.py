@@ -14,7 +14,9 @@ from genesis.spec import format_spec
 from ledger.client.keys import read_key_file, write_key_file
 from ledger.crypto import KeyPair
 from ledger.errors import Error, NotFound
-from tools.cli.main import cli
+from tools.cli import node
+from tools.cli.main import Settings, cli
+from tools.cli.output import Output
 
 
 def invoke(*words):
@@ -87,3 +89,11 @@ def test_a_home_without_a_node_is_named_before_anything_else(tmp_path, there, wo
     assert isinstance(failed.exception, NotFound) and words in failed.exception.cause
     assert f"quorix node init --home {home}" in failed.exception.hint
     assert not there or not any(home.iterdir())
+
+
+def test_a_devnet_of_one_that_takes_no_peers_is_told_of(tmp_path, capsys):
+    node._remark_alone(Output(Settings()), tmp_path)
+    assert f'write p2p = "on" into {tmp_path / "config.toml"}' in capsys.readouterr().err
+    (tmp_path / "config.toml").write_text('p2p = "on"\n')
+    node._remark_alone(Output(Settings()), tmp_path)
+    assert capsys.readouterr().err == ""
