@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ONE_U16: Final = 65_535
 MAX_SHOWN: Final = 4
+KEY_BYTES: Final = 32
 
 
 class Metagraph:
@@ -132,7 +133,7 @@ class Metagraph:
         found = neuron_named(who, self.neurons)
         if found is not None:
             return found
-        shown = who.hex() if isinstance(who, bytes) else who
+        shown = who if not isinstance(who, bytes) else encode_address(who) if len(who) == KEY_BYTES else who.hex()
         hint = "quorix subnet register NETUID --hotkey KEY --max-price AMOUNT"
         raise NotFound(f"{shown} is not registered on subnet {self.netuid}", hint=hint)
 

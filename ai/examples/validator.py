@@ -12,6 +12,7 @@ from typing import Any
 from ai import Metagraph, Validator, ValidatorConfig, report
 from ledger.client.keys import read_key_file
 from ledger.client.remote import RemoteChain
+from ledger.errors import Error
 
 
 async def main(key_file: str, netuid: int, rpc: str, *texts: str) -> None:
@@ -29,4 +30,7 @@ async def main(key_file: str, netuid: int, rpc: str, *texts: str) -> None:
 
 if __name__ == "__main__":
     key_file, netuid, rpc, *texts = sys.argv[1:]
-    asyncio.run(main(key_file, int(netuid), rpc, *texts))
+    try:
+        asyncio.run(main(key_file, int(netuid), rpc, *texts))
+    except Error as error:  # such as a hotkey that is not registered, or a node that does not answer
+        sys.exit(f"{error}\nnext: {error.hint}")

@@ -159,7 +159,7 @@ def propose_set_command(
     call, plan = _changed_set(ctx, added, removed, as_is)
     key = signing_key(ctx.obj, signer)
     hotkey = seat_of(ctx, key, seat)
-    plan += f"\nfor the seat {address(hotkey)}; if it is approved; the deposit comes back unless it is rejected"
+    plan += f"\nfor the seat {address(hotkey)}, if it is approved; the deposit comes back unless it is rejected"
     submit(ctx, key, "governance.propose", {"hotkey": hotkey, "call": call}, wait=wait, plan=plan)
 
 

@@ -101,6 +101,7 @@ async def test_a_new_validator_tells_how_to_register(tmp_path, chain, monkeypatc
     with pytest.raises(NotFound) as caught:
         await program["main"](str(key), 2, "http://node")
     assert "quorix subnet register" in caught.value.hint and not told
+    assert encode_address(stranger.public) in str(caught.value)
     write_key_file(tmp_path / "judge.json", chain.devnet.hot("validator 0"), kind="hotkey", password=None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sums.txt").write_text("12+30=42;" * 40)
@@ -112,6 +113,9 @@ async def test_a_new_validator_tells_how_to_register(tmp_path, chain, monkeypatc
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert told[0]["event"] == "found" and told[0]["permit"]
+    assert told[1]["event"] == "waits" and told[1]["next"]
+    done = subprocess.run([sys.executable, str(path), str(key), "2", "http://127.0.0.1:1"], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "next: " in done.stderr
 
 
 def test_the_command_writes_it_and_says_what_next(tmp_path):
