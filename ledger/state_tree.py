@@ -311,14 +311,15 @@ class _Update:
 
     def page(self, page: bytes, depth: int, low: int, high: int) -> Subtree:
         """What the page at `depth` becomes with changes [low, high)."""
-        keys, values, merged = self.keys, self.values, page
-        for index in range(low, high):  # most changes replace a value
+        keys, values, merged, index = self.keys, self.values, page, low
+        while index < high:  # most changes replace a value
             key_hash, value_hash = keys[index], values[index]
             at = merged.find(key_hash)
             if at < 0 or at & 63 or value_hash is None:
                 return self.reshape(page, _merged(merged, keys[index:high], values[index:high]), depth, keys[low])
             merged = merged[: at + 32] + value_hash + merged[at + ENTRY_BYTES :]
-        self.rows[page_key(keys[low], depth)] = merged
+            index += 1
+        self.rows[page_key(key_hash, depth)] = merged
         return merged
 
     def reshape(self, page: bytes, entries: bytes, depth: int, key_hash: bytes) -> Subtree:
