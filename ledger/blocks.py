@@ -65,8 +65,7 @@ class _AnyArray(Shape):
         return set(map(type, values)) <= {list} and are_plain(values)
 
     def encoded_bytes(self, values: Sequence[Any]) -> int:
-        heads = len(values) if max(map(len, values), default=0) < 24 else sum(map(array_head_bytes, map(len, values)))
-        return heads + items_bytes(list(chain.from_iterable(values)))
+        return sum(map(array_head_bytes, map(len, values))) + items_bytes(list(chain.from_iterable(values)))
 
 
 HEADER_SHAPE = Record(
@@ -119,7 +118,6 @@ BODY_SHAPE = Record(
 
 
 _begin_id: Final = blake2b(digest_size=32, person=TAGS["extrinsic"]).copy  # `digest` begun, for thousands a block
-_ALLOWED: Final = {(EXTRINSIC_VERSION, period) for period in range(MIN_PERIOD, MAX_PERIOD + 1)}
 
 
 @dataclass(slots=True)
@@ -176,7 +174,7 @@ class Extrinsic:
             return [cls.decode(raw) for raw in raws]
         bodies = [raw[64:] for raw in raws]
         values = decode_each(bodies, BODY_SHAPE, max_bytes=MAX_EXTRINSIC_BYTES, where="extrinsic")
-        if not {(value[0], value[4]) for value in values} <= _ALLOWED:
+        if any(value[0] != EXTRINSIC_VERSION or not MIN_PERIOD <= value[4] <= MAX_PERIOD for value in values):
             return [cls.decode(raw) for raw in raws]
         return list(map(cls._decoded, raws, bodies, values))
 
@@ -187,9 +185,7 @@ class Extrinsic:
         (
             made.version, made.signer, made.nonce, made.birth_height, made.period, made.tip, made.call_number, made.args
         ) = fields
-        state = _begin_id()  # as `_id_of`
-        state.update(body)
-        made.signature, made.body, made.id = raw[:64], body, state.digest()
+        made.signature, made.body, made.id = raw[:64], body, _id_of(body)
         return made
 
     @classmethod
@@ -325,21 +321,19 @@ def result_leaves(events: Sequence[Event], outcomes: Sequence[Outcome]) -> list[
 
 def _outcome_leaves(events: Sequence[Event], outcomes: Sequence[Outcome]) -> list[bytes]:
     """The leaves of the extrinsics; all of them encoded as one array, where the events are short and flat."""
-    flat: list[Any] = []
-    add, head, inner, most = flat.append, ARRAY[4], INNER_ARRAY, len(INNER_ARRAY)
-    arrays = len(outcomes)
-    for outcome in outcomes:
-        first, count = outcome.first_event, outcome.events
-        if count >= most:
-            break
-        flat += (head, outcome.error, outcome.fee_rao, first, inner[count])
-        for event in events[first : first + count] if count != 1 else (events[first],):
-            if (width := len(event)) >= most:
-                break
-            add(inner[width])
-            flat += event
-        arrays += count
-    leaves = encode_marked(flat, len(outcomes), arrays)
+    leaves: list[bytes] = []
+    most = len(INNER_ARRAY) - 1
+    if max(map(len, events), default=0) <= most and max([each.events for each in outcomes], default=0) <= most:
+        flat: list[Any] = []
+        add, head, inner, arrays = flat.append, ARRAY[4], INNER_ARRAY, len(outcomes)
+        for outcome in outcomes:
+            first, count = outcome.first_event, outcome.events
+            flat += (head, outcome.error, outcome.fee_rao, first, inner[count])
+            for event in events[first : first + count]:
+                add(inner[len(event)])
+                flat += event
+            arrays += count
+        leaves = encode_marked(flat, len(outcomes), arrays)
     return leaves or [
         encode([each.error, each.fee_rao, each.first_event, events[each.first_event : each.first_event + each.events]])
         for each in outcomes

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ledger.blocks import (
@@ -266,6 +266,7 @@ FIELDS = st.one_of(
 
 
 @settings(max_examples=60)
+@example([[0], [5] * 24, [0], [INNER_ARRAY[0][:-1] + b"\0"], *[[0]] * 4], [1, 1], ["", ""])  # a mark less, another more
 @given(
     st.lists(st.one_of(st.lists(FIELDS, min_size=1, max_size=4), st.just([5] * 24)), min_size=8, max_size=8),
     st.lists(st.integers(0, 3), max_size=2), st.lists(st.sampled_from(["", "Overflow"]), min_size=2, max_size=2),
