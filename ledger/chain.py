@@ -32,8 +32,8 @@ from .blocks import (
     result_leaves,
 )
 from .crypto import ZERO_HASH
-from .errors import Corruption, DecodeError, Error, InvariantBroken, NotFound, NotReady, Rejected, UsageError
-from .integrity import audit_state, check_newest
+from .errors import BUGS, DecodeError, Error, InvariantBroken, NotFound, NotReady, Rejected, UsageError
+from .integrity import audit_state, check_newest, read_authorities
 from .layout import Head, at
 from .linking import StateRows
 from .machine import AuthoritySet, BlockContext, StateMachine
@@ -66,7 +66,6 @@ __all__ = ["Chain", "CommitBatch", "ExecutedBlock", "Head", "StateProof", "Verif
 MAX_PENDING_COMMITS: Final = 4  # prepared batches that wait for the disk
 MAX_EXECUTED_KEPT: Final = 4  # executed children of the head
 TREES_KEPT: Final = 8  # newest versions of the state tree, for proofs
-BUGS: Final = (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 TOO_MUCH: Final = ("BlockTooHeavy", "BlockTooLarge")  # names of refusals after which less may still fit
 
 
@@ -136,10 +135,7 @@ class Chain(ChainReader):
         past.begin_archive(store, head.height) if retain_blocks is None else past.end_archive(store)
         rows = LayeredRows((), store.snapshot())
         tree = StateTree.open(StoredPages(rows), head.state_root)
-        try:
-            authorities = machine.authorities(StateView(rows))
-        except BUGS as bug:
-            raise Corruption(f"the authorities in the state cannot be read: {bug!r}") from bug
+        authorities = read_authorities(machine, rows)
         chain = cls(
             store, params, machine, Picture(head, rows, ((head.height, tree),), authorities, head.height), retain_blocks
         )
@@ -331,7 +327,7 @@ class Chain(ChainReader):
         self._store.write(rows, sync=True)
         snapshot = LayeredRows((), self._store.snapshot())
         with self._lock:
-            authorities = self.machine.authorities(StateView(snapshot))
+            authorities = read_authorities(self.machine, snapshot)
             self._now = Picture(head, snapshot, ((height, tree.over(StoredPages(snapshot))),), authorities, height)
         self._cache.clear()
         self._executed.clear()

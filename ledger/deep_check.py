@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from . import indexes, layout
 from .blocks import Body, Event, Extrinsic, Header, Outcome, events_root
-from .errors import Corruption, DecodeError, Error
+from .errors import UNREADABLE, Corruption, DecodeError
 from .history import archive_from, version_rows
 from .layout import ReverseDiff, at
 from .linking import Links, fits
@@ -36,8 +36,6 @@ ROW_KINDS: Final = frozenset((
     layout.EXTRA, b"m",
 ))
 INDEX_KINDS: Final = (layout.EXTRINSIC, layout.ACCOUNTS, layout.EVENT_KIND, layout.EPOCH)
-# What a damaged row may raise.
-UNREADABLE: Final = (Error, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
 
 Progress = Callable[[str, int, int], None]  # what, done, of
 

@@ -11,7 +11,7 @@ the node loudly with an exit code of 20 or more. Names and numbers are declared 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class Error(Exception):
@@ -212,3 +212,8 @@ class Locked(Fault):
 
     name = "Locked"
     exit_code = 27
+
+
+# What Python raises where code meets what it did not expect: a mistake in the rules, or damaged bytes.
+BUGS: Final = (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+UNREADABLE: Final = (Error, *BUGS)  # what reading a damaged row may raise

@@ -12,10 +12,12 @@ from itertools import islice
 from typing import Final
 
 from . import layout
-from .errors import Corruption, DecodeError, NotFound
+from .errors import BUGS, Corruption, DecodeError, NotFound
+from .machine import AuthoritySet, StateMachine
 from .reading import ChainReader, Picture
 from .rewinding import head_at
 from .state_tree import leaf_hash, state_root
+from .views import LayeredRows, StateView
 from .votes import PRECOMMIT
 
 CHECKED_LINKS: Final = 64  # newest headers followed at start
@@ -72,3 +74,11 @@ def audit_state(now: Picture) -> None:
     values = {key[1:]: layout.state_value(row) for key, row in now.rows.items(layout.STATE)}
     if state_root(values) != now.head.state_root:
         raise Corruption("the stored state values do not have the head's state root")
+
+
+def read_authorities(machine: StateMachine, rows: LayeredRows) -> AuthoritySet:
+    """The set that certifies the block after the state in these rows. Raises Corruption."""
+    try:
+        return machine.authorities(StateView(rows))
+    except BUGS as bug:
+        raise Corruption(f"the authorities in the state cannot be read: {bug!r}") from bug

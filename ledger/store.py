@@ -205,12 +205,11 @@ class LevelStore(_LevelReader):
     def write(self, batch: Mapping[bytes, bytes | None], *, sync: bool) -> None:
         with _translated(self._path):
             rows = self._db.write_batch(sync=sync)
-            put = rows.put
             for key, value in batch.items():
                 if value is None:
                     rows.delete(key)
                 else:
-                    put(key, value)
+                    rows.put(key, value)
             rows.write()
 
     def snapshot(self) -> Snapshot:

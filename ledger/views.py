@@ -146,9 +146,8 @@ class RowCache:
             known.update(fresh)
             _shorten(known)
         rows.update(changes)
-        if max(map(len, filter(None, changes.values())), default=0) > MAX_CACHED_ROW_BYTES:
-            for key in [key for key, row in changes.items() if row and len(row) > MAX_CACHED_ROW_BYTES]:
-                del rows[key]
+        for key in [key for key, row in changes.items() if row and len(row) > MAX_CACHED_ROW_BYTES]:
+            del rows[key]
         _shorten(rows)
 
     def clear(self) -> None:

@@ -27,11 +27,8 @@ class BoundedHttp(CutOff, Crowd, H11Protocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if self.is_crowded():
-            transport.abort()
-            return
-        self.make_room()
-        self._wait()
+        if self.is_admitted():
+            self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()

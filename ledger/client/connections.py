@@ -48,12 +48,21 @@ class CutOff:
 class Crowd:
     """Who gives way where connections are short. On the machine everybody has the same address: there only waiting counts."""
 
+    transport: Transport
     client: tuple[str, int] | None
     connections: Any  # a set, of all protocols of the server
     limit_concurrency: int | None
     waiting_since: float | None = None  # None while a request is answered
 
-    def is_crowded(self) -> bool:
+    def is_admitted(self) -> bool:
+        """Whether there is room for this connection, made in another's place if need be. Cuts it if not."""
+        if self._is_crowded():
+            self.transport.abort()
+            return False
+        self._make_room()
+        return True
+
+    def _is_crowded(self) -> bool:
         """True where an address elsewhere has more connections than it may, this one included."""
         address = self.client[0] if self.client else ""
         if is_local(address):
@@ -61,7 +70,7 @@ class Crowd:
         clients = [getattr(other, "client", None) for other in self.connections]
         return sum(1 for client in clients if client and client[0] == address) > MAX_CONNECTIONS_PER_ADDRESS
 
-    def make_room(self) -> None:
+    def _make_room(self) -> None:
         """Where all connections are taken, end the one that has waited for its next request for longest."""
         others: Collection[Any] = self.connections
         if self.limit_concurrency is None or len(others) < self.limit_concurrency:
@@ -73,7 +82,7 @@ class Crowd:
         if waiting:
             _, _, longest = min(waiting)
             self.connections.discard(longest)
-            longest.transport.abort()  # type: ignore[attr-defined]
+            longest.transport.abort()
 
 
 def is_local(address: str) -> bool:

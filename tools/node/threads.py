@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from ledger.errors import NotReady
 from ledger.verdict import SignatureTask, verify_one_by_one
@@ -186,7 +186,8 @@ class _SharedBatch:
     def __init__(self, tasks: Sequence[SignatureTask]) -> None:
         self._tasks, self._valid = tasks, [False] * len(tasks)
         self._starts = deque(range(0, len(tasks), TAKEN_AT_ONCE))
-        self._left, self._error = len(self._starts), cast(BaseException | None, None)
+        self._left = len(self._starts)
+        self._error: BaseException | None = None
         self._lock, self._done = threading.Lock(), threading.Event()
 
     def work(self) -> None:

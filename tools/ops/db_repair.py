@@ -16,13 +16,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from ledger import layout, reindexing
 from ledger.blocks import Block, Body, Header
 from ledger.chain import Chain
 from ledger.deep_check import Section, deep_check, first_block
-from ledger.errors import Corruption, DiskFailure, Error, Locked, NewerSchema, NotFound, Rejected, WrongGenesis
+from ledger.errors import UNREADABLE, Corruption, DiskFailure, Locked, NewerSchema, NotFound, Rejected, WrongGenesis
 from ledger.history import RETAINED_BLOCKS, archive_from
 from ledger.layout import Head, at
 from ledger.recovery import members_of
@@ -47,8 +47,6 @@ from .db_home import (
     read_guard,
     spec_path,
 )
-
-UNREADABLE: Final = (Error, ValueError, TypeError, KeyError, IndexError, AssertionError)
 
 Progress = Callable[[str, int, int], None]  # what, done, of
 

@@ -46,11 +46,8 @@ class _Http(CutOff, Crowd, HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         self.waiting_since = self.loop.time()
-        if self.is_crowded():
-            transport.close()
-        else:
-            self.make_room()
-        self._watch()
+        if self.is_admitted():
+            self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
