@@ -131,11 +131,7 @@ def decode_each(parts: Sequence[bytes], shape: Shape, *, max_bytes: int = DEFAUL
                 data, max_depth=MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False, tag_hook=_refuse_tag,
                 semantic_decoders=_REFUSED_TAGS,
             ))
-        good = (
-            shape.all_fit(values)
-            and max(map(len, parts), default=0) <= max_bytes
-            and shape.encoded_bytes(values) == sum(map(len, parts))
-        )
+        good = max(map(len, parts), default=0) <= max_bytes and shape.fitting_bytes(values) == sum(map(len, parts))
     except Exception:  # whatever it was, it is found again below, and named
         good = False
     if not good:
@@ -300,6 +296,10 @@ class Shape(ABC):
         """How many bytes the encodings of values that fit have together."""
         return items_bytes(values)
 
+    def fitting_bytes(self, values: Sequence[Any]) -> int:
+        """`encoded_bytes`, or -1 if one of the values does not fit."""
+        return self.encoded_bytes(values) if self.all_fit(values) else -1
+
     def _passes(self, value: Any) -> bool:
         try:
             self.check(value)
@@ -326,6 +326,11 @@ class Int(Shape):
 
     def all_fit(self, values: Sequence[Any]) -> bool:
         return not values or (_are(int, values) and self.low <= min(values) and max(values) <= self.high)
+
+    def encoded_bytes(self, values: Sequence[Any]) -> int:
+        if values and values.count(values[0]) == len(values):  # as most fields of a block's extrinsics are
+            return len(values) * len(encode(values[0]))
+        return items_bytes(values)
 
 
 def Uint(bits: int) -> Int:
@@ -366,6 +371,9 @@ class Bytes(Shape):
 
     def all_fit(self, values: Sequence[Any]) -> bool:
         return not values or (_are(bytes, values) and _lengths_within(self.low, self.high, values))
+
+    def encoded_bytes(self, values: Sequence[Any]) -> int:
+        return len(values) * len(encode(bytes(self.low))) if self.low == self.high else items_bytes(values)
 
 
 class Text(Shape):
@@ -438,16 +446,20 @@ class Record(Shape):
         return fits
 
     def all_fit(self, values: Sequence[Any]) -> bool:
+        return self.fitting_bytes(values) >= 0
+
+    def fitting_bytes(self, values: Sequence[Any]) -> int:
         width = len(self.fields)
         if not values:
-            return True
+            return 0
         if not (_are(list, values) and _lengths_within(width, width, values)):
-            return False
-        return all(shape.all_fit(column) for shape, column in zip(self.fields.values(), zip(*values)))
-
-    def encoded_bytes(self, values: Sequence[Any]) -> int:
-        columns = zip(self.fields.values(), zip(*values))
-        return array_head_bytes(len(self.fields)) * len(values) + sum(shape.encoded_bytes(each) for shape, each in columns)
+            return -1
+        total = array_head_bytes(width) * len(values)
+        for shape, column in zip(self.fields.values(), zip(*values)):
+            if (found := shape.fitting_bytes(column)) < 0:
+                return -1
+            total += found
+        return total
 
 
 class Optional(Shape):
