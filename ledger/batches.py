@@ -30,6 +30,7 @@ class ExecutedBlock:
     tree: StateTree = field(default_factory=StateTree, repr=False)
     pages: PageChanges = field(default_factory=dict, repr=False)
     leaves: Sequence[bytes] = field(default=(), repr=False)
+    view: CachedView | None = field(default=None, repr=False, compare=False)  # what it was executed on
 
 
 @dataclass(frozen=True)

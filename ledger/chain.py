@@ -58,7 +58,7 @@ from .verdict import (
     read_extrinsics,
     verify_one_by_one,
 )
-from .views import Layer, LayeredRows, RowCache, StateView
+from .views import CachedView, Layer, LayeredRows, RowCache, StateView
 from .votes import PRECOMMIT, Certificate, authorities_hash, leader
 
 __all__ = ["Chain", "CommitBatch", "ExecutedBlock", "Head", "StateProof", "VerifyBatch"]
@@ -257,7 +257,8 @@ class Chain(ChainReader):
             block.height, block.hash, block.header.timestamp_ms, executed.tree.root, block.header.next_authorities_hash
         )
         with collector_paused():
-            all_rows, state = self._rows_of(executed, certificate, head, extra or {})
+            view = self._cache.again(executed.view, now.rows)
+            all_rows, state = self._rows_of(executed, certificate, head, view, extra or {})
             batch = CommitBatch(block.height, all_rows)
         head, authorities = self._with_recovery(head, executed.result.authorities)
         with self._lock:
@@ -267,7 +268,7 @@ class Chain(ChainReader):
                 head, rows, (*self._now.trees[1 - TREES_KEPT :], (head.height, executed.tree.over(StoredPages(rows)))),
                 authorities, self._now.durable_height,
             )
-        self._cache.advance(state, executed.result.objects)
+        self._cache.advance(view, state, executed.result.objects)
         self._executed.clear()
         self._hashes[head.height] = head.hash
         return batch
@@ -397,7 +398,8 @@ class Chain(ChainReader):
             raise Rejected("BlockTooHeavy", f"weight {result.weight}, at most {self.params.max_block_weight} allowed")
         tree, pages = self._now.tree.updated(result.changes)
         return ExecutedBlock(
-            block, extrinsics, result, tree=tree, pages=pages, leaves=result_leaves(result.events, result.outcomes)
+            block, extrinsics, result, tree=tree, pages=pages, leaves=result_leaves(result.events, result.outcomes),
+            view=view,
         )
 
     def dump(self, block: Block, error: Error) -> bytes:
@@ -459,13 +461,12 @@ class Chain(ChainReader):
         return left, refused
 
     def _rows_of(
-        self, executed: ExecutedBlock, certificate: Certificate, head: Head, extra: Mapping[bytes, bytes | None]
+        self, executed: ExecutedBlock, certificate: Certificate, head: Head, view: CachedView,
+        extra: Mapping[bytes, bytes | None],
     ) -> tuple[dict[bytes, bytes | None], StateRows]:
         """Everything that the commit of a block writes, and the state rows among it once more, by state key."""
         now, height = self._now, head.height
-        rows, state, before = block_rows(
-            executed, certificate, head, now, self._cache.over(now.rows), self.machine.account_key
-        )
+        rows, state, before = block_rows(executed, certificate, head, now, view, self.machine.account_key)
         rows.update((layout.EXTRA + key, row) for key, row in extra.items())
         if now.head.height in self.recoveries:
             rows[layout.AUTHORITIES + now.head.next_authorities_hash] = b"".join(now.authorities.keys)

@@ -30,13 +30,28 @@ class View(Protocol):
 Objects = dict[Any, dict[bytes, Any]]
 
 
-class RememberingView(View, Protocol):
-    """A view of a state that is read again and again: the machine keeps in `objects` what it made of its values.
+class Kept:
+    """A state row, None where there is none, and what was last made of its value, with what: None at first."""
 
-    Whoever gives the view keeps `objects` true to the state: see `BlockResult.objects`.
+    __slots__ = ("codec", "row", "value")
+
+    def __init__(self, row: bytes | None) -> None:
+        self.row = row
+        self.codec: Any = None
+        self.value: Any = None
+
+
+class RememberingView(View, Protocol):
+    """A view of a state that is read again and again: the machine leaves in `kept` what it made of its values.
+
+    `met` is to have the entries in `kept` that were used; `entry` finds one or makes it. Whoever gives the view keeps the
+    entries true to the state: see `BlockResult.objects`.
     """
 
-    objects: Objects
+    kept: dict[bytes, Kept]
+    met: dict[bytes, Kept]
+
+    def entry(self, key: bytes) -> Kept: ...
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Final
 
 from .layout import LINKED_MARK, PLACE_BYTES, STATE, state_value
-from .machine import Objects
+from .machine import Kept, Objects
 from .store import Snapshot, prefix_end
 
 MAX_CACHED_ROWS: Final = 1 << 17
@@ -114,83 +114,101 @@ class MemoryView:
 
 
 class RowCache:
-    """State rows of the head that were read or written lately, and objects that the machine made of their values.
+    """State rows of the head that were read or written lately, with what the machine made of their values.
 
     Belongs to the chain thread.
     """
 
     def __init__(self) -> None:
-        self.rows: dict[bytes, bytes | None] = {}
-        self.objects: Objects = {}
+        self.kept: dict[bytes, Kept] = {}
+        self.heads = 0  # counts the heads that it was moved to
 
     def fill(self, below: LayeredRows, remembered: Callable[[Iterable[tuple[bytes, bytes]]], Objects]) -> None:
         """Begin with the head's first rows, as many as have room: one by one they would cost ten times as much.
 
         `remembered`: see `StateMachine.remembered`.
         """
-        first = islice(below.items(STATE), MAX_CACHED_ROWS - len(self.rows))
-        self.rows.update((key[1:], row) for key, row in first if len(row) <= MAX_CACHED_ROW_BYTES)
-        self.objects = remembered((key, state_value(row)) for key, row in self.rows.items() if row is not None)
+        first = islice(below.items(STATE), MAX_CACHED_ROWS - len(self.kept))
+        self.kept.update((key[1:], Kept(row)) for key, row in first if len(row) <= MAX_CACHED_ROW_BYTES)
+        values = ((key, state_value(each.row)) for key, each in self.kept.items() if each.row is not None)
+        _note(self.kept, remembered(values))
 
     def over(self, below: LayeredRows) -> CachedView:
         """The head's view, reading through this cache."""
-        return CachedView(below, self.rows, self.objects)
+        return CachedView(below, self)
 
-    def advance(self, changes: Mapping[bytes, bytes | None], objects: Mapping[Any, Mapping[bytes, Any]]) -> None:
-        """A block that wrote these state rows became the head. `objects`: see `BlockResult`."""
-        rows = self.rows
-        for codec, known in self.objects.items():
-            fresh = objects.get(codec, {})
-            for key in [key for key in changes if key not in fresh]:
-                known.pop(key, None)
-            known.update(fresh)
-            _shorten(known)
-        rows.update(changes)
-        for key in [key for key, row in changes.items() if row and len(row) > MAX_CACHED_ROW_BYTES]:
-            del rows[key]
-        _shorten(rows)
+    def again(self, view: CachedView | None, below: LayeredRows) -> CachedView:
+        """That view, if it shows the head still, or another one."""
+        return view if view is not None and view.is_of(self) else self.over(below)
+
+    def advance(
+        self, view: CachedView, changes: Mapping[bytes, bytes | None], objects: Mapping[Any, Mapping[bytes, Any]]
+    ) -> None:
+        """A block that wrote these state rows became the head. `view`: the head's until now; `objects`: see `BlockResult`."""
+        kept, met = self.kept, view.met
+        for key, row in changes.items():
+            each = met[key] if key in met else view.entry(key)
+            each.row, each.codec = row, None
+            if row is not None and len(row) > MAX_CACHED_ROW_BYTES:
+                kept.pop(key, None)
+            elif key not in met:  # it was too long to be kept
+                kept[key] = met[key] = each
+        _note(met, objects)
+        self.heads += 1
+        if len(kept) > MAX_CACHED_ROWS:  # forget what was known longest
+            for key in list(islice(kept, len(kept) - MAX_CACHED_ROWS // 2)):
+                del kept[key]
 
     def clear(self) -> None:
-        self.rows.clear()
-        self.objects.clear()
+        self.kept.clear()
+        self.heads += 1
 
 
-def _shorten(cached: dict[bytes, Any]) -> None:
-    """Forget what was known longest, if it is too much."""
-    if len(cached) > MAX_CACHED_ROWS:
-        for key in list(islice(cached, len(cached) - MAX_CACHED_ROWS // 2)):
-            del cached[key]
+def _note(kept: Mapping[bytes, Kept], objects: Mapping[Any, Mapping[bytes, Any]]) -> None:
+    """Put objects beside the rows that they were made of, where those are kept."""
+    for codec, values in objects.items():
+        for key, value in values.items():
+            if (each := kept.get(key)) is not None:
+                each.codec, each.value = codec, value
 
 
 class CachedView:
-    """The head's state, read through a cache; implements `machine.RememberingView`."""
+    """The head's state, read through a cache; implements `machine.RememberingView`. Of no use when the head has moved on."""
 
-    def __init__(self, below: LayeredRows, cached: dict[bytes, bytes | None], objects: Objects) -> None:
-        self._below, self._cached, self.objects = below, cached, objects
+    def __init__(self, below: LayeredRows, cache: RowCache) -> None:
+        self._below, self._cache, self._head = below, cache, cache.heads
+        self.kept, self.met = cache.kept, dict[bytes, Kept]()
+
+    def is_of(self, cache: RowCache) -> bool:
+        """Whether it still shows the head of this cache."""
+        return self._cache is cache and self._head == cache.heads
+
+    def entry(self, key: bytes) -> Kept:
+        """See `RememberingView`. Those that are met are found faster again than among all."""
+        found = self.met.get(key) or self.kept.get(key)
+        if found is None:
+            row = self._below.get(STATE + key)
+            found = Kept(row)
+            if row is not None and len(row) > MAX_CACHED_ROW_BYTES:
+                return found
+            self.kept[key] = found
+        self.met[key] = found
+        return found
 
     def get(self, key: bytes) -> bytes | None:
-        try:
-            row = self._cached[key]
-        except KeyError:
-            row = self.row(key)
+        row = self.entry(key).row
         if row is None:
             return None
         return row[1 + PLACE_BYTES :] if row[:1] == LINKED_MARK else state_value(row)  # the first is what is asked most
 
     def row(self, key: bytes) -> bytes | None:
         """The whole state row."""
-        try:
-            return self._cached[key]
-        except KeyError:
-            row = self._below.get(STATE + key)
-            if row is None or len(row) <= MAX_CACHED_ROW_BYTES:
-                self._cached[key] = row
-            return row
+        return self.entry(key).row
 
     def rows(self, keys: Iterable[bytes]) -> dict[bytes, bytes | None]:
         """The whole state rows of these keys."""
-        cached, row = self._cached, self.row
-        return {key: cached[key] if key in cached else row(key) for key in keys}
+        met, entry = self.met, self.entry
+        return {key: (met[key] if key in met else entry(key)).row for key in keys}
 
     def items(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         return StateView(self._below).items(prefix, after)

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import is_
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from ledger.machine import Objects, View
+from ledger.machine import RememberingView, View
 
 _ABSENT: Any = object()
 
@@ -55,7 +55,7 @@ class State:
         self._view = view
         self._rows: dict[bytes, _Row] = {}  # the view is asked once a block for each key
         self._changed: dict[bytes, _Row] = {}  # those of them that were written
-        self._known: Objects | None = getattr(view, "objects", None)
+        self._memory = cast(RememberingView, view) if hasattr(view, "kept") else None
         self._fresh: dict[Codec, dict[bytes, Any]] = {}
         self._journal: list[tuple[bytes, _Row, Any, Any]] = []  # key, its row, `change` and `value` before a write
 
@@ -101,30 +101,22 @@ class State:
         row = self._rows.get(key)
         if row is None:  # most reads of a block are of a key that it has not asked for
             row = self._rows[key] = _Row()
-            known = self._known_of(codec) if codec.remembered else None
-            value = None if known is None else known.get(key)
-            if value is None:
-                data = row.before = self._view.get(key)
-                if data is not None:
-                    value = codec.decode_own(data)
-                    if known is not None:
-                        known[key] = value
-            row.value = value
+            memory = self._memory if codec.remembered else None
+            if memory is not None and (kept := memory.kept.get(key)) is not None and kept.codec is codec:
+                memory.met[key] = kept
+                row.value = value = kept.value
+                return value
+            data = row.before = self._view.get(key)
+            row.value = value = None if data is None else codec.decode_own(data)
+            if memory is not None and value is not None:
+                kept = memory.entry(key)
+                kept.codec, kept.value = codec, value
             return value
         value = row.value
         if value is _ABSENT:
             data = self._data(key, row)
             value = row.value = None if data is None else codec.decode_own(data)
         return value
-
-    def _known_of(self, codec: Codec) -> dict[bytes, Any] | None:
-        """What the view knows of a codec's values; None if it keeps nothing."""
-        if self._known is None:
-            return None
-        known = self._known.get(codec)
-        if known is None:
-            known = self._known[codec] = {}
-        return known
 
     def put_value(self, key: bytes, codec: Codec, value: Any) -> None:
         """Set a value, not None, that will be encoded when its bytes are asked for."""
