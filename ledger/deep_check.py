@@ -6,13 +6,15 @@
     past states   every reverse diff leads back to the root of the block below; versions say what the diffs say
     rows          no row of an unknown kind
 
-History rows of the runtime are outside every root: only a replay of the blocks can check them.
+History rows of the runtime are outside every root: only a replay of the blocks can check them. Blocks that are known to be
+lost (see `lost`) are passed over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from . import indexes, layout
@@ -21,6 +23,7 @@ from .errors import UNREADABLE, Corruption, DecodeError
 from .history import archive_from, version_rows
 from .layout import ReverseDiff, at
 from .linking import Links, fits
+from .lost import lost_blocks
 from .reading import Picture
 from .state_tree import StateTree
 from .store import Snapshot
@@ -100,7 +103,7 @@ def _blocks(
     for name, row in sets.items():
         keys = [row[start : start + 32] for start in range(0, len(row), 32)]
         blocks.expect(authorities_hash(keys) == name, f"the authority set {name.hex()[:16]} is not that of its name")
-    first = first_block(now.rows, head.height)
+    first, lost = first_block(now.rows, head.height), lost_blocks(now.rows)
     links = Links(chain.machine.account_key)
     expected: tuple[int, bytes, bytes] | None = None  # height, parent hash and authority set that the next header names
     for header in _headers(now.rows, blocks):
@@ -110,14 +113,14 @@ def _blocks(
             blocks.expect(header.authorities_hash == expected[2], f"block {header.height} has another set than was named")
         elif header.height == params.initial_height:
             blocks.expect(header.parent_hash == params.genesis_hash, "the first block does not follow the genesis")
-        elif header.height >= first:
+        elif header.height >= first and header.height - 1 not in lost:
             blocks.problem(f"the block below {header.height} is missing")
         recovery = chain.recoveries.get(header.height)
         named = header.next_authorities_hash if recovery is None else authorities_hash(recovery.keys)
         expected = header.height + 1, header.hash, named
         place = now.rows.get(layout.BY_HASH + header.hash)
         blocks.expect(place == header.height.to_bytes(8, "big"), f"block {header.height} is not found by its hash")
-        if header.height >= first:
+        if header.height >= first and header.height not in lost:
             blocks.checked += 1
             _block(now.rows, header, sets.get(header.authorities_hash, b""), domain_at(header.height), blocks, index, links)
     if head.height > params.genesis_height:
@@ -129,10 +132,16 @@ def _blocks(
 
 
 def first_block(rows: Snapshot, head_height: int) -> int:
-    """The lowest height whose whole block is kept; above the head if none is (a node that began from a snapshot)."""
-    for key, _ in rows.items(layout.BODY):
-        return int.from_bytes(key[1:], "big")
-    return head_height + 1
+    """The lowest height whose whole block is kept, or was before it was lost; above the head if none is: a node that began
+    from a snapshot. Raises Corruption where nothing says so any more."""
+    found = sorted(lost_blocks(rows))[:1]
+    for kind in (layout.BODY, layout.RESULT):  # either may be the one that is gone
+        try:
+            found += [int.from_bytes(key[1:], "big") for key, _ in islice(rows.items(kind), 1)]
+        except Corruption:
+            if kind == layout.RESULT and not found:
+                raise
+    return min(found, default=head_height + 1)
 
 
 def _headers(rows: Snapshot, section: Section) -> Iterator[Header]:

@@ -23,7 +23,7 @@ def handovers(rows: Snapshot, first_height: int, last_height: int) -> list[Heade
 
     A node that began from a snapshot keeps no header between, but all that hand over. Reads some 20 headers for each.
     Where operators replaced a lost set by a recovery file, its block is among them: whoever has the file goes on from there.
-    Raises NotFound, UsageError (too many).
+    Raises NotFound (also where a header that handed over was lost), UsageError (too many).
     """
     current, last = _stored_from(rows, first_height), _stored_from(rows, last_height)
     found: list[Header] = []
@@ -49,6 +49,12 @@ def _last_of_set(rows: Snapshot, first: Header, other: Header) -> Header:
             low = found
         else:
             high = middle
+    following = _stored_from(rows, low.height + 1)
+    if following.height > low.height + 1 and low.next_authorities_hash == low.authorities_hash:
+        raise NotFound(
+            f"a block between {low.height} and {following.height} handed over to another authority set and is not kept here",
+            hint="ask another node for the proof",
+        )
     return low
 
 

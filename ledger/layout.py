@@ -3,6 +3,7 @@
     m/schema m/genesis     what this database is (see `store.stamp`)
     m/head                 [height, hash, timestamp_ms, state_root, next_authorities_hash]
     m/work                 the indexes are being made again: until it is gone, nothing opens the chain
+    m/lost                 blocks that a damaged database lost in part (see `lost`); only where there are some
     s + key                state row at the head: the value, and where the newest extrinsic of its account is (below)
     p + page key           page of the state tree at the head, or index row of a large one (see `tree_pages`)
     h b c r + height       header, body, certificate of the block, result (events and outcomes)
@@ -43,6 +44,7 @@ SCHEMA: Final = 1
 HEAD_KEY: Final = b"m/head"
 ARCHIVE_KEY: Final = b"m/archive"
 WORK_KEY: Final = b"m/work"
+LOST_KEY: Final = b"m/lost"
 STATE: Final = b"s"
 PAGE: Final = b"p"
 HEADER: Final = b"h"

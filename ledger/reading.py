@@ -16,6 +16,7 @@ from .blocks import MAX_PERIOD, Block, Body, Event, Header, Outcome
 from .errors import Corruption, NotFound, Pruned
 from .layout import Head, ReverseDiff, at
 from .linking import AccountKey
+from .lost import lost_blocks
 from .machine import AuthoritySet, View
 from .spec import ChainSpecParams
 from .state_tree import StateTree
@@ -109,11 +110,18 @@ class ChainReader:
             return self.params.genesis_hash
         found = self._hashes.get(height)
         if found is None:
-            found = self.header(height).hash
+            found = self._stored_hash(height)
             if len(self._hashes) > 2 * MAX_PERIOD:
                 self._hashes.clear()
             self._hashes[height] = found
         return found
+
+    def _stored_hash(self, height: int) -> bytes:
+        """The header's, or where that is lost what the certificate says."""
+        certificate = self._now.rows.get(at(layout.CERTIFICATE, height)) if height >= 0 else None
+        if certificate is not None and self._now.rows.get(at(layout.HEADER, height)) is None:
+            return Certificate.decode(certificate).block_hash
+        return self.header(height).hash
 
     def header(self, where: int | bytes) -> Header:
         """Header by height or hash. The genesis state has none."""
@@ -158,9 +166,16 @@ class ChainReader:
         return tuple(joined[start : start + 32] for start in range(0, len(joined), 32))
 
     def set_changes(self) -> Iterator[Header]:
-        """Headers of the blocks, ascending, that handed over to another authority set. Looks at every header."""
+        """Headers of the blocks, ascending, that handed over to another authority set. Looks at every header.
+
+        Raises NotFound if one of them was lost.
+        """
+        expected, lost = b"", lost_blocks(self._now.rows)
         for _, row in self._now.rows.items(layout.HEADER):
             header = Header.decode(row)
+            if header.height - 1 in lost and header.authorities_hash != expected:
+                raise NotFound(f"the block before {header.height} handed over to another authority set, and was lost here")
+            expected = header.next_authorities_hash
             if header.next_authorities_hash != header.authorities_hash:
                 yield header
 
@@ -278,8 +293,11 @@ class ChainReader:
         height = where if isinstance(where, int) else self.height_of(where)
         row = self._now.rows.get(at(prefix, height)) if height >= 0 else None
         if row is None and self.params.genesis_height < height <= self._now.head.height:
+            lost = height in lost_blocks(self._now.rows)
             raise NotFound(
-                f"block {height} is not kept here", hint="this node began from a snapshot; ask one that has all blocks"
+                f"block {height} was lost here with a damaged database" if lost else f"block {height} is not kept here",
+                hint="the node's operator gets it back with `quorix db import`; until then ask another node" if lost else
+                "this node began from a snapshot; ask one that has all blocks",
             )
         if row is None:
             raise NotFound(f"there is no block {height}")

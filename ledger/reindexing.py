@@ -1,6 +1,6 @@
 """Making all index rows again from the stored blocks and results, with the places in state rows: `quorix db reindex`.
 
-The lists of accounts have no gaps afterwards.
+The lists of accounts have no gaps afterwards, but for blocks that are lost (see `lost`): the indexes do not know them.
 
 The mark `m/work` is written before the first old row is deleted and goes with the last new one. While it is there nothing
 opens the chain: a search would silently find too little. A second run begins anew, so a kill does no harm.
@@ -18,6 +18,7 @@ from .errors import Corruption
 from .indexes import Rows
 from .layout import WORK_KEY, at
 from .linking import AccountKey, Links, mended_row
+from .lost import lost_blocks
 from .store import Snapshot, Store
 
 BATCH_ROWS: Final = 5_000
@@ -37,9 +38,11 @@ def reindex(store: Store, account_key: AccountKey, progress: Progress) -> int:
     store.write({WORK_KEY: _REINDEX}, sync=True)
     _delete(store, progress)
     made, rows, links = 0, Rows(), Links(account_key)
-    head = layout.Head.decode(store.get(layout.HEAD_KEY))
+    head, lost = layout.Head.decode(store.get(layout.HEAD_KEY)), lost_blocks(store)
     for key, data in store.items(layout.BODY):
         height = int.from_bytes(key[1:], "big")
+        if height in lost:
+            continue
         result = store.get(at(layout.RESULT, height))
         if result is None:
             raise Corruption(f"the results of block {height} are missing")

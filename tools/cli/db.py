@@ -53,6 +53,7 @@ def info_command(out: Output, home: Path, spec: Path | None) -> None:
 
     found = info(home, spec)
     blocks = "none yet" if found["blocks_from"] is None else f"{found['blocks_from']} to {found['height']}"
+    blocks += f", lost: {found['lost']} (`quorix db import` brings them back)" if found["lost"] else ""
     states = f"{found['states_from']} to {found['height']} ({found['history']})"
     signed = found["signed_height"]
     guard = "nothing signed yet" if signed == -1 else f"up to height {signed}"
@@ -86,7 +87,8 @@ def check_command(out: Output, home: Path, spec: Path | None, deep: bool) -> Non
             out.table("", ("part", "checked", "result"), rows, right=("checked",))
         if found["ok"]:
             kind = "everything fits" if deep else "the newest blocks and a sample of the state fit; --deep checks everything"
-            return f"block {found['height']}: {kind} ({found['seconds']:.1f} s)"
+            lost = f"\nlost earlier: blocks {found['lost']}; `quorix db import FILE` brings them back" if found["lost"] else ""
+            return f"block {found['height']}: {kind} ({found['seconds']:.1f} s){lost}"
         return "\n".join(f"{each['name']}: {problem}" for each in found["sections"] for problem in each["problems"])
 
     out.data(found, show)
@@ -104,21 +106,61 @@ def repair_command(out: Output, home: Path, spec: Path | None) -> None:
 
     with _progress(out) as progress:
         found = repair(home, spec, progress)
-    lines = {
-        "nothing": ["nothing to repair: the deep check finds nothing"],
-        "indexes": ["repaired: " + found["problem"], "nothing was lost"],
-        "replay": [
-            f"found: {found['problem']}",
-            f"repaired: every block up to {found['height']} was verified and executed again" if found["height"] else
-            "no whole block could be read: the node begins again at its genesis",
-        ],
-    }[found["done"]]
-    if found["done"] == "replay":
-        lost, known = found["lost_blocks"], "no block is known to be lost; if there were later ones, peers have them"
-        lines.append(f"lost: blocks {lost[0]} to {lost[1]}; peers have them" if lost else known)
+    if found["done"] == "nothing":
+        lines = ["nothing to repair: the deep check finds nothing"]
+    elif found["done"] == "indexes":
+        lines = ["repaired: " + found["problem"], "nothing was lost"]
+    else:
+        lines = _kept_lines(found) if found["done"] == "kept" else _replay_lines(found)
+    if found["put_aside"]:
         lines.append(f"the damaged database is kept at {found['put_aside']}; delete it when all is well")
         lines.append("the sign database was not touched")
     out.data(found, "\n".join([*lines, *([f"warning: {found['warning']}"] if found["warning"] else [])]))
+
+
+def _kept_lines(found: dict[str, Any]) -> list[str]:
+    """What a repair kept, and how to get the rest again."""
+    lines = [
+        f"found: {found['problem']}",
+        f"repaired: block {found['height']}, the head, and its state are sound and stay, with all that is sound below",
+    ]
+    if not found["lost_blocks"]:
+        return [*lines, "nothing was lost"]
+    first, last = found["lost_blocks"][0][0], found["lost_blocks"][-1][1]
+    return [
+        *lines,
+        f"lost: blocks {_ranges(found['lost_blocks'])}; their transactions are in no index",
+        f"to get them again: `quorix db export FILE --from {first} --to {last}` on a node that has them (or on a backup that "
+        "was restored elsewhere), and `quorix db import FILE` here",
+    ]
+
+
+def _replay_lines(found: dict[str, Any]) -> list[str]:
+    """What a replay could execute, what stopped it, and where the rest is."""
+    height, lost = found["height"], found["lost_blocks"]
+    lines = [
+        f"found: {found['problem']}",
+        f"repaired: every block up to {height} was verified and executed again" if height else
+        "no whole block could be read: the node begins again at its genesis",
+    ]
+    if not lost:
+        return [*lines, "no block is known to be lost; if there were later ones, peers have them"]
+    if found["unreadable"] is not None:
+        at, missing = found["unreadable"]
+        why = f"{' and '.join(missing)} cannot be read" if missing else "it is not valid"
+        above = lost[0][1] - at
+        lines.append(f"stopped at block {at}: {why}" + (
+            f"; {counted(above, 'block')} above it could not be executed without it" if above else ""
+        ))
+    lines.append(f"lost: blocks {_ranges(lost)}; peers have them")
+    if found["salvaged_files"]:
+        lines.append(f"the whole ones are in these files; without peers, import one that holds block {height + 1} first:")
+        lines += [f"  quorix db import {file}" for file in found["salvaged_files"]]
+    return lines
+
+
+def _ranges(ranges: list[list[int]]) -> str:
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in ranges)
 
 
 @group.command("rewind")
@@ -226,12 +268,18 @@ def import_command(out: Output, home: Path, spec: Path | None, file: Path, check
         text += f"\ntrusted: {by}"
     else:
         text = _imported(found)
+        text += f"\nnext: {found['next']}" if found["next"] else ""
     out.data(found, text)
 
 
 def _imported(found: dict[str, Any]) -> str:
     """What an import of blocks did, in words."""
     head = f"the head is {found['height']}"
+    if found["refilled"]:
+        left = f"; blocks {found['lost']} are not whole yet" if found["lost"] else "; no block is lost any more"
+        head = f"{counted(found['refilled'], 'lost block')} came back{left}; {head}"
+    if not found["blocks"] and found["refilled"]:
+        return head
     if not found["blocks"]:
         return f"nothing new: {counted(found['known'], 'block')} of the file were here already; {head}"
     known = f", {found['known']:,} were here already" if found["known"] else ""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -60,6 +62,25 @@ def put_aside(path: Path, why: str) -> Path:
             _sync(path.parent)
             return kept
     raise Error(f"{path} cannot be put aside: too many folders beside it", hint="delete those no longer needed")
+
+
+def swap(fresh: Path, path: Path, why: str) -> Path:
+    """Put a complete folder in the place of another, which is put aside; returns where that is. No signal comes between."""
+    with unbroken():
+        kept = put_aside(path, why)
+        os.rename(fresh, path)
+        _sync(path.parent)
+    return kept
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Hold back Ctrl-C and a request to end until a few renames that belong together are done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def sync_folder(folder: Path, pattern: str = "*") -> None:

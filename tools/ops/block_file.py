@@ -12,7 +12,7 @@ it again, or a longer one, goes on from there.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -47,11 +47,19 @@ class Range:
 
 def write_blocks(chain: Chain, first: int, last: int, file: BinaryIO, progress: Progress) -> int:
     """Write the blocks from `first` to `last`; returns the bytes written. Raises NotFound for one that is not kept."""
+    pairs = ((chain.block(height), chain.certificate(height)) for height in range(first, last + 1))
+    return write_pairs(Range(chain.params.genesis_hash, first, last), pairs, file, progress)
+
+
+def write_pairs(
+    named: Range, pairs: Iterable[tuple[Block, Certificate]], file: BinaryIO, progress: Progress
+) -> int:
+    """Write the blocks of a range, which `pairs` gives ascending, with their certificates; returns the bytes written."""
     frames = FrameWriter(file, KIND)
-    frames.write(encode([chain.params.genesis_hash, first, last]))
-    for height in range(first, last + 1):
-        frames.write(encode([chain.block(height).encode(), chain.certificate(height).encode()]))
-        progress("exporting blocks", height - first + 1, last - first + 1)
+    frames.write(encode([named.genesis_hash, named.first, named.last]))
+    for done, (block, certificate) in enumerate(pairs, 1):
+        frames.write(encode([block.encode(), certificate.encode()]))
+        progress("exporting blocks", done, named.last - named.first + 1)
     frames.close()
     return frames.bytes_written
 
@@ -91,10 +99,15 @@ class Imported:
     blocks: int = 0
     transactions: int = 0
     known: int = 0  # blocks that were there already
+    refilled: int = 0  # lost ones that are back
 
 
-def import_blocks(reader: BlockReader, chain: Chain, progress: Progress) -> Imported:
+def import_blocks(
+    reader: BlockReader, chain: Chain, progress: Progress, refill: Callable[[Block, Certificate], bool] | None = None
+) -> Imported:
     """Verify and commit every block above the head. Raises Rejected for the first that is not the chain's next one.
+
+    `refill`: takes in a block below the head if it was lost, and says whether it was.
 
     What was imported before a failure, or a Ctrl-C, is durable.
     """
@@ -107,8 +120,11 @@ def import_blocks(reader: BlockReader, chain: Chain, progress: Progress) -> Impo
         try:
             for block, certificate in reader.blocks():
                 if block.height <= chain.head.height:
-                    _same(chain, block)
-                    done.known += 1
+                    if refill is not None and refill(block, certificate):
+                        done.refilled += 1
+                    else:
+                        _same(chain, block)
+                        done.known += 1
                     continue
                 if block.height != chain.head.height + 1:
                     raise Rejected("Gap", f"the file goes on at block {block.height}, the chain ends at {chain.head.height}")

@@ -19,13 +19,15 @@ from ledger import snapshot
 from ledger.deep_check import first_block
 from ledger.errors import DecodeError, Rejected, UsageError
 from ledger.framing import is_kind
+from ledger.lost import described, stored_block
 from ledger.snapshot import SnapshotReader, read_snapshot, write_snapshot
 from runtime.versions import VersionedRuntime
 from tools.node.folders import make_database, put_aside
 
 from . import block_file
 from .block_file import BlockReader, import_blocks, write_blocks
-from .db_home import StoppedNode, folders_explained, need_space, new_file, stopped_node
+from .db_home import StoppedNode, folders_explained, need_space, new_file, repair_command, stopped_node
+from .db_refill import Refill, finish, reindex_home
 
 Progress = Callable[[str, int, int], None]  # what, done, of
 
@@ -89,15 +91,27 @@ def import_file(
         if checkpoint is not None:
             raise UsageError("--checkpoint is for snapshots; blocks are verified from the genesis on")
         with stopped_node(home, spec) as node:
-            before, started = node.chain.head.height, time.monotonic()
+            before, started, refill = node.chain.head.height, time.monotonic(), Refill(node)
             with _goes_on(path, node):
-                done = import_blocks(BlockReader(file, node.params.genesis_hash), node.chain, progress)
+                done = import_blocks(BlockReader(file, node.params.genesis_hash), node.chain, progress, refill.take)
             seconds = time.monotonic() - started
-            return {
+            finish(node, refill)
+            found = {
                 "file": str(path), "kind": "blocks", "blocks": done.blocks, "known": done.known,
                 "transactions": done.transactions, "height_before": before, "height": node.chain.head.height,
                 "hash": node.chain.head.hash, "seconds": round(seconds, 3), "blocks_per_s": round(done.blocks / seconds, 1),
+                "refilled": done.refilled, "lost": described(refill.lost - refill.back), "next": _next(home, refill),
             }
+        if refill.back:
+            reindex_home(node, progress)
+        return found
+
+
+def _next(home: Path, refill: Refill) -> str:
+    """What is to be done for blocks that came back without their results."""
+    left = refill.lost - refill.back
+    whole = left and not any(stored_block(refill.rows, height).needs_block for height in left)
+    return f"{repair_command(home)}: their results were lost too, and every block is executed again for them" if whole else ""
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from ledger.deep_check import Section, deep_check, first_block
 from ledger.errors import UsageError
 from ledger.history import Pruner, archive_mark, first_readable
 from ledger.layout import ARCHIVE_KEY, SCHEMA
+from ledger.lost import described, lost_blocks
 from ledger.store import check_stamp
 from runtime.modules.accounts import ACCOUNT
 from runtime.versions import VersionedRuntime
@@ -39,7 +40,7 @@ def info(home: Path, spec: Path | None) -> dict[str, Any]:
             "schema": SCHEMA, "height": head.height, "hash": head.hash, "timestamp_ms": head.timestamp_ms,
             "age_s": max(0, round(time.time() - head.timestamp_ms / 1000)), "state_root": head.state_root,
             "history": "archive" if node.archive else "full", "states_from": chain.first_readable_height(),
-            "blocks_from": first if first <= head.height else None,
+            "blocks_from": first if first <= head.height else None, "lost": described(lost_blocks(node.store)),
             "authorities": len(chain.authorities().keys), "chain_bytes": size_of(home / "chain"),
             "free_bytes": shutil.disk_usage(home).free,
             "signed_height": None if node.guard is None else node.guard.signed_height,
@@ -56,7 +57,7 @@ def check(home: Path, spec: Path | None, *, deep: bool, progress: Progress) -> d
         problems = sum(section.found for section in sections)
         return {
             "home": str(home), "height": head.height, "hash": head.hash, "deep": deep, "ok": not problems,
-            "problems": problems,
+            "problems": problems, "lost": described(lost_blocks(node.store)),
             "sections": [
                 {"name": each.name, "checked": each.checked, "unit": each.unit, "found": each.found, "problems": each.problems}
                 for each in sections

@@ -82,3 +82,12 @@ def test_the_block_after_which_a_set_was_replaced_without_its_consent_is_on_the_
     store.write({at(HEADER, 3): replace(header, authorities_hash=hash_of("R"), next_authorities_hash=hash_of("R")).encode(),
                  at(HEADER, 4): replace(header, height=4, authorities_hash=hash_of("R")).encode()}, sync=True)
     assert [found.height for found in handovers(store, 1, 4)] == [2]
+
+
+def test_a_lost_header_is_missed_only_where_it_handed_over():
+    store = stored("AABBBC")
+    store.write({at(HEADER, 4): None}, sync=True)
+    assert [header.height for header in handovers(store, 1, 6)] == [2, 5]
+    store.write({at(HEADER, 2): None}, sync=True)
+    with pytest.raises(NotFound, match="between 1 and 3 handed over"):
+        handovers(store, 1, 6)

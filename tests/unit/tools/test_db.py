@@ -27,9 +27,8 @@ from ledger.errors import (
     WrongGenesis,
 )
 from ledger.layout import at
-from ledger.signer import SignRecord
 from ledger.store import LevelStore
-from ledger.votes import PRECOMMIT, Certificate, Vote, vote_body
+from tests.homes import change, grow, invoke, new_home, quiet, rows_of
 from tools.cli import db
 from tools.cli.main import Settings, cli
 from tools.cli.output import Output
@@ -41,22 +40,6 @@ from tools.ops.block_file import BlockReader, import_blocks
 from tools.ops.db_home import stopped_node
 
 BLOCKS = 12
-
-
-def quiet(what, done, of):
-    """Nobody watches."""
-
-
-def key_of(index=0):
-    return [member.session for member in cast(1, 1) if member.session is not None][index]
-
-
-def new_home(path, spec_text, *, authority=True, history="full"):
-    path.mkdir()
-    (path / "spec.toml").write_text(spec_text)
-    specification = Specification.load(path / "spec.toml")
-    make_home(path, specification, session_key=key_of() if authority else None, history=history)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -75,40 +58,6 @@ def grown(tmp_path_factory, spec_text):
 @pytest.fixture
 def home(grown, tmp_path):
     return shutil.copytree(grown, tmp_path / "node")
-
-
-def grow(home, blocks, **flags):
-    """Blocks as the node's own authority makes them, with its sign database."""
-    opened = open_databases(load_config(home, flags, {}), Specification.load(home / "spec.toml"))
-    chain, key = opened.chain, opened.session_key
-    for _ in range(blocks):
-        executed = chain.build(timestamp_ms=chain.head.timestamp_ms + 1000, round_=0)
-        block = executed.block
-        body = vote_body(block.height, 0, block.hash)
-        signature = key.sign("precommit", chain.domain_at(block.height), body)
-        vote = Vote(PRECOMMIT, block.height, 0, block.hash, 0, signature)
-        opened.signer.persist(SignRecord(block.height, 0, 2, (0, 2, block.hash)), ())
-        chain.commit(executed, Certificate.build({0: vote}, 1))
-    head = chain.head
-    opened.close()
-    return head
-
-
-def rows_of(home, name="chain"):
-    store = LevelStore.open(home / name)
-    found = dict(store.items(b""))
-    store.close()
-    return found
-
-
-def change(home, rows):
-    store = LevelStore.open(home / "chain")
-    store.write(rows, sync=True)
-    store.close()
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(cli, ["db", *map(str, arguments)], catch_exceptions=True)
 
 
 # --- looking -----------------------------------------------------------------------------------------------------
@@ -443,8 +392,9 @@ def spoil(home, how):
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
-    elif how == "block":
-        change(home, {at(layout.BODY, 9): None})
+    elif how == "blocks and state":
+        spoil(home, "value")
+        change(home, {at(layout.BODY, 9): None, at(layout.BODY, 11): None})
     elif how == "certificate":
         change(home, {at(layout.CERTIFICATE, 9): None})
 
@@ -458,7 +408,7 @@ def test_a_repair_that_cannot_know_what_was_lost_does_not_say_nothing_was(home):
 
 
 @pytest.mark.parametrize(("how", "height"), [
-    ("bit", None), ("block", 8),
+    ("bit", None), ("blocks and state", 8),
     *(pytest.param(how, BLOCKS, marks=pytest.mark.long) for how in ("value", "CURRENT", "manifest", "certificate")),
 ])
 def test_what_is_whole_is_verified_again_and_the_rest_is_named(home, how, height):
@@ -471,7 +421,7 @@ def test_what_is_whole_is_verified_again_and_the_rest_is_named(home, how, height
     assert result.exit_code == 0, result.exception
     found = json.loads(result.stdout)
     assert found["done"] == "replay" and height in (None, found["height"])
-    assert found["lost_blocks"] == ([] if found["height"] == BLOCKS else [found["height"] + 1, BLOCKS])
+    assert found["lost_blocks"] == ([] if found["height"] == BLOCKS else [[found["height"] + 1, BLOCKS]])
     assert bool(found["warning"]) == (found["height"] < BLOCKS - 1)
     assert db_upkeep.check(home, None, deep=True, progress=quiet)["ok"]
     if found["height"] == BLOCKS:
