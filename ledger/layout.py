@@ -23,8 +23,9 @@ A state row begins with a mark. 0: only the value follows, and no extrinsic has 
 state here. 1: the place (height, index) of the newest extrinsic that concerns its account, then the value. 2: only the
 value follows; a block made this row, and what concerned its account earlier is not linked (see `linking`).
 
-Heights are 8 bytes, big-endian. Rows are read back only by the node that wrote them and LevelDB checks them by
-checksum, so large ones are decoded without the limits of `codec.decode`.
+Heights are 8 bytes, big-endian. Rows are read back only by the node that wrote them and LevelDB checks them by checksum, so
+large ones are decoded without the limit of `codec.decode` on the number of items, and without its walk over the bytes: what
+they are made of is limited by their first byte and by their levels, and all but arrays and plain values is refused.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from typing import Any, Final
 import cbor2
 
 from .blocks import EPOCH_EVENT, Event, Outcome
-from .codec import HASH, U64, Record, decode, encode
+from .codec import _REFUSED_TAGS, HASH, MAX_DEPTH, U64, Record, _refuse_tag, decode, encode
 from .errors import Corruption, DecodeError
 
 SCHEMA: Final = 1
@@ -68,6 +69,8 @@ NOTHING_OLDER: Final = bytes(PLACE_BYTES)  # in place of a place: no stored extr
 UNLINKED: Final = b"\xff" * PLACE_BYTES  # in place of a place: there may be older ones, to be searched for
 
 LINKED_MARK: Final = b"\1"
+_FOUR_PARTS: Final = b"\x84"  # an array of four
+_LEAVES: Final = b"\x99"  # an array whose length is 2 bytes
 _UNTOUCHED_MARK: Final = b"\0"
 _UNLINKED_MARK: Final = b"\2"
 
@@ -121,7 +124,7 @@ class ReverseDiff:
     @classmethod
     def decode(cls, data: bytes) -> ReverseDiff:
         """Raises Corruption."""
-        value = _loads(data, "a reverse diff")
+        value = _loads(data, "a reverse diff", _FOUR_PARTS, 2)
         try:
             keys, rows, history_keys, history_rows = value
             diff = cls(dict(zip(keys, rows, strict=True)), dict(zip(history_keys, history_rows, strict=True)))
@@ -194,12 +197,12 @@ def state_place(row: bytes | None) -> bytes:
 
 def encode_result(leaves: Sequence[bytes]) -> bytes:
     """The result row: an array of the leaves under the events root, which are encoded already."""
-    return b"\x99" + len(leaves).to_bytes(2, "big") + b"".join(leaves)
+    return _LEAVES + len(leaves).to_bytes(2, "big") + b"".join(leaves)
 
 
 def decode_result(data: bytes) -> tuple[list[Event], list[Outcome]]:
     """Events of the block in order, and the outcome of each extrinsic (see `blocks.result_leaves`). Raises Corruption."""
-    value = _loads(data, "a result row")
+    value = _loads(data, "a result row", _LEAVES, MAX_DEPTH)
     rows = []
     try:
         *outcomes, own = value
@@ -228,8 +231,14 @@ def _is_number(value: Any, bits: int) -> bool:
     return type(value) is int and 0 <= value < 1 << bits
 
 
-def _loads(data: bytes, what: str) -> Any:
+def _loads(data: bytes, what: str, head: bytes, levels: int) -> Any:
+    """`head`: the first byte of every such row; `levels`: of arrays in it. Raises Corruption."""
+    if data[:1] != head:
+        raise Corruption(f"{what} does not begin as one")
     try:
-        return cbor2.loads(data)
+        return cbor2.loads(
+            data, max_depth=levels, allow_indefinite=False, allow_duplicate_keys=False, tag_hook=_refuse_tag,
+            semantic_decoders=_REFUSED_TAGS,
+        )
     except Exception as error:
         raise Corruption(f"{what} does not decode ({type(error).__name__})") from None

@@ -28,6 +28,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 # Fields of a MANIFEST's record ("version edit"), by tag: how to step over each.
 _LOG_NUMBER, _TABLE_GONE, _TABLE_NEW = 2, 6, 7
+_MAX_SHIFT: Final = 63
 _FORMS: Final = {1: "s", 2: "n", 3: "n", 4: "n", 5: "ns", 6: "nn", 7: "nnnss", 9: "n"}  # n: number, s: byte string
 
 
@@ -122,7 +123,7 @@ def _named(manifest: bytes) -> tuple[int, dict[int, int]]:
                     tables.pop(numbers[1], None)
                 elif tag == _TABLE_NEW:
                     tables[numbers[1]] = numbers[2]
-        except (IndexError, KeyError):
+        except LookupError:
             return 0, {}
     return log_number, tables
 
@@ -165,6 +166,8 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
+        if shift > _MAX_SHIFT:
+            raise LookupError("a number of more than 64 bits")
 
 
 # --- CRC-32C, masked as LevelDB stores it ------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from .store import Snapshot
 from .votes import PRECOMMIT, Certificate
 
 MAX_LOST_RANGES: Final = 1_000
-MAX_LOST_BLOCKS: Final = 100_000
+MAX_LOST_BLOCKS: Final = 20_000
 
-_ROW: Final = ListOf(Record("range", first=U64, last=U64), MAX_LOST_RANGES)
+_ROW: Final = ListOf(Record("range", first=U64, last=U64), MAX_LOST_RANGES, low=1)
 
 
 def lost_blocks(rows: Snapshot) -> frozenset[int]:
@@ -36,7 +36,10 @@ def lost_blocks(rows: Snapshot) -> frozenset[int]:
         raise Corruption(f"the row of lost blocks does not decode ({error.cause})") from None
     if any(first > last for first, last in found) or sum(last - first + 1 for first, last in found) > MAX_LOST_BLOCKS:
         raise Corruption("the row of lost blocks is damaged")
-    return frozenset(height for first, last in found for height in range(first, last + 1))
+    heights = frozenset(height for first, last in found for height in range(first, last + 1))
+    if spans(heights) != [tuple(each) for each in found]:
+        raise Corruption("the row of lost blocks is damaged")
+    return heights
 
 
 def lost_row(heights: Iterable[int]) -> bytes | None:

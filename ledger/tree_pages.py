@@ -224,8 +224,10 @@ class _Rebuild:
             return
         page, self.depth = self.page, key[-1]
         below = _PATH_BITS - 2 * self.depth
+        if below <= 0:
+            raise Corruption("a state page is deeper than any tree")
         self.path = int.from_bytes(page[:32], "big") >> below
-        if not page or len(page) % ENTRY_BYTES or len(page) > PAGE_BYTES or below <= 0 or (
+        if not page or len(page) % ENTRY_BYTES or len(page) > PAGE_BYTES or (
             int.from_bytes(page[-ENTRY_BYTES:-32], "big") >> below != self.path
         ) or page_key(page, self.depth) != key:
             raise Corruption("a state page is misshapen")

@@ -1,5 +1,6 @@
 """The deep check: silent on a sound chain, and every kind of row that is changed, lost or invented is named."""
 
+import time
 from random import Random
 
 import cbor2
@@ -11,6 +12,7 @@ from ledger.deep_check import deep_check, first_block
 from ledger.errors import Corruption
 from ledger.layout import ReverseDiff, at, decode_result
 from ledger.reindexing import reindex
+from tools.lab.fuzzing.bombs import cbor_bombs
 from tools.lab.fuzzing.mutate import Mutator
 
 
@@ -105,7 +107,8 @@ MISSHAPEN_RESULTS = [
 
 @pytest.mark.parametrize("value", MISSHAPEN_RESULTS)
 def test_a_misshapen_result_row_is_corruption_to_all_who_read_it(grown, value):
-    put(grown, at(layout.RESULT, 4), cbor2.dumps(value))
+    row = layout.encode_result([cbor2.dumps(leaf) for leaf in value]) if type(value) is list else cbor2.dumps(value)
+    put(grown, at(layout.RESULT, 4), row)
     assert sections(grown.chain)["blocks"].found
     with pytest.raises(Corruption):
         grown.chain.results(4)
@@ -128,6 +131,24 @@ def test_a_misshapen_reverse_diff_is_corruption_to_all_who_read_it(grown, value)
     for read in (lambda: grown.chain.rewind(4), lambda: grown.chain.state_diff(5)):
         with pytest.raises(Corruption):
             read()
+
+
+BOMBS = [bomb for name, bomb in cbor_bombs() if not name.startswith(("a million empty", "nothing")) and len(bomb) < 1 << 18]
+
+
+def test_bombs_inside_a_stored_row_cost_nothing():
+    """Maps, tags and endless or too many levels are refused while they are read, not after they were built."""
+    started = time.process_time()
+    for bomb in BOMBS:
+        with pytest.raises(Corruption):
+            decode_result(layout.encode_result([b"\x84\x60\x00\x00" + bomb, b"\x80"]))
+        with pytest.raises(Corruption):
+            ReverseDiff.decode(b"\x84" + bomb + b"\x80\x80\x80")
+    million = b"\x9a" + (1_000_000).to_bytes(4, "big") + b"\x80" * 1_000_000
+    for read in (ReverseDiff.decode, decode_result):
+        with pytest.raises(Corruption):
+            read(million)
+    assert time.process_time() - started < 0.25
 
 
 @pytest.mark.parametrize("prefix", [layout.HEADER, layout.BODY, layout.RESULT])

@@ -1,12 +1,24 @@
 """Damage that LevelDB takes for the end of a file is refused; what a power loss leaves is not."""
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from ledger.errors import Corruption, NotFound
-from ledger.level_files import BLOCK_BYTES, HEADER_BYTES, check_files, check_log, checksum, records
+from ledger.level_files import (
+    BLOCK_BYTES,
+    FIRST,
+    HEADER_BYTES,
+    LAST,
+    MIDDLE,
+    _named,
+    check_files,
+    check_log,
+    checksum,
+    records,
+)
 from ledger.store import LevelStore
 
 BATCHES = 60
@@ -147,3 +159,15 @@ def test_a_missing_manifest_or_current_is_missed(made: Path, tmp_path: Path) -> 
             LevelStore.open(damaged)
     with pytest.raises(NotFound):
         LevelStore.open(tmp_path / "none")
+
+
+def test_a_number_without_an_end_costs_nothing() -> None:
+    """A manifest of nothing but bytes that say "more follows"."""
+    blocks = []
+    for index in range(16):
+        part = b"\xff" * (BLOCK_BYTES - HEADER_BYTES)
+        kind = FIRST if index == 0 else LAST if index == 15 else MIDDLE
+        blocks.append(bytes(4) + len(part).to_bytes(2, "little") + bytes([kind]) + part)
+    started = time.process_time()
+    assert _named(b"".join(blocks)) == (0, {})
+    assert time.process_time() - started < 0.5

@@ -22,13 +22,10 @@ ROOT = Path(__file__).parents[3]
 ROOMS = ("ledger", "p2p", "ai/serve")
 INPUTS = 60
 
-# Read only what this node wrote itself into a database whose every read is checked by checksum, or are parts of others.
+# Parts of others.
 WITHIN = {
     "ledger.client.registry.Method.decode_params": "target JSON-RPC request",
     "ledger.codec.decode_trusted": "a value of the state, under its root",
-    "ledger.layout.ReverseDiff.decode": "a row of the node's own",
-    "ledger.layout.decode_place": "a row of the node's own",
-    "ledger.layout.decode_result": "a row of the node's own",
 }
 
 

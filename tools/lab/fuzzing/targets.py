@@ -20,6 +20,7 @@ from ledger.timelock import Announcement, Payload, Release
 from ledger.votes import Certificate, Evidence, Proposal, Status, Vote
 
 from . import samples as made
+from .rows import row_targets
 from .target import Reader, Target, one
 from .texts import file_targets, text_targets
 
@@ -31,7 +32,7 @@ def targets() -> dict[str, Target]:
     """All targets by name."""
     found = [
         *_ledger(), *_calls(), *_peers(), *_sync(), *_sessions(), *_queries(), *_stored(), *_snapshots(), *text_targets(),
-        *file_targets(),
+        *file_targets(), *row_targets(),
     ]
     assert len({target.name for target in found}) == len(found), "two targets have one name"
     return {target.name: target for target in found}
