@@ -11,7 +11,7 @@ from tools.node.config import load_config
 from tools.node.home import Specification, make_home, open_databases
 
 
-def quiet(what, done, of):
+def quiet(*_):
     """Nobody watches."""
 
 

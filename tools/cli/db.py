@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 import time
@@ -26,6 +27,17 @@ _NEW = click.Path(path_type=Path)
 _SHOWN_EVERY_S = 0.1
 _SAID_EVERY_S = 10.0  # where there is no terminal
 _CHANGE_NOTHING = ("info", "check", "export", "backup")
+_INTERRUPTED = {
+    "check": "nothing was changed",
+    "repair": "the database is still damaged, and nothing of it is lost; the same command begins again",
+    "compact": "nothing is lost; the same command begins again",
+    "prune": "states that were given up are gone, and nothing else; the same command goes on",
+    "reindex": "the indexes are incomplete, and no node starts here until the same command has run to its end",
+    "export": "no file was written",
+    "import": "blocks that were imported stay, of a snapshot nothing does; the same command goes on",
+    "backup": "no copy was made, and nothing was changed",
+    "restore": "nothing was changed: the chain that was here is in its place",
+}
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 Progress = Callable[[str, int, int], None]  # what, done, of
@@ -38,7 +50,12 @@ def _on_home(command: Any) -> Any:
     def run(ctx: click.Context, /, folder: Path | None, spec: Path | None, **given: Any) -> None:
         if ctx.obj.dry_run and ctx.info_name not in _CHANGE_NOTHING:
             raise UsageError("--dry-run is for calls to the chain; nothing was done", hint="try it on a copy of the home")
-        command(Output(ctx.obj), _home(ctx.obj, folder), spec, **given)
+        out = Output(ctx.obj)
+        try:
+            command(out, _home(ctx.obj, folder), spec, **given)
+        except KeyboardInterrupt:
+            out.remark(_INTERRUPTED.get(str(ctx.info_name), ""))
+            raise
 
     of_chain = click.option("--spec", type=_FILE, default=None, help="The chain's specification; default: HOME/spec.toml.")
     of_node = click.option("--home", "folder", type=_FOLDER, default=None, help="The stopped node's home.")
@@ -188,8 +205,13 @@ def compact_command(out: Output, home: Path, spec: Path | None) -> None:
     """Rewrite the database without what was deleted from it."""
     from tools.ops.db_upkeep import compact
 
+    def end() -> NoReturn:
+        """LevelDB cannot be asked to stop, and needs no farewell."""
+        out.remark(f"interrupted: {_INTERRUPTED['compact']}")
+        os._exit(130)
+
     with _progress(out) as progress:
-        found = compact(home, progress)
+        found = compact(home, progress, end)
     out.data(found, f"{_size(found['bytes_before'])} before, {_size(found['bytes_after'])} now")
 
 
@@ -256,12 +278,8 @@ def import_command(out: Output, home: Path, spec: Path | None, file: Path, check
 
     named = parse_checkpoint(checkpoint or "")
     trusted = None if named is None else (named.height, named.hash)
-    try:
-        with _progress(out) as progress:
-            found = import_file(home, spec, file, trusted, progress)
-    except KeyboardInterrupt:
-        out.remark("what was imported stays; the same command goes on from there")
-        raise
+    with _progress(out) as progress:
+        found = import_file(home, spec, file, trusted, progress)
     if found["kind"] == "snapshot":
         by = "the checkpoint" if found["checkpoint"] else "the authorities of the genesis and their successors"
         text = f"the node starts after block {found['height']}, {_age(found['age_s'])} old: {found['keys']:,} keys proven"
@@ -363,7 +381,8 @@ def _home(settings: Settings, folder: Path | None) -> Path:
 def _progress(out: Output) -> Iterator[Progress]:
     """A bar on a terminal's stderr, a line now and then elsewhere. Each step notices a Ctrl-C that got lost.
 
-    One that arrives while a C library calls back is printed there and forgotten, and the work would go on to its end.
+    SIGTERM ends a command as Ctrl-C does, so that nothing half-made is left. One that arrives while a C library calls back is
+    printed there and forgotten, and the work would go on to its end.
     """
     lost = False
 
@@ -380,12 +399,13 @@ def _progress(out: Output) -> Iterator[Progress]:
 
         return step
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with _bar(out) as show:
             yield watched(show)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

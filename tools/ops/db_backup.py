@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ledger.errors import Corruption, DecodeError, Locked, NewerSchema, NotFound, UsageError, WrongGenesis
-from tools.node.folders import draft_of, name_folder, put_aside, size_of, sync_folder
+from tools.node.folders import draft_of, name_folder, put_aside, size_of, sync_folder, unbroken
 from tools.node.home import Specification
 
 from .db_home import folders_explained, need_space, need_writable, open_store, spec_path, stopped_node
@@ -109,18 +109,26 @@ def _put_back(home: Path, spec: Path | None, folder: Path, progress: Progress) -
             if copied.get(name) != files.get(name):
                 raise Corruption(f"{folder}/chain/{name} is not the file of the backup", hint="use another backup")
         sync_folder(draft)  # now, so that nothing but two renames is left
-        kept = put_aside(chain, "replaced") if chain.exists() else None
-        name_folder(draft, chain)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     try:
+        with unbroken():  # a signal meanwhile comes at the end, and is then undone
+            try:
+                kept = put_aside(chain, "replaced") if chain.exists() else None
+                name_folder(draft, chain)
+            except BaseException:
+                shutil.rmtree(draft, ignore_errors=True)
+                raise
         return _restored(home, spec, kept)
-    except (Corruption, NewerSchema, WrongGenesis) as error:
-        os.rename(chain, draft)
-        if kept is not None:
-            os.rename(kept, chain)
+    except (Corruption, NewerSchema, WrongGenesis, KeyboardInterrupt) as error:
+        with unbroken():
+            os.rename(chain, draft)
+            if kept is not None:
+                os.rename(kept, chain)
         shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise type(error)(
             f"this home cannot take the backup: {error.cause}",
             hint="nothing was changed. If the node was rewound or recovered after the backup was made, its later blocks are "

@@ -22,7 +22,7 @@ from ledger.framing import is_kind
 from ledger.lost import described, stored_block
 from ledger.snapshot import SnapshotReader, read_snapshot, write_snapshot
 from runtime.versions import VersionedRuntime
-from tools.node.folders import make_database, put_aside
+from tools.node.folders import make_database, swap
 
 from . import block_file
 from .block_file import BlockReader, import_blocks, write_blocks
@@ -165,8 +165,7 @@ def _import_snapshot(
             raise _of_file(path, error, "nothing was changed", "get the file again, or a snapshot of another node") from error
         node.store.close()
         with folders_explained(home):
-            old = put_aside(home / "chain", "empty")
-            fresh.rename(home / "chain")
+            old = swap(fresh, home / "chain", "empty")
         shutil.rmtree(old, ignore_errors=True)  # nothing but the genesis
     with stopped_node(home, spec) as node:
         return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -26,6 +27,7 @@ from tools.node.home import Specification
 from .db_home import StoppedNode, faults_explained, need_space, open_store, repair_command, spec_path, stopped_node
 
 PRUNE_ROWS: Final = 20_000
+SIGNALS_S: Final = 0.2
 
 Progress = Callable[[str, int, int], None]  # what, done, of
 
@@ -76,8 +78,11 @@ def _deep(node: StoppedNode, progress: Progress) -> list[Section]:
     return [*sections, audit]
 
 
-def compact(home: Path, progress: Progress) -> dict[str, Any]:
-    """Rewrite the database without what was deleted from it."""
+def compact(home: Path, progress: Progress, interrupted: Callable[[], Any]) -> dict[str, Any]:
+    """Rewrite the database without what was deleted from it.
+
+    `interrupted`: called for a Ctrl-C meanwhile; it has to end the process, as a kill does, which LevelDB is made for.
+    """
     folder = home / "chain"
     before = size_of(folder)
     store = open_store(home)
@@ -85,12 +90,25 @@ def compact(home: Path, progress: Progress) -> dict[str, Any]:
         need_space(home, before)
         progress("compacting", 0, 0)
         with faults_explained(home):
-            store.compact()
+            _beside(store.compact, interrupted)
     finally:
         store.close()
     open_store(home).close()  # LevelDB deletes the files that were replaced when it opens the database again
     after = size_of(folder)
     return {"home": str(home), "bytes_before": before, "bytes_after": after}
+
+
+def _beside(work: Callable[[], None], interrupted: Callable[[], Any]) -> None:
+    """Do something that cannot be interrupted on a thread of its own, so that signals are noticed meanwhile."""
+    with ThreadPoolExecutor(1) as threads:
+        done = threads.submit(work)
+        try:
+            while not wait((done,), SIGNALS_S).done:
+                pass
+        except KeyboardInterrupt:
+            interrupted()
+            raise
+        done.result()
 
 
 def prune(home: Path, spec: Path | None, keep: int, progress: Progress) -> dict[str, Any]:

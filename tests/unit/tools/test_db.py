@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 
 import pytest
@@ -219,11 +220,11 @@ def test_pruning_and_compacting(home, tmp_path, spec_text):
     found = db_upkeep.prune(home, None, 3, quiet)
     assert (found["states_from_before"], found["states_from"]) == (0, BLOCKS - 3)
     assert db_upkeep.prune(home, None, 3, quiet)["rows"] == 0
-    first = db_upkeep.compact(home, quiet)
+    first = db_upkeep.compact(home, quiet, quiet)
     change(home, {b"z" + bytes([index]): bytes(4096) for index in range(64)})
-    db_upkeep.compact(home, quiet)
+    db_upkeep.compact(home, quiet, quiet)
     change(home, {b"z" + bytes([index]): None for index in range(64)})
-    again = db_upkeep.compact(home, quiet)
+    again = db_upkeep.compact(home, quiet, quiet)
     assert again["bytes_before"] > 64 * 4096 > again["bytes_after"] and abs(again["bytes_after"] - first["bytes_after"]) < 4096
     assert again["bytes_after"] - size_of(home / "chain") in range(-2048, 2048)
     assert db_upkeep.check(home, None, deep=True, progress=quiet)["ok"]
@@ -523,7 +524,7 @@ def test_a_damaged_backup_is_refused_and_changes_nothing(home, tmp_path, spec_te
 def test_commands_look_for_space_first(home, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1 << 20))
     for run in (
-        lambda: db_backup.backup(home, None, tmp_path / "copy", quiet), lambda: db_upkeep.compact(home, quiet),
+        lambda: db_backup.backup(home, None, tmp_path / "copy", quiet), lambda: db_upkeep.compact(home, quiet, quiet),
     ):
         with pytest.raises(DiskFailure, match="nothing was changed|are needed"):
             run()
@@ -532,7 +533,7 @@ def test_commands_look_for_space_first(home, tmp_path, monkeypatch):
 
 def test_damage_is_neither_compacted_nor_copied(home, tmp_path):
     change(home, {b"z" + number.to_bytes(2, "big"): bytes(1024) for number in range(64)})
-    db_upkeep.compact(home, quiet)
+    db_upkeep.compact(home, quiet, quiet)
     table = max((home / "chain").glob("*.ldb"), key=lambda path: path.stat().st_size)
     data = bytearray(table.read_bytes())
     data[len(data) - 40_000] ^= 1
@@ -599,3 +600,45 @@ def test_a_lost_interrupt_ends_the_work_at_its_next_step():
         step("working", 2, 3)
         pytest.fail("it went on")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def interrupting(monkeypatch, signal_number, module, name):
+    """The signal arrives when this function has been called."""
+    real = getattr(module, name)
+
+    def call(*arguments, **options):
+        found = real(*arguments, **options)
+        signal.raise_signal(signal_number)
+        return found
+
+    monkeypatch.setattr(module, name, call)
+
+
+@pytest.mark.parametrize(("command", "module", "name", "said"), [
+    (["backup", "copy"], db_backup, "_copy", "no copy was made"),
+    (["restore", "made"], db_backup, "_copy", "nothing was changed"),
+    (["restore", "made"], db_backup, "put_aside", "nothing was changed"),
+    (["restore", "made"], db_backup, "name_folder", "nothing was changed"),
+    (["export", "file"], db_transfer, "write_blocks", "no file was written"),
+    (["check", "--deep"], db_upkeep, "deep_check", "nothing was changed"),
+])
+def test_a_signal_leaves_nothing_half_made_and_is_answered(home, tmp_path, monkeypatch, command, module, name, said):
+    db_backup.backup(home, None, tmp_path / "made", quiet)
+    before, beside = rows_of(home), sorted(path.name for path in tmp_path.iterdir())
+    arguments = [command[0], *(each if each[0] == "-" else tmp_path / each for each in command[1:]), "--home", home]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with monkeypatch.context() as patch:
+            interrupting(patch, number, module, name)
+            ended = invoke(*arguments)
+        assert ended.exit_code != 0 and said in ended.stderr
+        assert sorted(path.name for path in tmp_path.iterdir()) == beside
+        assert rows_of(home) == before and [path.name for path in home.iterdir() if "chain" in path.name] == ["chain"]
+
+
+def test_a_signal_ends_compacting_at_once(home, monkeypatch):
+    going, ended = threading.Event(), []
+    monkeypatch.setattr(LevelStore, "compact", lambda self: going.wait(10))
+    monkeypatch.setattr(os, "_exit", lambda code: (ended.append(code), going.set()))
+    threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    assert "interrupted: nothing is lost; the same command begins again" in invoke("compact", "--home", home).stderr
+    assert ended == [130]

@@ -27,7 +27,7 @@ def grown(tmp_path_factory):
     spec = format_spec(devnet_spec(1, authorities=1, genesis_time_ms=time.time_ns() // 1_000_000 - 10_000_000))
     home = new_home(tmp_path_factory.mktemp("lost") / "node", spec)
     grow(home, BLOCKS)
-    db_upkeep.compact(home, quiet)
+    db_upkeep.compact(home, quiet, quiet)
     return home
 
 
@@ -185,7 +185,7 @@ def test_damage_that_a_node_could_not_go_on_with_is_not_kept(home):
     before = rows_of(home)
     newest = next(key for key in before if key[:1] == layout.HISTORY)
     change(home, {at(layout.BODY, 60): None})
-    db_upkeep.compact(home, quiet)
+    db_upkeep.compact(home, quiet, quiet)
     flip(home, before[newest] if len(before[newest]) > 8 else newest)
     store = LevelStore.open(home / "chain")
     with pytest.raises(Corruption):
