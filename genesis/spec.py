@@ -93,12 +93,23 @@ class ChainSpec:
 
 
 def load_spec(path: Path) -> ChainSpec:
-    """Read, parse and check a specification file. Raises NotFound, or UsageError with all mistakes at once."""
+    """Read, parse and check a specification file.
+
+    Raises NotFound where there is none, UsageError where it cannot be read, or with all its mistakes at once.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_SPEC_BYTES + 1)
+    except FileNotFoundError:
+        raise NotFound(f"there is no chain specification {path}") from None
+    except PermissionError:
+        raise UsageError(
+            f"no permission to read the chain specification {path}", hint="give this user the file, or run as its owner"
+        ) from None
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a folder, not a chain specification", hint="name the TOML file") from None
     except OSError as error:
-        raise NotFound(f"the chain specification {path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"the chain specification {path} cannot be read: {error.strerror}") from None
     if len(data) > MAX_SPEC_BYTES:
         raise UsageError(f"{path} is larger than {MAX_SPEC_BYTES} bytes")
     try:

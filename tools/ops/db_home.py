@@ -77,7 +77,7 @@ def spec_path(home: Path, given: Path | None) -> Path:
     """The chain's specification: as given, in the home, or that of the devnet to which the home belongs."""
     places = [given] if given is not None else [home / "spec.toml", home.parent.parent / "spec.toml"]
     for place in places:
-        if place.is_file():
+        if place.exists():
             return place
     raise NotFound(f"no specification at {places[0]}", hint="give the chain's specification with --spec FILE")
 

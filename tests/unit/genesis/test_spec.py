@@ -198,3 +198,21 @@ def test_any_value_in_any_section_is_a_mistake_or_a_spec_never_a_crash(value):
     for section in ("chain", "global", "root", "authorities", "accounts", "subnets", "neurons", "version"):
         for nested in (value, [value], {"name": value, "key": value, "params": value, "subnets": value}):
             specs._chain(specs._Reader(), {**tree, section: nested})
+
+
+def test_a_specification_that_cannot_be_read_says_why(tmp_path, monkeypatch):
+    path = tmp_path / "spec.toml"
+    with pytest.raises(NotFound, match="there is no chain specification"):
+        load_spec(path)
+    path.write_text("[chain]\nname = \"x\"\nseed = = 3\n")
+    with pytest.raises(UsageError, match="line 3"):
+        load_spec(path)
+    with pytest.raises(UsageError, match="is a folder"):
+        load_spec(tmp_path)
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UsageError, match="no permission to read"):
+        load_spec(path)
