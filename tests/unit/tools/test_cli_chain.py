@@ -553,7 +553,8 @@ def test_accounts_and_their_history(people):
     older = node.json("query", "account", "owner", "--history", "--limit", "2", "--after", page["next"])
     assert older["items"][0]["nonce"] == page["items"][1]["nonce"] - 1
     assert "accounts.transfer" in node.text("query", "account", "owner", "--history")
-    shown = node.text("query", "account", "validator0")
+    node.json("proxy", "add", "delegate", "--kind", "staking", "--key", "validator1", "--yes")
+    shown = node.text("query", "account", "validator1")
     assert "proxy" in shown and "owns hotkey" in shown
     assert "authority's bond" in node.text("query", "account", node.address("//authority//0"))
     assert {e["name"] for e in node.json("query", "events", "ProxyAdded")["items"]} == {"ProxyAdded"}
