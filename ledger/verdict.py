@@ -125,14 +125,15 @@ def read_extrinsics(
 ) -> tuple[Extrinsic, ...]:
     """Decode a block's extrinsics and check births and signatures. `known`: verified ones, by their bytes."""
     raws = block.body.extrinsics
-    found = list(map(known.get, raws))
-    fresh = _decode([raw for raw, extrinsic in zip(raws, found, strict=True) if extrinsic is None], raws)
-    if len(fresh) == len(raws):
-        extrinsics, places = fresh, list(range(len(raws)))
-    else:
+    if known:
+        found = list(map(known.get, raws))
         places = [index for index, extrinsic in enumerate(found) if extrinsic is None]
+        fresh = _decode([raws[index] for index in places], raws)
         left = iter(fresh)
         extrinsics = [next(left) if extrinsic is None else extrinsic for extrinsic in found]
+    else:
+        extrinsics = fresh = _decode(raws, raws)
+        places = list(range(len(raws)))
     births = _Births(block.height, genesis_hash, hash_at)
     lives = [(each.birth_height, each.period) for each in extrinsics]
     for life in dict.fromkeys(lives):
