@@ -28,9 +28,9 @@ def verify_state(root: bytes, key: bytes, value: bytes | None, proof: bytes) -> 
 
 
 def verify_states(root: bytes, values: Mapping[bytes, bytes | None], proof: bytes) -> bool:
-    """The same for one or several keys at once. Never raises, whatever the proof."""
-    claims = [(digest("leaf", key), value if value is None else digest("leaf", value)) for key, value in values.items()]
+    """The same for one or several keys at once. Never raises, whatever it is given for keys, values and proof."""
     try:
+        claims = [(digest("leaf", key), value if value is None else digest("leaf", value)) for key, value in values.items()]
         shape, siblings, pages = decode(proof, max_bytes=MAX_PROOF_BYTES, where="proof")
         if not type(shape) is type(siblings) is type(pages) is bytes or ZERO_HASH in siblings:  # an empty child is left out
             return False

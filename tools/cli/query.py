@@ -199,15 +199,16 @@ def state_command(ctx: click.Context, keys: tuple[str, ...], proof: bool, where:
         if proof:
             return await api.state_get_proofs(raw, at(where), checkpoint)
         first = await api.state_get(raw[0], at(where))
-        return [first, *[await api.state_get(key, first.at.height) for key in raw[1:]]]  # all of one block
+        rest = [await api.state_get(key, first.at.height) for key in raw[1:]]  # all of one block
+        return [{"key": key, "at": each.at, "value": each.value} for key, each in zip(raw, [first, *rest], strict=True)]
 
     answer = run(ctx.obj, read)
     if proof:
         out.line(answer)
     elif len(keys) == 1:
-        out.data(answer[0], _shown(answer[0].value))
+        out.data(answer[0], _shown(answer[0]["value"]))
     else:
-        rows = [(key, _shown(each.value)) for key, each in zip(keys, answer, strict=True)]
+        rows = [(key, _shown(each["value"])) for key, each in zip(keys, answer, strict=True)]
         out.data(answer, lambda: out.table("", ("key", "value"), rows))
 
 

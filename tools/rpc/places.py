@@ -82,7 +82,7 @@ def cursor(text: str, parts: int) -> list[int]:
     """Numbers of a cursor that an earlier page gave."""
     numbers = text.split(":") if len(text) <= MAX_CURSOR_CHARACTERS else []
     if len(numbers) != parts or not all(part.isdecimal() and len(part) <= 20 for part in numbers):
-        raise DecodeError("not a cursor of an earlier page", where="after")
+        raise DecodeError("not where an earlier page ended; take its `next` as it is, or begin without one", where="after")
     return [int(part) for part in numbers]
 
 

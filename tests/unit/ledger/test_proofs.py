@@ -67,6 +67,8 @@ def test_a_shared_proof_is_smaller_and_bounded():
         with pytest.raises(UsageError):
             tree.prove(*wrong)
     assert verify_states(tree.root, {}, tree.prove(key(1))) is False
+    for odd in ({"text": b""}, {5: None}, {key(1): "text"}, {None: None}):
+        assert verify_states(tree.root, odd, tree.prove(key(1))) is False
     assert verify_states(tree.root, {}, encode([b"\x0f", tree._top[0], b""])) is False
     assert tree.prove(*[key(1)] * (MAX_PROVEN_KEYS + 1)) == tree.prove(key(1))
 

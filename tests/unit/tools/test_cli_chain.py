@@ -293,6 +293,8 @@ def test_state_and_a_proof_that_is_checked_without_a_node(node, tmp_path):
         node.refused(Error, *words)
     several = node.json("query", "state", f"account/{node.address('//owner')}", "account/0x" + "11" * 32)
     assert [each["value"] for each in several] == [raw["value"], None] and several[0]["at"] == several[1]["at"]
+    assert [each["key"] for each in several] == [entry["key"] for entry in answer["entries"]]
+    assert several[0] == {"key": raw["key"], "at": several[0]["at"], "value": raw["value"]}
     node.refused(UsageError, "query", "state", "0x00", "--checkpoint", "1")
     node.refused(UsageError, "query", "state", "0x00", "--proof", "--checkpoint", "999999")
 
