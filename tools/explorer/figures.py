@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from ledger.client.fields import amount_of, amounts_of
 from ledger.client.json_form import to_json
+from ledger.client.keys import ELLIPSIS, short_address
 from ledger.client.records import NeuronRecord
 
 RAO: Final = 1_000_000_000
@@ -43,9 +44,15 @@ def percent(part: int, whole: int) -> str:
     return f"{100 * part / whole if whole else 0:.1f} %"
 
 
-def short(value: bytes | str, left: int = 8, right: int = 6) -> str:
-    text = "0x" + value.hex() if isinstance(value, bytes) else value
-    return text if len(text) <= left + right + 1 else f"{text[:left]}…{text[-right:]}"
+def short(value: bytes) -> str:
+    """`0x1234ab…cdef01`, of a hash."""
+    text = hexed(value)
+    return text if len(text) <= 15 else f"{text[:8]}…{text[-6:]}"
+
+
+def short_key(public: bytes) -> str:
+    """The beginning of a key's address, as the command line shows and takes it."""
+    return short_address(public) + ELLIPSIS
 
 
 def hexed(value: bytes) -> str:

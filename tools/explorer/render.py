@@ -18,7 +18,7 @@ from ledger.client.keys import encode_address
 from ledger.client.records import to_json
 from ledger.errors import Error
 
-from .figures import amount, bar, cut_bar, field_name, field_text, hexed, percent, q32, role, short, u16, when
+from .figures import amount, bar, cut_bar, field_name, field_text, hexed, percent, q32, role, short, short_key, u16, when
 from .page import Page, Table, Values
 from .pages import PAGES, home
 
@@ -34,8 +34,8 @@ class Renderer:
             trim_blocks=True, lstrip_blocks=True,
         )
         self.environment.filters.update(
-            amount=amount, q32=q32, u16=u16, short=short, hexed=hexed, when=when, role=role, address=encode_address,
-            key_of=key_of, field_name=field_name, field_text=field_text,
+            amount=amount, q32=q32, u16=u16, short=short, short_key=short_key, hexed=hexed, when=when, role=role,
+            address=encode_address, key_of=key_of, field_name=field_name, field_text=field_text,
             json=lambda value: json.dumps(to_json(value), indent=1, ensure_ascii=False),
         )
         self.environment.globals.update(

@@ -12,7 +12,7 @@ import pytest
 
 from genesis.cast import NEURONS
 from ledger.client.calls import Wallet
-from ledger.client.keys import encode_address
+from ledger.client.keys import ELLIPSIS, decode_address, encode_address, keys_named
 from ledger.client.registry import methods
 from ledger.codec import pack_u16
 from ledger.commitments import weights_commitment
@@ -276,6 +276,14 @@ def test_the_subnet_page_tells_roles_weights_and_receipt_roots(site):
     assert roles["validator-0"] == "validator" and roles["english"] == "miner" and roles["gateway"] == roles["log"] == "–"
     assert "0x" + ROOT.hex() in text and ">7</td>" in text
     assert "neither answers nor judges" in site["/neuron/1/8"].text
+
+
+def test_keys_are_shortened_as_the_command_line_takes_them(site):
+    owner = site["names"]["owner"]
+    short = re.search(r'title="' + owner + r'">(?:<b>[^<]*</b> )?<code>([^<]*)</code>', site["/tx/{tx}"].text)[1]
+    assert short.endswith(ELLIPSIS) and owner.startswith(short[:-1]) and keys_named(short, [decode_address(owner), ROOT]) == [
+        decode_address(owner)
+    ]
 
 
 def test_blocks_link_to_their_neighbours_only_where_there_are_any(site):
